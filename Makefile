@@ -1,0 +1,49 @@
+# Run `make help` for what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint bench toolchain plugins fixtures
+
+GUEST_TARGET := wasm32-wasip2
+PLUGINS := service-a service-b
+FIXTURES := chaos
+
+help: ## Show the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: plugins ## Build everything and serve on 127.0.0.1:36789
+	@test -x target/release/wasaga || echo 'Building the host for the first time: wasmtime alone takes some minutes.'
+	@cargo build --release -p wasaga --bin wasaga
+	@exec target/release/wasaga
+
+test: plugins fixtures ## Run all tests that need nothing but Rust
+	cargo test --release -p wasaga
+
+lint: ## Check format and lints
+	cargo fmt --all -- --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+bench: plugins ## Measure speed (needs wrk; options: BENCH="--quick --only c,d")
+	@cargo build --release -p wasaga --bin wasaga --example bench_peer
+	@python3 examples/bench/bench.py $(BENCH)
+
+toolchain: ## Make sure that Rust can build for WebAssembly
+	@test -d "$$(rustc --print target-libdir --target $(GUEST_TARGET))" || rustup target add $(GUEST_TARGET) || { \
+	  echo 'Rust cannot build for $(GUEST_TARGET) here. With rustup and a connection to the Rust release server this' >&2; \
+	  echo 'mends it: rustup target add $(GUEST_TARGET). Otherwise install that target of your Rust by other means.' >&2; \
+	  exit 1; }
+
+# Builds the packages $(1) and puts their components into the folder $(2); a file that has not changed is left alone.
+define components
+	@cargo build --quiet --release --target $(GUEST_TARGET) $(1:%=-p %)
+	@mkdir -p $(2)
+	@for name in $(1); do \
+	  built=target/$(GUEST_TARGET)/release/$$(echo $$name | tr - _).wasm; \
+	  cmp -s $$built $(2)/$$name.wasm || { cp $$built $(2)/$$name.wasm.new && mv $(2)/$$name.wasm.new $(2)/$$name.wasm && echo "built $(2)/$$name.wasm"; } || exit 1; \
+	done
+endef
+
+plugins: toolchain ## Build the plugins into target/plugins
+	$(call components,$(PLUGINS),target/plugins)
+
+fixtures: toolchain ## Build the test fixtures into target/fixtures
+	$(call components,$(FIXTURES),target/fixtures)

@@ -1,0 +1,72 @@
+//! What a guest costs: one call, each in a fresh instance, and loading a component whose code is cached.
+//!
+//! Run with: `make plugins fixtures && cargo bench --bench guest_call`
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use tokio::runtime;
+use wasaga::{
+    branch::{Call, Outcome},
+    plugin::{Code, Registry, Runtime, Settings},
+    saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+};
+
+fn load(runtime: &Runtime, folder: &str) -> Registry {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder);
+    let registry = Registry::load(runtime, &dir, Vec::new());
+    assert!(registry.plugins().count() > 0, "run `make plugins fixtures`");
+    registry
+}
+
+fn call(payload: &str) -> Call {
+    let step = Step { action: String::new(), compensation: String::new(), payload: payload.to_owned() };
+    let gid = Gid::new("bench").unwrap();
+    let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0)).unwrap();
+    Call {
+        saga: Arc::new(saga),
+        slot: Slot { step: 0, op: Op::Action },
+        attempt: 1,
+        results: Vec::new(),
+        tried: None,
+        timeout: Duration::from_secs(10),
+    }
+}
+
+fn calls(criterion: &mut Criterion) {
+    let wasm = Runtime::new(&Settings::default()).unwrap();
+    let tokio = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for (name, folder, target, payload) in [
+        ("chaos/nothing", "fixtures", "wasm://chaos/try", "{}"),
+        ("chaos/echo", "fixtures", "wasm://chaos/try", r#"{"try":"echo"}"#),
+        ("service-a/try", "plugins", "wasm://service-a/try", r#"{"amount":100}"#),
+        ("service-b/try", "plugins", "wasm://service-b/try", r#"{"amount":100}"#),
+    ] {
+        let branch = load(&wasm, folder).resolve(target, Op::Action).unwrap().unwrap();
+        let call = call(payload);
+        criterion.bench_function(name, |bencher| {
+            bencher.to_async(&tokio).iter(async || {
+                let outcome = branch.call(&call).await;
+                assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
+            });
+        });
+    }
+}
+
+fn loading(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings { cache_dir: Some(dir.path().to_owned()), ..Settings::default() };
+    let wasm = Runtime::new(&settings).unwrap();
+    load(&wasm, "fixtures");
+    criterion.bench_function("load/cached", |bencher| {
+        bencher.iter(|| {
+            let registry = load(&wasm, "fixtures");
+            assert!(registry.plugins().all(|plugin| plugin.code() == Code::Cached));
+        });
+    });
+}
+
+criterion_group!(benches, calls, loading);
+criterion_main!(benches);

@@ -1,0 +1,69 @@
+//! What the saga machine costs: a whole two-step saga, decided, folded and replayed, without store and branches.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{hint::black_box, sync::Arc};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use wasaga::saga::{
+    Definition, Event, Flight, Gid, Next, Options, Order, Policy, Saga, Slot, Step, Timestamp, Verdict,
+};
+
+fn definition(steps: usize) -> Arc<Definition> {
+    let step = Step {
+        action: "wasm://service-a/try".into(),
+        compensation: "wasm://service-a/cancel".into(),
+        payload: r#"{"amount":100}"#.into(),
+    };
+    let gid = Gid::new("a-gid-of-usual-length").unwrap();
+    Arc::new(Definition::new(gid, vec![step; steps], Order::default(), Options::default(), Timestamp(0)).unwrap())
+}
+
+/// Runs a saga to its end; the action of `rejected` is refused.
+fn run(definition: &Arc<Definition>, rejected: Option<usize>) -> Vec<Event> {
+    let mut saga = Saga::new(definition.clone());
+    let mut log = Vec::new();
+    let mut flight = Flight::default();
+    let policy = Policy::default();
+    let submitted = Event::Submitted { at: Timestamp(0) };
+    saga.apply(&submitted).unwrap();
+    log.push(submitted);
+    loop {
+        let event = match saga.next(&flight, Timestamp(1)) {
+            Next::Decide(event) => event,
+            Next::Call(slot @ Slot { step, .. }) => {
+                flight.set(slot, true);
+                let verdict = if rejected == Some(step) {
+                    Verdict::Rejected { reason: "no".into() }
+                } else {
+                    Verdict::Succeeded { output: None }
+                };
+                let event = saga.conclude(slot, verdict, Timestamp(1), &policy, 0.5);
+                flight.set(slot, false);
+                event
+            }
+            Next::Drop(_) | Next::Wait(_) | Next::Finished => return log,
+        };
+        saga.apply(&event).unwrap();
+        log.push(event);
+    }
+}
+
+fn benches(criterion: &mut Criterion) {
+    for steps in [2, 20] {
+        let definition = definition(steps);
+        criterion.bench_function(&format!("{steps} steps, succeed"), |bencher| {
+            bencher.iter(|| run(black_box(&definition), None));
+        });
+        criterion.bench_function(&format!("{steps} steps, the last rejected"), |bencher| {
+            bencher.iter(|| run(black_box(&definition), Some(steps - 1)));
+        });
+        let log = run(&definition, Some(steps - 1));
+        criterion.bench_function(&format!("{steps} steps, replay of a roll-back"), |bencher| {
+            bencher.iter(|| Saga::replay(black_box(definition.clone()), &log).unwrap());
+        });
+    }
+}
+
+criterion_group!(machine, benches);
+criterion_main!(machine);

@@ -1,0 +1,51 @@
+//! The body of a request, as bytes, within limits of size and time.
+
+use axum::{
+    body::BodyDataStream,
+    extract::{FromRequest, Request},
+};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::{Context, error::Error};
+
+/// How much of a body that is too large is still read, as a multiple of the limit: a client that is still sending when
+/// the connection closes often does not see the answer that says so.
+const DRAINED: usize = 8;
+
+/// The whole body, whatever its content type says. An extractor.
+pub(super) struct Body(pub Bytes);
+
+impl FromRequest<Context> for Body {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, context: &Context) -> Result<Self, Error> {
+        let limits = context.limits();
+        let chunks = request.into_body().into_data_stream();
+        match timeout(limits.body_timeout, read(chunks, limits.body_bytes_max)).await {
+            Ok(whole) => whole.map(Self),
+            Err(_) => Err(Error::BodySlow { limit: limits.body_timeout }),
+        }
+    }
+}
+
+/// A body usually comes in one piece and is then not copied.
+async fn read(mut chunks: BodyDataStream, bytes_max: usize) -> Result<Bytes, Error> {
+    let mut next = async || chunks.next().await.transpose().map_err(Error::BodyBroken);
+    let Some(first) = next().await? else { return Ok(Bytes::new()) };
+    let mut bytes = first.len();
+    let mut joined: Option<BytesMut> = None;
+    while let Some(chunk) = next().await? {
+        bytes = bytes.saturating_add(chunk.len());
+        if bytes <= bytes_max {
+            joined.get_or_insert_with(|| BytesMut::from(&*first)).extend_from_slice(&chunk);
+        } else if bytes > bytes_max.saturating_mul(DRAINED) {
+            break;
+        }
+    }
+    if bytes > bytes_max {
+        return Err(Error::BodyTooLarge { bytes_max });
+    }
+    Ok(joined.map_or(first, BytesMut::freeze))
+}

@@ -1,0 +1,189 @@
+//! JSON as DTM's clients write it, and as Go's decoder, which they were written against, reads it.
+//!
+//! `null` means that a field is absent, unknown keys are ignored, the last of several equal keys counts, and keys match
+//! in any case. Everything is borrowed from the body until it is known to be kept.
+
+use std::{borrow::Cow, fmt, marker::PhantomData};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
+};
+
+/// A JSON object with known fields.
+pub trait Fields<'de>: Default {
+    /// The names of its fields.
+    const NAMES: &'static [&'static str];
+
+    /// Reads the value of one of them.
+    fn read<A: MapAccess<'de>>(&mut self, name: &'static str, map: &mut A) -> Result<(), A::Error>;
+}
+
+/// Reads the value of the current key into its place, or leaves that alone if it is `null`.
+pub fn set<'de, T, A>(place: &mut impl From<T>, map: &mut A) -> Result<(), A::Error>
+where
+    T: Deserialize<'de>,
+    A: MapAccess<'de>,
+{
+    if let Some(value) = map.next_value::<Option<T>>()? {
+        *place = value.into();
+    }
+    Ok(())
+}
+
+/// An error that says in which part of the value it is.
+pub fn within<E: Error>(part: impl fmt::Display) -> impl FnOnce(E) -> E {
+    move |error| E::custom(format_args!("{part}: {error}"))
+}
+
+/// Reads an object by its [`Fields`].
+pub struct Object<T>(pub T);
+
+impl<'de, T: Fields<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T>(PhantomData<T>);
+
+        impl<'de, T: Fields<'de>> Visitor<'de> for Reader<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
+                let mut object = T::default();
+                while let Some(Text(key)) = map.next_key()? {
+                    match T::NAMES.iter().find(|name| name.eq_ignore_ascii_case(&key)) {
+                        Some(name) => object.read(name, &mut map).map_err(within(name))?,
+                        None => {
+                            map.next_value::<IgnoredAny>()?;
+                        }
+                    }
+                }
+                Ok(object)
+            }
+        }
+
+        deserializer.deserialize_map(Reader(PhantomData)).map(Self)
+    }
+}
+
+/// A string, borrowed from the body where it holds no escapes.
+#[derive(Debug, Default)]
+pub struct Text<'a>(pub Cow<'a, str>);
+
+impl<'a> From<Text<'a>> for Cow<'a, str> {
+    fn from(text: Text<'a>) -> Self {
+        text.0
+    }
+}
+
+impl From<Text<'_>> for String {
+    fn from(text: Text<'_>) -> Self {
+        text.0.into_owned()
+    }
+}
+
+impl<'de> Deserialize<'de> for Text<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Reader)
+    }
+}
+
+/// A whole number, 0 or more, that fits Go's `int64`.
+pub struct Whole(u64);
+
+impl From<Whole> for u64 {
+    fn from(whole: Whole) -> Self {
+        whole.0
+    }
+}
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl Visitor<'_> for Reader {
+            type Value = Whole;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number, 0 or more")
+            }
+
+            fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+                match i64::try_from(number) {
+                    Ok(_) => Ok(Whole(number)),
+                    Err(_) => Err(E::invalid_value(Unexpected::Unsigned(number), &"a number below 2^63")),
+                }
+            }
+
+            fn visit_i64<E: Error>(self, number: i64) -> Result<Whole, E> {
+                u64::try_from(number).map(Whole).map_err(|_| E::invalid_value(Unexpected::Signed(number), &self))
+            }
+        }
+
+        deserializer.deserialize_u64(Reader)
+    }
+}
+
+/// An array of which at most `MAX` elements are kept; the others are counted. `null` elements are defaults.
+pub struct Items<T, const MAX: usize> {
+    /// The first elements.
+    pub kept: Vec<T>,
+    /// How many there were.
+    pub count: usize,
+}
+
+impl<T, const MAX: usize> Default for Items<T, MAX> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), count: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Default, const MAX: usize> Deserialize<'de> for Items<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de> + Default, const MAX: usize> Visitor<'de> for Reader<T, MAX> {
+            type Value = Items<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut items = Items::default();
+                while items.count < MAX {
+                    let element = seq.next_element::<Option<T>>();
+                    let Some(item) = element.map_err(within(format_args!("element {}", items.count)))? else { break };
+                    items.kept.push(item.unwrap_or_default());
+                    items.count += 1;
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    items.count += 1;
+                }
+                Ok(items)
+            }
+        }
+
+        deserializer.deserialize_seq(Reader(PhantomData))
+    }
+}

@@ -1,0 +1,471 @@
+//! Sagas as `query` and `all` show them: DTM's keys, in DTM's order, left out when DTM leaves them out.
+//!
+//! The structs mirror DTM's `TransGlobalStore`, `TransOptions` and `TransBranchStore` (`dtmsvr/storage/trans.go`). Typed
+//! clients do not accept `null` for times and numbers, so what is absent is left out; `id` is 0, as it is in DTM
+//! without an SQL database. Keys of ours come last: `stuck`, and of a branch `attempts`, `error` and `output`.
+
+use std::fmt;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::{Serialize, Serializer};
+
+use super::response::to_json;
+use crate::{
+    engine::Record,
+    saga::{
+        AbortReason, BranchId, Op, Options, Policy, Saga, Slot, Status, Timestamp,
+        state::{OpState, Progress, Reason},
+    },
+};
+
+/// The body of `query`: a saga with its branches, or neither.
+pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        branches: Vec<Branch<'a>>,
+        transaction: Option<Transaction<'a>>,
+    }
+    let saga = record.map(|record| &record.saga);
+    to_json(&Body {
+        branches: saga.map(branches).unwrap_or_default(),
+        transaction: saga.map(|saga| Transaction::of(saga, policy)),
+    })
+}
+
+/// The body of `all`, saga by saga.
+#[derive(Default)]
+pub struct List(Vec<u8>);
+
+impl List {
+    /// Adds a saga.
+    pub fn push(&mut self, record: &Record, policy: &Policy) {
+        if !self.0.is_empty() {
+            self.0.push(b',');
+        }
+        self.0.extend(to_json(&Transaction::of(&record.saga, policy)));
+    }
+
+    /// How long it is so far.
+    pub fn bytes(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The body, with the position at which the next page begins; empty at the end of the list.
+    pub fn finish(self, next_position: &str) -> Vec<u8> {
+        let position = to_json(&next_position);
+        [b"{\"next_position\":", &*position, b",\"transactions\":[", &*self.0, b"]}"].concat()
+    }
+}
+
+/// The body of `all` when one saga was asked for that does not exist.
+pub fn no_list(position: &str) -> Vec<u8> {
+    [b"{\"next_position\":", &*to_json(&position), b",\"transactions\":null}"].concat()
+}
+
+/// Why a saga is, or was, rolled back, in DTM's words.
+pub fn rollback_reason(saga: &Saga) -> Option<String> {
+    let options = saga.definition().options();
+    Some(match saga.reason()? {
+        Reason::Rejected { step } => {
+            let slot = Slot { step: *step, op: Op::Action };
+            let words = match saga.op(slot).map(|action| &action.progress) {
+                Some(Progress::Rejected { reason }) => reason,
+                _ => "",
+            };
+            format!("url:{} return failed: {words} FAILURE", saga.definition().target(slot))
+        }
+        Reason::Aborted(AbortReason::Timeout) => format!("Timeout after {} seconds", options.timeout_to_fail_s),
+        Reason::Aborted(AbortReason::RetryLimit) => {
+            format!("RetryCount is greater than RetryLimit, RetryLimit: {}", options.retry_limit)
+        }
+        Reason::ForceStopped => "force stopped".to_owned(),
+    })
+}
+
+#[derive(Serialize)]
+struct Transaction<'a> {
+    id: u32,
+    create_time: Time,
+    update_time: Time,
+    gid: &'a str,
+    trans_type: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    steps: Vec<Step<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    payloads: Vec<&'a str>,
+    status: &'static str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    query_prepared: &'a str,
+    protocol: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollback_time: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rollback_reason: Option<String>,
+    options: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    custom_data: &'a str,
+    #[serde(skip_serializing_if = "is_zero")]
+    next_cron_interval: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_cron_time: Option<Time>,
+    #[serde(flatten)]
+    flat_options: TransOptions<'a>,
+    #[serde(skip_serializing_if = "is_false")]
+    stuck: bool,
+}
+
+impl<'a> Transaction<'a> {
+    fn of(saga: &'a Saga, policy: &Policy) -> Self {
+        let definition = saga.definition();
+        let options = definition.options();
+        let ended = |status| (saga.status() == status).then(|| Time(saga.updated_at()));
+        let retry = next_retry(saga);
+        Self {
+            id: 0,
+            create_time: Time(definition.created_at()),
+            update_time: Time(saga.updated_at()),
+            gid: definition.gid().as_str(),
+            trans_type: "saga",
+            steps: definition.steps().iter().map(Step::of).collect(),
+            payloads: definition.steps().iter().map(|step| &*step.payload).collect(),
+            status: saga.status().as_str(),
+            query_prepared: &options.query_prepared,
+            protocol: if options.protocol.is_empty() { "http" } else { &options.protocol },
+            finish_time: ended(Status::Succeed),
+            rollback_time: ended(Status::Failed),
+            rollback_reason: rollback_reason(saga),
+            options: String::from_utf8(to_json(&TransOptions::of(options, 0))).unwrap_or_default(),
+            custom_data: &options.custom_data,
+            next_cron_interval: retry.map_or(0, |retry| retry.interval_s),
+            next_cron_time: retry.map(|retry| Time(retry.at)),
+            flat_options: TransOptions::of(options, saga.retries()),
+            stuck: saga.is_stuck(policy),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Step<'a> {
+    action: &'a str,
+    compensate: &'a str,
+}
+
+impl<'a> Step<'a> {
+    fn of(step: &'a crate::saga::Step) -> Self {
+        Self { action: &step.action, compensate: &step.compensation }
+    }
+}
+
+#[derive(Serialize)]
+struct TransOptions<'a> {
+    #[serde(skip_serializing_if = "is_false")]
+    wait_result: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    timeout_to_fail: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    request_timeout: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    retry_interval: u64,
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    branch_headers: Headers<'a>,
+    concurrent: bool,
+    #[serde(skip_serializing_if = "is_zero")]
+    retry_limit: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    retry_count: u64,
+}
+
+impl<'a> TransOptions<'a> {
+    fn of(options: &'a Options, retry_count: u64) -> Self {
+        Self {
+            wait_result: options.wait_result,
+            timeout_to_fail: options.timeout_to_fail_s,
+            request_timeout: options.request_timeout_s,
+            retry_interval: options.retry_interval_s,
+            branch_headers: Headers(&options.branch_headers),
+            concurrent: options.concurrent,
+            retry_limit: options.retry_limit,
+            retry_count,
+        }
+    }
+}
+
+struct Headers<'a>(&'a [(String, String)]);
+
+impl Headers<'_> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Headers<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+#[derive(Serialize)]
+struct Branch<'a> {
+    id: u32,
+    create_time: Time,
+    update_time: Time,
+    gid: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    url: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bin_data: Option<String>,
+    branch_id: String,
+    op: &'static str,
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_time: Option<Time>,
+    #[serde(skip_serializing_if = "is_zero")]
+    attempts: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a str>,
+}
+
+/// DTM stores the compensation of a step before its action.
+fn branches(saga: &Saga) -> Vec<Branch<'_>> {
+    let slots = (0..saga.steps().len()).flat_map(|step| [Op::Compensate, Op::Action].map(|op| Slot { step, op }));
+    slots.filter_map(|slot| saga.op(slot).map(|state| Branch::of(saga, slot, state))).collect()
+}
+
+impl<'a> Branch<'a> {
+    fn of(saga: &'a Saga, slot: Slot, state: &'a OpState) -> Self {
+        let definition = saga.definition();
+        let created_at = definition.created_at();
+        let (status, output) = match &state.progress {
+            Progress::Pending => ("prepared", None),
+            Progress::Succeeded { output } => ("succeed", output.as_deref()),
+            Progress::Skipped => ("succeed", None),
+            Progress::Rejected { .. } => ("failed", None),
+        };
+        let error = match &state.progress {
+            Progress::Rejected { reason } => Some(&**reason),
+            _ => state.last_error.as_deref(),
+        };
+        Self {
+            id: 0,
+            create_time: Time(created_at),
+            update_time: Time(state.updated_at.unwrap_or(created_at)),
+            gid: definition.gid().as_str(),
+            url: definition.target(slot),
+            bin_data: definition.steps().get(slot.step).and_then(|step| base64(&step.payload)),
+            branch_id: BranchId(slot.step).to_string(),
+            op: slot.op.as_str(),
+            status,
+            finish_time: state.updated_at.filter(|_| !state.is_pending()).map(Time),
+            attempts: state.attempts.into(),
+            error,
+            output,
+        }
+    }
+}
+
+/// When something is tried again.
+#[derive(Clone, Copy)]
+struct Retry {
+    at: Timestamp,
+    /// How long the wait for it is, in whole seconds.
+    interval_s: u64,
+}
+
+/// The earliest retry that the saga waits for.
+fn next_retry(saga: &Saga) -> Option<Retry> {
+    let op = match saga.status() {
+        Status::Submitted => Op::Action,
+        Status::Aborting => Op::Compensate,
+        Status::Prepared | Status::Succeed | Status::Failed => return None,
+    };
+    let waiting = saga.steps().iter().map(|step| step.op(op)).filter(|state| state.is_pending());
+    let retries = waiting.filter_map(|state| {
+        let at = state.retry_at?;
+        let interval = state.updated_at?.until(at);
+        Some(Retry { at, interval_s: u64::try_from(interval.as_millis().div_ceil(1000)).unwrap_or(u64::MAX) })
+    });
+    retries.min_by_key(|retry| retry.at)
+}
+
+/// A moment in RFC 3339, UTC, with milliseconds.
+struct Time(Timestamp);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Years after 9999 have no RFC 3339; a client can ask for such a timeout all the same.
+        let moment = i64::try_from(self.0.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        write!(f, "{:.3}", moment.unwrap_or(jiff::Timestamp::MAX))
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Bytes, as Go writes them.
+fn base64(bytes: &str) -> Option<String> {
+    (!bytes.is_empty()).then(|| BASE64_STANDARD.encode(bytes))
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{
+        engine::SagaId,
+        saga::{Definition, Event, Failure, Gid, Order},
+    };
+
+    const CREATED: u64 = 1_767_448_066_123;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp(CREATED + ms)
+    }
+
+    fn record(options: Options, log: Vec<Event>) -> Record {
+        let step = |name: &str, payload: &str| crate::saga::Step {
+            action: format!("http://{name}/try"),
+            compensation: if name == "b" { String::new() } else { format!("http://{name}/cancel?x=1&y=<2>") },
+            payload: payload.into(),
+        };
+        let steps = vec![step("a", r#"{"amount":30}"#), step("b", "")];
+        let gid = Gid::new("g<1>").unwrap();
+        let definition = Definition::new(gid, steps, Order::default(), options, at(0)).unwrap();
+        let saga = Saga::replay(Arc::new(definition), &log).unwrap();
+        Record { id: SagaId(5), saga, log }
+    }
+
+    fn text(json: Vec<u8>) -> String {
+        String::from_utf8(json).unwrap()
+    }
+
+    fn succeeded(step: usize, op: Op, output: Option<&str>, ms: u64) -> Event {
+        Event::Succeeded { step, op, output: output.map(Into::into), at: at(ms) }
+    }
+
+    #[test]
+    fn a_saga_that_has_succeeded() {
+        let log = vec![
+            Event::Submitted { at: at(0) },
+            succeeded(0, Op::Action, Some(r#"{"id":7}"#), 4),
+            succeeded(1, Op::Action, None, 900),
+        ];
+        assert_eq!(
+            text(query(Some(&record(Options::default(), log)), &Policy::default())),
+            concat!(
+                r#"{"branches":["#,
+                r#"{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:46.123Z","gid":"g\u003c1\u003e","url":"http://a/cancel?x=1\u0026y=\u003c2\u003e","bin_data":"eyJhbW91bnQiOjMwfQ==","branch_id":"01","op":"compensate","status":"prepared"},"#,
+                r#"{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:46.127Z","gid":"g\u003c1\u003e","url":"http://a/try","bin_data":"eyJhbW91bnQiOjMwfQ==","branch_id":"01","op":"action","status":"succeed","finish_time":"2026-01-03T13:47:46.127Z","attempts":1,"output":"{\"id\":7}"},"#,
+                r#"{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:46.123Z","gid":"g\u003c1\u003e","branch_id":"02","op":"compensate","status":"prepared"},"#,
+                r#"{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:47.023Z","gid":"g\u003c1\u003e","url":"http://b/try","branch_id":"02","op":"action","status":"succeed","finish_time":"2026-01-03T13:47:47.023Z","attempts":1}"#,
+                r#"],"transaction":{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:47.023Z","gid":"g\u003c1\u003e","trans_type":"saga","steps":[{"action":"http://a/try","compensate":"http://a/cancel?x=1\u0026y=\u003c2\u003e"},{"action":"http://b/try","compensate":""}],"payloads":["{\"amount\":30}",""],"status":"succeed","protocol":"http","finish_time":"2026-01-03T13:47:47.023Z","options":"{\"concurrent\":false}","concurrent":false}}"#,
+            )
+        );
+    }
+
+    #[test]
+    fn a_saga_with_every_option_that_is_being_rolled_back() {
+        let options = Options {
+            wait_result: true,
+            timeout_to_fail_s: 60,
+            request_timeout_s: 5,
+            retry_interval_s: 2,
+            retry_limit: 3,
+            branch_headers: vec![("a".into(), "<b>".into())],
+            concurrent: true,
+            protocol: "grpc".into(),
+            custom_data: r#"{"orders":{}}"#.into(),
+            query_prepared: "http://q".into(),
+        };
+        let failed = |op, ms, retry_ms| {
+            let failure = Failure::Unknown { error: "HTTP 500".into() };
+            Event::Failed { step: 0, op, failure, retry_at: at(retry_ms), at: at(ms) }
+        };
+        let log = vec![
+            Event::Submitted { at: at(0) },
+            failed(Op::Action, 10, 2010),
+            succeeded(0, Op::Action, None, 2020),
+            Event::Started { step: 1, op: Op::Action, at: at(2020) },
+            Event::Rejected { step: 1, reason: r#"{"error":"too much. FAILURE"}"#.into(), at: at(2030) },
+            succeeded(1, Op::Compensate, None, 2030),
+            failed(Op::Compensate, 3000, 5001),
+        ];
+        let policy = Policy { stuck_after: 0, ..Policy::default() };
+        let json = text(query(Some(&record(options, log)), &policy));
+        let (branches, transaction) = json.split_once(r#"],"transaction":"#).unwrap();
+        assert_eq!(
+            transaction,
+            concat!(
+                r#"{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:49.123Z","gid":"g\u003c1\u003e","trans_type":"saga","steps":[{"action":"http://a/try","compensate":"http://a/cancel?x=1\u0026y=\u003c2\u003e"},{"action":"http://b/try","compensate":""}],"payloads":["{\"amount\":30}",""],"status":"aborting","query_prepared":"http://q","protocol":"grpc","#,
+                r#""rollback_reason":"url:http://b/try return failed: {\"error\":\"too much. FAILURE\"} FAILURE","#,
+                r#""options":"{\"wait_result\":true,\"timeout_to_fail\":60,\"request_timeout\":5,\"retry_interval\":2,\"branch_headers\":{\"a\":\"\\u003cb\\u003e\"},\"concurrent\":true,\"retry_limit\":3}","#,
+                r#""custom_data":"{\"orders\":{}}","next_cron_interval":3,"next_cron_time":"2026-01-03T13:47:51.124Z","#,
+                r#""wait_result":true,"timeout_to_fail":60,"request_timeout":5,"retry_interval":2,"branch_headers":{"a":"\u003cb\u003e"},"concurrent":true,"retry_limit":3,"retry_count":1,"stuck":true}}"#,
+            )
+        );
+        let branches: Vec<_> = branches
+            .split(r#"{"id":0,"#)
+            .skip(1)
+            .map(|branch| branch.split_once(r#""branch_id":"#).unwrap().1)
+            .collect();
+        assert_eq!(
+            branches,
+            [
+                r#""01","op":"compensate","status":"prepared","attempts":1,"error":"HTTP 500"},"#,
+                r#""01","op":"action","status":"succeed","finish_time":"2026-01-03T13:47:48.143Z","attempts":2},"#,
+                r#""02","op":"compensate","status":"succeed","finish_time":"2026-01-03T13:47:48.153Z","attempts":1},"#,
+                r#""02","op":"action","status":"failed","finish_time":"2026-01-03T13:47:48.153Z","attempts":1,"error":"{\"error\":\"too much. FAILURE\"}"}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn an_unknown_saga() {
+        assert_eq!(text(query(None, &Policy::default())), r#"{"branches":[],"transaction":null}"#);
+        assert_eq!(text(no_list("7")), r#"{"next_position":"7","transactions":null}"#);
+        assert_eq!(text(List::default().finish("")), r#"{"next_position":"","transactions":[]}"#);
+    }
+
+    #[test]
+    fn every_reason_has_dtms_words() {
+        let reason = |events: Vec<Event>| {
+            let options = Options { timeout_to_fail_s: 3, retry_limit: 2, ..Options::default() };
+            let log = [vec![Event::Submitted { at: at(0) }], events].concat();
+            rollback_reason(&record(options, log).saga)
+        };
+        let rejected = |reason: &str| Event::Rejected { step: 0, reason: reason.into(), at: at(1) };
+        assert_eq!(reason(vec![]), None);
+        assert_eq!(reason(vec![rejected("no")]).unwrap(), "url:http://a/try return failed: no FAILURE");
+        assert_eq!(reason(vec![rejected("")]).unwrap(), "url:http://a/try return failed:  FAILURE");
+        let aborted = |reason| vec![Event::Aborted { reason, at: at(1) }];
+        assert_eq!(reason(aborted(AbortReason::Timeout)).unwrap(), "Timeout after 3 seconds");
+        assert_eq!(
+            reason(aborted(AbortReason::RetryLimit)).unwrap(),
+            "RetryCount is greater than RetryLimit, RetryLimit: 2"
+        );
+        assert_eq!(reason(vec![Event::ForceStopped { at: at(1) }]).unwrap(), "force stopped");
+    }
+
+    #[test]
+    fn moments_beyond_the_calendar_are_shown_as_its_end() {
+        assert_eq!(Time(Timestamp(0)).to_string(), "1970-01-01T00:00:00.000Z");
+        assert_eq!(Time(Timestamp(u64::MAX)).to_string(), "9999-12-30T22:00:00.999Z");
+    }
+}

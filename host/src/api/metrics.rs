@@ -1,0 +1,90 @@
+//! What the host counts, for Prometheus. Nothing is counted here: a scrape reads what engine and store count anyway.
+
+use std::fmt;
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use super::Context;
+use crate::engine::Engine;
+
+/// The format that the encoder writes, by its registered name.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the journal has done since the host was started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Journal {
+    /// Batches committed.
+    pub commits: u64,
+    /// Syncs to disk; fewer than commits, since those that wait share one.
+    pub syncs: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// Adds the counts of the engine and of the journal to a registry.
+pub fn register(registry: &mut Registry, engine: Engine, journal: impl Fn() -> Journal + Send + Sync + 'static) {
+    registry.register_collector(Box::new(Counts { engine, journal: Box::new(journal) }));
+}
+
+struct Counts {
+    engine: Engine,
+    journal: Box<dyn Fn() -> Journal + Send + Sync>,
+}
+
+impl fmt::Debug for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Counts").finish_non_exhaustive()
+    }
+}
+
+impl Collector for Counts {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let sagas = self.engine.counts();
+        let journal = (self.journal)();
+        counter(&mut encoder, "wasaga_sagas_submitted", "Sagas accepted", sagas.submitted)?;
+        let help = "Sagas that have ended, by their last status";
+        let mut finished = encoder.encode_descriptor("wasaga_sagas_finished", help, None, MetricType::Counter)?;
+        for (status, count) in [("succeed", sagas.succeeded), ("failed", sagas.failed)] {
+            ConstCounter::new(count).encode(finished.encode_family(&[("status", status)])?)?;
+        }
+        gauge(&mut encoder, "wasaga_sagas_open", "Unfinished sagas", sagas.open)?;
+        gauge(&mut encoder, "wasaga_sagas_live", "Unfinished sagas that are running and not waiting", sagas.live)?;
+        counter(&mut encoder, "wasaga_journal_commits", "Batches committed", journal.commits)?;
+        counter(&mut encoder, "wasaga_journal_syncs", "Syncs of the journal to disk", journal.syncs)?;
+        counter(&mut encoder, "wasaga_journal_bytes", "Bytes written to the journal", journal.bytes)
+    }
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let encoder: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(encoder)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let encoder: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(encoder)
+}
+
+pub(super) fn routes() -> Router<Context> {
+    Router::new().route("/api/metrics", get(scrape))
+}
+
+async fn scrape(State(context): State<Context>) -> Response {
+    let mut metrics = String::new();
+    match text::encode(&mut metrics, context.registry()) {
+        Ok(()) => (StatusCode::OK, [(CONTENT_TYPE, OPEN_METRICS)], metrics).into_response(),
+        Err(fmt::Error) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

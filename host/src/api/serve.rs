@@ -1,0 +1,110 @@
+//! Connections: accepted, limited in number and in idleness, and ended in order.
+
+use std::{io, pin::pin, sync::Arc, time::Duration};
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+/// Pause after the system refused a connection for want of something (file descriptors, mostly) that others must give
+/// back first.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Limits of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Most connections at once; more wait in the system's queue. Each costs a file descriptor and some 20 KiB.
+    pub connections_max: usize,
+    /// Longest wait for the next request of a connection, and for the end of its header, in one. Longer than common
+    /// clients keep unused connections (Go: 90 s), so that a request seldom meets a connection that is just closing.
+    #[serde(with = "duration")]
+    pub header_timeout: Duration,
+    /// Largest header of a request, and largest piece in which a body is read, in bytes.
+    pub buffer_bytes_max: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { connections_max: 10_000, header_timeout: Duration::from_secs(100), buffer_bytes_max: 64 << 10 }
+    }
+}
+
+/// Serves until `shutdown`, then accepts nothing more, closes idle connections, and returns when the requests under way
+/// are answered. That can take as long as the slowest of them: bound it from outside.
+pub async fn serve(listener: TcpListener, router: Router, settings: Settings, shutdown: impl Future<Output = ()>) {
+    let places = Arc::new(Semaphore::new(settings.connections_max));
+    let connections = TaskTracker::new();
+    let closing = CancellationToken::new();
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout).max_buf_size(settings.buffer_bytes_max);
+    let mut shutdown = pin!(shutdown);
+    loop {
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place,
+            () = &mut shutdown => break,
+        };
+        // The semaphore is never closed.
+        let Ok(place) = place else { break };
+        let stream = tokio::select! {
+            stream = accept(&listener) => stream,
+            () = &mut shutdown => break,
+        };
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let closing = closing.clone();
+        connections.spawn(async move {
+            let mut connection = pin!(connection);
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                debug!(%error, "connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    closing.cancel();
+    connections.close();
+    connections.wait().await;
+}
+
+/// The next connection that can be used.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Answers are small and complete: never hold them back to fill a packet.
+                if let Err(error) = stream.set_nodelay(true) {
+                    debug!(%error, "connection without TCP_NODELAY");
+                }
+                return stream;
+            }
+            Err(error) if is_of_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
+            Err(error) => {
+                warn!(%error, "no connection can be accepted: if files are short, raise the limit (ulimit -n)");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    [ConnectionAborted, ConnectionRefused, ConnectionReset].contains(&error.kind())
+}

@@ -1,0 +1,77 @@
+//! The attempts of one saga that are running.
+
+use futures_util::{
+    StreamExt,
+    future::{AbortHandle, Abortable, Aborted, BoxFuture},
+    stream::FuturesUnordered,
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{branch::Outcome, saga::Slot};
+
+/// An attempt that has ended.
+pub(super) struct Ended {
+    /// Of which operation.
+    pub slot: Slot,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Runs attempts side by side and hands them over as they end. Dropping it gives them all up.
+pub(super) struct Attempts {
+    running: FuturesUnordered<Abortable<BoxFuture<'static, Ended>>>,
+    handles: Vec<(Slot, AbortHandle)>,
+    /// Attempts of sequential sagas run inside the driver's own task: there is never more than one.
+    spawn: bool,
+}
+
+impl Attempts {
+    /// `parallel`: several may run at once, and on several cores.
+    pub fn new(parallel: bool) -> Self {
+        Self { running: FuturesUnordered::new(), handles: Vec::new(), spawn: parallel }
+    }
+
+    /// Starts an attempt.
+    pub fn start(&mut self, slot: Slot, attempt: BoxFuture<'static, Outcome>) {
+        let spawn = self.spawn;
+        let ended = Box::pin(async move {
+            let outcome = if spawn {
+                AbortOnDropHandle::new(tokio::spawn(attempt))
+                    .await
+                    .unwrap_or_else(|error| Outcome::Unknown { error: format!("the attempt broke off: {error}") })
+            } else {
+                attempt.await
+            };
+            Ended { slot, outcome }
+        });
+        let (handle, registration) = AbortHandle::new_pair();
+        self.handles.push((slot, handle));
+        self.running.push(Abortable::new(ended, registration));
+    }
+
+    /// Gives an attempt up: it is not polled again, and its end is never reported.
+    pub fn stop(&mut self, slot: Slot) {
+        for (_, handle) in self.handles.extract_if(.., |(running, _)| *running == slot) {
+            handle.abort();
+        }
+    }
+
+    /// Whether nothing is running.
+    pub fn is_empty(&self) -> bool {
+        self.handles.is_empty()
+    }
+
+    /// The next attempt to end; never, when none is running.
+    pub async fn next(&mut self) -> Ended {
+        loop {
+            match self.running.next().await {
+                Some(Ok(ended)) => {
+                    self.handles.retain(|(slot, _)| *slot != ended.slot);
+                    return ended;
+                }
+                Some(Err(Aborted)) => {}
+                None => std::future::pending().await,
+            }
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Drives one saga: asks the machine, commits, calls, commits, until the saga ends or has nothing to do for a while.
+//!
+//! The output rule is kept here. An event stays in memory until something depends on it being known: it is committed
+//! with the effects of a contained attempt, and it is on disk before an external attempt starts, and before anybody
+//! is told. A saga of contained branches that somebody waits for is therefore one commit, and one sync that it shares.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Inner,
+    attempts::{Attempts, Ended},
+    error::Error,
+    live::{Core, Live},
+};
+use crate::{
+    branch::{Call, Outcome, Reach},
+    saga::{BranchId, Event, Failure, Next, Op, Slot, Status, Timestamp, Verdict, state::Progress},
+    store::{Batch, Ticket},
+};
+
+/// Longest time that one attempt may take, whatever the client asks for.
+const REQUEST_TIMEOUT_MAX: Duration = Duration::from_hours(24);
+
+/// What the driver, not the core, has to do next.
+enum Todo {
+    Start(Slot, BoxFuture<'static, Outcome>),
+    Stop(Slot),
+    Wait(Option<Timestamp>),
+}
+
+/// Drives the saga until it leaves the table. An error concerns this saga only, unless the store has failed.
+pub(super) async fn drive(engine: Arc<Inner>, live: Arc<Live>) {
+    if let Err(failure) = run(&engine, &live).await {
+        engine.set_aside(&live, &failure);
+    }
+}
+
+async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
+    let parallel = live.core().saga().definition().is_concurrent();
+    let mut attempts = Attempts::new(parallel);
+    loop {
+        let todo = advance(engine, &mut live.core())?;
+        match todo {
+            Todo::Start(slot, attempt) => attempts.start(slot, attempt),
+            Todo::Stop(slot) => attempts.stop(slot),
+            Todo::Wait(_) if attempts.is_empty() => {
+                if leave(engine, live)? {
+                    return Ok(());
+                }
+            }
+            Todo::Wait(until) => {
+                tokio::select! {
+                    ended = attempts.next() => conclude(engine, live, ended)?,
+                    () = sleep_until(engine, until) => {}
+                    () = live.changed.notified() => {}
+                    () = engine.given_up.cancelled() => return give_up(engine, live),
+                }
+            }
+        }
+    }
+}
+
+async fn sleep_until(engine: &Inner, until: Option<Timestamp>) {
+    match until {
+        Some(until) => tokio::time::sleep(engine.clock.now().until(until)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes the machine's decisions until it wants something done outside the core.
+fn advance(engine: &Inner, core: &mut Core) -> Result<Todo, Error> {
+    loop {
+        let now = engine.clock.now();
+        match core.saga().next(&core.flight, now) {
+            Next::Decide(event) => core.apply(&event)?,
+            Next::Call(_) if engine.stopping.is_cancelled() => return Ok(Todo::Wait(None)),
+            Next::Call(slot) => {
+                if let Some(attempt) = prepare(engine, core, slot, now)? {
+                    core.flight.set(slot, true);
+                    return Ok(Todo::Start(slot, attempt));
+                }
+            }
+            Next::Drop(slot) => {
+                core.flight.set(slot, false);
+                return Ok(Todo::Stop(slot));
+            }
+            Next::Wait(until) => return Ok(Todo::Wait(until)),
+            Next::Finished => return Ok(Todo::Wait(None)),
+        }
+    }
+}
+
+/// Makes an attempt ready to run: an external one is committed now, and waits for the disk before it calls anybody.
+/// `None` if there is no branch at the address any more; that attempt has failed.
+fn prepare(
+    engine: &Inner,
+    core: &mut Core,
+    slot: Slot,
+    now: Timestamp,
+) -> Result<Option<BoxFuture<'static, Outcome>>, Error> {
+    let definition = core.saga().definition().clone();
+    let branch = match engine.directory.find(&definition, slot) {
+        Ok(branch) => branch,
+        Err(nowhere) => {
+            let verdict = Verdict::Unknown { error: nowhere.to_string() };
+            fail_or_settle(engine, core, slot, verdict, now)?;
+            return Ok(None);
+        }
+    };
+    let attempt = core.saga().attempt(slot);
+    let call = call(engine, core, slot, attempt);
+    let ticket = match branch.reach() {
+        Reach::Contained => None,
+        Reach::External => {
+            core.apply(&Event::Started { step: slot.step, op: slot.op, at: now })?;
+            Some(core.save(&*engine.store, now)?)
+        }
+    };
+    Ok(Some(
+        async move {
+            if let Err(outcome) = wait_for_disk(ticket).await {
+                return outcome;
+            }
+            branch.call(&call).await
+        }
+        .boxed(),
+    ))
+}
+
+async fn wait_for_disk(ticket: Option<Ticket>) -> Result<(), Outcome> {
+    match ticket {
+        None => Ok(()),
+        Some(ticket) => {
+            ticket.durable().await.map_err(|error| Outcome::Unknown { error: format!("not called: {error}") })
+        }
+    }
+}
+
+fn call(engine: &Inner, core: &Core, slot: Slot, attempt: u32) -> Call {
+    let saga = core.saga();
+    let tried = match (slot.op, saga.op(Slot { op: Op::Action, ..slot }).map(|action| &action.progress)) {
+        (Op::Compensate, Some(Progress::Succeeded { output })) => Some(output.as_deref().unwrap_or_default().into()),
+        _ => None,
+    };
+    let timeout = match saga.definition().options().request_timeout_s {
+        0 => engine.settings.request_timeout,
+        s => Duration::from_secs(s),
+    };
+    Call {
+        saga: saga.definition().clone(),
+        slot,
+        attempt,
+        results: saga.outputs().map(|(step, output)| (BranchId(step), output.to_owned())).collect(),
+        tried,
+        timeout: timeout.min(REQUEST_TIMEOUT_MAX),
+    }
+}
+
+/// Takes in the end of an attempt, if the saga still wants it.
+fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
+    let Ended { slot, outcome } = ended;
+    let mut core = live.core();
+    if !core.flight.contains(slot) || core.saga().status().is_finished() {
+        return Ok(());
+    }
+    core.flight.set(slot, false);
+    let (verdict, effects) = match outcome {
+        Outcome::Succeeded { output, effects } => (Verdict::Succeeded { output }, effects),
+        Outcome::Rejected { reason } => (Verdict::Rejected { reason }, Batch::new()),
+        Outcome::Ongoing { retry_after } => (Verdict::Ongoing { retry_after }, Batch::new()),
+        Outcome::Unknown { error } => (Verdict::Unknown { error }, Batch::new()),
+    };
+    let now = engine.clock.now();
+    if effects.is_empty() {
+        return fail_or_settle(engine, &mut core, slot, verdict, now);
+    }
+    let event = core.saga().conclude(slot, verdict, now, &engine.settings.policy, fastrand::f64());
+    if !core.apply_with_effects(&event, effects, &*engine.store)? {
+        debug!(gid = %core.saga().definition().gid(), branch = %BranchId(slot.step), "conflict: the attempt runs again");
+    }
+    Ok(())
+}
+
+fn fail_or_settle(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {
+    let was_stuck = core.saga().is_stuck(&engine.settings.policy);
+    let attempt = core.saga().attempt(slot);
+    let event = core.saga().conclude(slot, verdict, now, &engine.settings.policy, fastrand::f64());
+    core.apply(&event)?;
+    if let Event::Failed { failure: Failure::Unknown { error }, retry_at, .. } = &event {
+        let (gid, branch, op) = (core.saga().definition().gid(), BranchId(slot.step), slot.op.as_str());
+        let retry_in_ms = now.until(*retry_at).as_millis();
+        warn!(%gid, %branch, op, attempt, retry_in_ms, error, "attempt failed");
+        if !was_stuck && core.saga().is_stuck(&engine.settings.policy) {
+            error!(%gid, %branch, op, attempt, "saga is stuck: it goes on, but a person should look");
+        }
+    }
+    Ok(())
+}
+
+/// Lets the saga leave the table, if it still has nothing to do now that nobody else can reach it.
+fn leave(engine: &Inner, live: &Live) -> Result<bool, Error> {
+    let gid = live.core().saga().definition().gid().clone();
+    let Some(mut shard) = engine.table.shard(gid.as_str()) else { return Ok(false) };
+    let mut core = live.core();
+    let now = engine.clock.now();
+    let ticket = match core.saga().next(&core.flight, now) {
+        Next::Finished => {
+            let ticket = core.save_until(&*engine.store, None)?;
+            engine.stats.finished(core.saga().status());
+            log_end(&core, now);
+            ticket
+        }
+        Next::Wait(due) => {
+            let ticket = core.save_until(&*engine.store, due)?;
+            if let Some(due) = due {
+                engine.timer.push(due, core.id);
+            }
+            ticket
+        }
+        Next::Call(_) if engine.stopping.is_cancelled() => core.save(&*engine.store, now)?,
+        Next::Call(_) | Next::Decide(_) | Next::Drop(_) => return Ok(false),
+    };
+    shard.remove(gid.as_str());
+    core.settle(&ticket);
+    Ok(true)
+}
+
+/// Leaves with attempts still running, which end unheard: what they did before is on disk, and the next start goes on.
+fn give_up(engine: &Inner, live: &Live) -> Result<(), Error> {
+    let mut core = live.core();
+    let ticket = core.save(&*engine.store, engine.clock.now())?;
+    core.settle(&ticket);
+    Ok(())
+}
+
+fn log_end(core: &Core, now: Timestamp) {
+    let saga = core.saga();
+    let (gid, status) = (saga.definition().gid(), saga.status().as_str());
+    let duration_ms = saga.definition().created_at().until(now).as_millis();
+    if saga.status() == Status::Succeed {
+        info!(%gid, status, duration_ms, "saga finished");
+    } else {
+        info!(%gid, status, duration_ms, reason = ?saga.reason(), "saga finished");
+    }
+}

@@ -1,0 +1,153 @@
+//! Reading sagas: one by gid, and the list by time and status.
+
+use super::{
+    Engine, Inner,
+    error::Error,
+    live::Core,
+    record::{self, FAILED, LOGS, OPEN, OpenStatus, Record, SagaId},
+};
+use crate::{
+    saga::{Gid, Status, Timestamp},
+    store::{self, Range},
+};
+
+/// Most sagas that one page looks at to find those of a status that has no index; the next page goes on from there.
+const EXAMINED_MAX: usize = 10_000;
+
+/// Which sagas to list.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only those of this status.
+    pub status: Option<Status>,
+    /// Only those created at this moment or later.
+    pub created_from: Option<Timestamp>,
+    /// Only those created at this moment or earlier.
+    pub created_to: Option<Timestamp>,
+    /// Only those before this one in the list: where the page before ended.
+    pub before: Option<SagaId>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of the list of sagas, newest first.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// The sagas.
+    pub sagas: Vec<Record>,
+    /// Where the next page goes on; `None` at the end of the list. A page may be short, or empty, and not the last.
+    pub next: Option<SagaId>,
+}
+
+impl Engine {
+    /// The saga with this gid. What it says is on disk.
+    pub async fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
+        let found = self.0.find(gid)?;
+        self.0.store.barrier().durable().await?;
+        Ok(found)
+    }
+
+    /// The sagas that match, newest first. What it says is on disk; sagas that were not durable yet are not in it.
+    pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
+        let page = self.0.list(filter)?;
+        self.0.store.barrier().durable().await?;
+        Ok(page)
+    }
+}
+
+impl Inner {
+    fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
+        if let Some(live) = self.shard(gid)?.get(gid) {
+            live.core().save(&*self.store, self.clock.now())?;
+        }
+        match self.id_of(gid)? {
+            Some(id) => Ok(self.read(id, gid)?.map(|(record, _)| record)),
+            None => Ok(None),
+        }
+    }
+
+    fn list(&self, filter: &Filter) -> Result<Page, Error> {
+        let prefix = match filter.status {
+            None | Some(Status::Succeed) => LOGS,
+            Some(Status::Failed) => FAILED,
+            Some(Status::Prepared | Status::Submitted | Status::Aborting) => OPEN,
+        };
+        let mut range = id_range(prefix, filter);
+        let mut page = Page::default();
+        let mut examined = 0;
+        while page.sagas.len() < filter.limit && examined < EXAMINED_MAX {
+            // One row at a time would be a scan each; a page of rows holds at least one saga, and mostly many.
+            let rows = self.store.scan(&range, filter.limit.clamp(1, store::SCAN_ENTRIES_MAX))?;
+            let Some((last, _)) = rows.last() else { return Ok(Page { next: None, ..page }) };
+            range = range.beyond(last);
+            for (key, value) in &rows {
+                let Some(id) = record::id_in(key) else { continue };
+                if page.next == Some(id) || page.sagas.len() >= filter.limit {
+                    continue;
+                }
+                page.next = Some(id);
+                examined += 1;
+                let is_wanted = prefix != OPEN
+                    || record::read_open(value)
+                        .is_ok_and(|open| Some(open.status) == filter.status.and_then(OpenStatus::of));
+                if is_wanted
+                    && let Some((found, _)) = self.read(id, "in the list")?
+                    && filter.status.is_none_or(|status| status == found.saga.status())
+                {
+                    page.sagas.push(found);
+                }
+            }
+        }
+        Ok(page)
+    }
+
+    /// The saga with this gid, ready to be driven.
+    pub(super) fn load(&self, gid: &str) -> Result<Option<Core>, Error> {
+        let Some(id) = self.id_of(gid)? else { return Ok(None) };
+        let Some((record, chunk)) = self.read(id, gid)? else { return Ok(None) };
+        let unreadable = |source| Error::Unreadable { gid: gid.to_owned(), source };
+        let open = self.store.get(&record::open_key(id))?;
+        let open = open.map(|row| record::read_open(&row)).transpose().map_err(unreadable)?;
+        Ok(Some(Core::stored(record, chunk, open)))
+    }
+
+    fn id_of(&self, gid: &str) -> Result<Option<SagaId>, Error> {
+        // What is no gid belongs to no saga.
+        let Ok(gid) = Gid::new(gid) else { return Ok(None) };
+        let Some(value) = self.store.get(&record::gid_key(&gid))? else { return Ok(None) };
+        let id = record::read_id(&value).map_err(|source| Error::Unreadable { gid: gid.to_string(), source })?;
+        Ok(Some(id))
+    }
+
+    /// Replays a saga from the store; also gives its newest chunk, and that one's number.
+    fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, (u32, Vec<u8>))>, Error> {
+        let mut range = Range::prefix(&record::log_prefix(id));
+        let mut chunks = Vec::new();
+        loop {
+            let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
+            let Some((last, _)) = page.last() else { break };
+            range = range.beyond(last);
+            chunks.extend(page.into_iter().map(|(_, chunk)| chunk));
+        }
+        let Some(newest) = chunks.last() else { return Ok(None) };
+        let number = u32::try_from(chunks.len() - 1).unwrap_or(u32::MAX);
+        let record = record::read_log(id, chunks.iter().map(|chunk| &**chunk))
+            .map_err(|source| Error::Unreadable { gid: gid.to_owned(), source })?;
+        Ok(Some((record, (number, newest.to_vec()))))
+    }
+}
+
+/// The rows, newest first, in which the sagas are that the filter's times allow.
+fn id_range(prefix: &[u8], filter: &Filter) -> Range {
+    let all = Range::prefix(prefix).reversed();
+    let key = |id: SagaId| [prefix, &id.0.to_be_bytes()].concat();
+    let after = filter.created_to.map(|to| SagaId::first_at(Timestamp(to.0.saturating_add(1))));
+    let end = [after, filter.before].into_iter().flatten().min();
+    let range = match end {
+        Some(end) => all.beyond(&key(end)),
+        None => all,
+    };
+    match filter.created_from {
+        Some(from) => range.through(&key(SagaId::first_at(from))),
+        None => range,
+    }
+}

@@ -1,0 +1,230 @@
+//! The sagas that are being driven right now, and how their state reaches the store.
+//!
+//! A saga is in the table exactly while a driver holds it; everything else about it is in the store. Whoever wants to
+//! change a saga locks its shard, then its core, so a saga cannot leave the table under somebody's hands.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    error::Error,
+    record::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
+};
+use crate::{
+    saga::{Definition, Event, Flight, Saga, Status, Timestamp},
+    store::{Batch, CommitError, Store, Ticket},
+};
+
+/// What a waiting client learns when its saga has ended, or waits for a retry.
+pub(super) struct Settled {
+    /// How it stands.
+    pub saga: Arc<Saga>,
+    /// Nothing may be said of it before this resolves.
+    pub ticket: Ticket,
+}
+
+/// A saga in the hands of a driver.
+pub(super) struct Live {
+    core: Mutex<Core>,
+    /// Wakes the driver after somebody else has changed the core.
+    pub changed: Notify,
+}
+
+impl Live {
+    pub fn new(core: Core) -> Arc<Self> {
+        Arc::new(Self { core: Mutex::new(core), changed: Notify::new() })
+    }
+
+    /// The core. Held for moments only: never across an await or a call of a branch.
+    pub fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Which sagas are live, by gid. Sharded, since every saga passes through twice.
+pub(super) struct Table {
+    shards: Vec<Mutex<Shard>>,
+    hasher: RandomState,
+}
+
+pub(super) type Shard = HashMap<Arc<str>, Arc<Live>>;
+
+impl Table {
+    const SHARDS: usize = 64;
+
+    pub fn new() -> Self {
+        Self { shards: (0..Self::SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    }
+
+    /// The part of the table in which this gid is, or would be.
+    pub fn shard(&self, gid: &str) -> Option<MutexGuard<'_, Shard>> {
+        let index = usize::try_from(self.hasher.hash_one(gid) % self.shards.len() as u64).unwrap_or_default();
+        self.shards.get(index).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// How many sagas are live.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+    }
+}
+
+/// A saga's state, what of its log the store does not have yet, and who waits for it.
+pub(super) struct Core {
+    pub id: SagaId,
+    pub flight: Flight,
+    pub waiters: Vec<oneshot::Sender<Settled>>,
+    saga: Saga,
+    /// The newest chunk of the log as stored, and its number.
+    chunk: (u32, Vec<u8>),
+    /// Entries that follow it, not yet committed. The output rule says when they must be.
+    unsaved: Vec<u8>,
+    /// The row that says that the saga is unfinished, as stored.
+    open: Option<(Option<Timestamp>, OpenStatus)>,
+    /// Whether the gid is taken in the store.
+    named: bool,
+}
+
+impl Core {
+    /// A saga that only exists here so far.
+    pub fn create(id: SagaId, definition: Arc<Definition>) -> Result<Self, Error> {
+        let mut unsaved = Vec::with_capacity(CHUNK_BYTES / 2);
+        record::write_definition(&mut unsaved, &definition).map_err(|source| unreadable(&definition, source))?;
+        Ok(Self {
+            id,
+            flight: Flight::default(),
+            waiters: Vec::new(),
+            saga: Saga::new(definition),
+            chunk: (0, record::new_chunk()),
+            unsaved,
+            open: None,
+            named: false,
+        })
+    }
+
+    /// A saga as it was stored, with its newest chunk and its row among the unfinished.
+    pub fn stored(record: Record, chunk: (u32, Vec<u8>), open: Option<Open>) -> Self {
+        Self {
+            id: record.id,
+            flight: Flight::default(),
+            waiters: Vec::new(),
+            saga: record.saga,
+            chunk,
+            unsaved: Vec::new(),
+            open: open.map(|open| (open.due, open.status)),
+            named: true,
+        }
+    }
+
+    pub fn saga(&self) -> &Saga {
+        &self.saga
+    }
+
+    /// Takes in an event; it is committed with the next [`Core::save`].
+    pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
+        self.saga.apply(event)?;
+        record::write_event(&mut self.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
+    }
+
+    /// Commits an attempt's end together with its effects, or neither: the commit point of a contained branch.
+    /// False when something the attempt had read has changed; it has then had no effect and may run again.
+    pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<bool, Error> {
+        let (before, length) = (self.saga.clone(), self.unsaved.len());
+        self.apply(event)?;
+        match self.commit(store, self.running_due(event.at()), effects) {
+            Ok(_) => Ok(true),
+            Err(CommitError::Conflict { .. }) => {
+                self.saga = before;
+                self.unsaved.truncate(length);
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Commits everything so far. The ticket resolves when the saga as it stands now is on disk.
+    pub fn save(&mut self, store: &dyn Store, now: Timestamp) -> Result<Ticket, Error> {
+        Ok(self.commit(store, self.running_due(now), Batch::new())?)
+    }
+
+    /// As [`Core::save`], for a saga that is left alone until `due`.
+    pub fn save_until(&mut self, store: &dyn Store, due: Option<Timestamp>) -> Result<Ticket, Error> {
+        Ok(self.commit(store, due, Batch::new())?)
+    }
+
+    /// Tells everybody who waits.
+    pub fn settle(&mut self, ticket: &Ticket) {
+        if self.waiters.is_empty() {
+            return;
+        }
+        let saga = Arc::new(self.saga.clone());
+        for waiter in self.waiters.drain(..) {
+            // A client that has gone away does not want to know.
+            let _ = waiter.send(Settled { saga: saga.clone(), ticket: ticket.clone() });
+        }
+    }
+
+    /// What the row of an unfinished saga says while it runs: due at once. Left as it is while that is true.
+    fn running_due(&self, now: Timestamp) -> Option<Timestamp> {
+        let stored = self.open.and_then(|(due, _)| due);
+        Some(stored.filter(|due| *due <= now).unwrap_or_default())
+    }
+
+    fn commit(&mut self, store: &dyn Store, due: Option<Timestamp>, mut batch: Batch) -> Result<Ticket, CommitError> {
+        let gid = self.saga.definition().gid();
+        if !self.named {
+            let key = record::gid_key(gid);
+            batch.put(&key, record::write_id(self.id));
+            batch.expect(key, None);
+        }
+        let chunk = self.next_chunk();
+        if let Some((number, chunk)) = &chunk {
+            batch.put(record::chunk_key(self.id, *number), chunk);
+        }
+        let open = OpenStatus::of(self.saga.status()).map(|status| (due, status));
+        match open {
+            Some((due, status)) if open != self.open => {
+                let row = Open { due, status, gid: gid.clone() };
+                // The row holds three plain fields, which always encode; without it the saga would not be recovered.
+                let value = record::write_open(&row).unwrap_or_default();
+                batch.put(record::open_key(self.id), value);
+            }
+            None if self.open.is_some() => batch.delete(record::open_key(self.id)),
+            _ => {}
+        }
+        if self.saga.status() == Status::Failed && chunk.is_some() {
+            batch.put(record::failed_key(self.id), []);
+        }
+        if batch.is_empty() {
+            return Ok(store.barrier());
+        }
+        let ticket = store.commit(batch)?;
+        self.named = true;
+        self.open = open;
+        if let Some(chunk) = chunk {
+            self.chunk = chunk;
+            self.unsaved.clear();
+        }
+        Ok(ticket)
+    }
+
+    /// The chunk that takes what is unsaved: the newest one, or a new one if that is long enough.
+    fn next_chunk(&self) -> Option<(u32, Vec<u8>)> {
+        if self.unsaved.is_empty() {
+            return None;
+        }
+        let (number, stored) = &self.chunk;
+        let (number, kept) = if stored.len() >= CHUNK_BYTES { (number + 1, None) } else { (*number, Some(stored)) };
+        let mut chunk = kept.cloned().unwrap_or_else(record::new_chunk);
+        chunk.extend_from_slice(&self.unsaved);
+        Some((number, chunk))
+    }
+}
+
+fn unreadable(definition: &Definition, source: Unreadable) -> Error {
+    Error::Unreadable { gid: definition.gid().to_string(), source }
+}

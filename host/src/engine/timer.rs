@@ -1,0 +1,57 @@
+//! When parked sagas are due: sixteen bytes each, the rest of them is in the store.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    sync::{Mutex, PoisonError},
+};
+
+use tokio::sync::Notify;
+
+use super::{clock::Clock, record::SagaId};
+use crate::saga::Timestamp;
+
+/// A queue of sagas by the moment when they are due. An entry may be out of date; whoever takes it asks the store.
+#[derive(Default)]
+pub(super) struct Timer {
+    heap: Mutex<BinaryHeap<Reverse<(Timestamp, SagaId)>>>,
+    earlier: Notify,
+}
+
+impl Timer {
+    /// Adds a saga.
+    pub fn push(&self, due: Timestamp, id: SagaId) {
+        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_earliest = heap.peek().is_none_or(|Reverse((earliest, _))| due < *earliest);
+        heap.push(Reverse((due, id)));
+        drop(heap);
+        if is_earliest {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Waits until the earliest saga is due, and takes it.
+    pub async fn next(&self, clock: &Clock) -> SagaId {
+        loop {
+            let earliest = {
+                let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+                match heap.peek() {
+                    Some(Reverse((due, id))) if *due <= clock.now() => {
+                        let id = *id;
+                        heap.pop();
+                        return id;
+                    }
+                    Some(Reverse((due, _))) => Some(*due),
+                    None => None,
+                }
+            };
+            match earliest {
+                None => self.earlier.notified().await,
+                Some(due) => tokio::select! {
+                    () = self.earlier.notified() => {}
+                    () = tokio::time::sleep(clock.now().until(due)) => {}
+                },
+            }
+        }
+    }
+}

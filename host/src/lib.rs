@@ -1,0 +1,52 @@
+//! Wasaga: a saga runtime whose branch services are sandboxed WebAssembly components.
+//!
+//! A client submits a saga; the host runs each step's action, and when one is rejected it runs the compensations in
+//! reverse. What comes from where:
+//!
+//! ```text
+//!   POST /api/dtmsvr/submit
+//!            │
+//!          [api]        reads DTM's request, answers in DTM's words
+//!            │ Definition
+//!         [engine]      one driver a saga: next -> commit -> call -> commit
+//!        ╱   │    ╲
+//!   [saga]   │   [branch]      decides, purely      does the work: one trait, two kinds
+//!            │     ╱   ╲
+//!            │ [plugin] http   sandboxed Wasm        services as under DTM
+//!         [store]       one ordered journal, one sync for all that gathers; state in sled behind it
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. **State is the fold of events.** [`saga::Saga::apply`] is the only thing that changes a saga, live and in
+//!    recovery. There is no second recovery algorithm: recovery is replay, and then the ordinary loop.
+//! 2. **One order.** All commits have one total order, and a crash takes back a suffix of it, never a middle.
+//! 3. **The output rule.** Before anything leaves the host (an answer, a call of an external branch), everything it
+//!    depends on is on disk. Nothing else waits for the disk.
+//! 4. **A contained attempt has no effect until its outcome is committed**, together with what it wrote. So a trap, a
+//!    time-out, a crash or a retry of one never needs compensation.
+//! 5. **A compensation never races its action**, and no action starts once a compensation has.
+//! 6. **One driver a saga.** Whoever else wants to change it does so under the lock of its place in the table.
+//!
+//! Deliberately absent: leases and polling (one process owns its data), a second map of what the store knows, retries
+//! inside branches, sleeping anywhere but in the engine.
+//!
+//! # Modules, in reading order
+//!
+//! Dependencies point upwards only; a test enforces it.
+
+pub mod saga;
+
+pub mod store;
+
+pub mod branch;
+
+pub mod plugin;
+
+pub mod directory;
+
+pub mod engine;
+
+pub mod api;
+
+pub mod config;

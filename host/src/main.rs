@@ -1,0 +1,132 @@
+//! The host program: reads the settings, puts the parts together, serves until it is told to stop.
+
+use std::{error::Error, process::ExitCode, sync::Arc};
+
+use clap::Parser;
+use tokio::{net::TcpListener, signal::unix};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::EnvFilter;
+use wasaga::{
+    api,
+    branch::http,
+    config::{Config, Flags, Log},
+    directory::Branches,
+    engine::{Clock, Engine},
+    plugin::{Registry, Runtime},
+    store::{LocalStore, Stats, Store},
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let flags = Flags::parse();
+    let config = match Config::load(flags) {
+        Ok(config) => config,
+        Err(error) => return fail(&error),
+    };
+    // Ends last, so that what is logged while stopping is written too.
+    let _writer = match log(&config.log) {
+        Ok(writer) => writer,
+        Err(error) => return fail(&*error),
+    };
+    match run(&config).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&*error),
+    }
+}
+
+/// Says what is wrong, with all its causes, where a person sees it even if logging does not work.
+fn fail(error: &dyn Error) -> ExitCode {
+    eprintln!("wasaga: {}", chain(error));
+    ExitCode::FAILURE
+}
+
+fn chain(error: &dyn Error) -> String {
+    std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
+    let filter = EnvFilter::try_new(&settings.filter)
+        .map_err(|error| format!("the log filter {:?} is wrong: {error}", settings.filter))?;
+    // A slow terminal or pipe must not hold up sagas: beyond this many lines the log loses lines, and says so.
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(std::io::stderr());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
+    if settings.json {
+        log.json().init()
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()
+    }
+    Ok(guard)
+}
+
+async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    let runtime = Runtime::new(&config.plugin_settings())?;
+    let plugins = load_plugins(&runtime, config);
+    let branches = Arc::new(Branches::new(plugins, http::Client::new(&config.http)?));
+    let (store, recovery) = LocalStore::open(config.store_settings())?;
+    info!(?recovery, "store opened");
+    let store = Arc::new(store);
+    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
+    let listener = TcpListener::bind(&config.listen)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}; is a host running already?", config.listen))?;
+    info!("ready on http://{}", listener.local_addr()?);
+
+    let router = api::router(context(&engine, &store, config));
+    let stopping = CancellationToken::new();
+    let connections = config.api.connections.clone();
+    let serving = api::serve(listener, router, connections, stopping.clone().cancelled_owned());
+    let stop = async {
+        let outcome = stop_signal(&engine).await;
+        stopping.cancel();
+        // Also answers the clients that wait for results, which ends serving.
+        engine.stop(config.stop_grace).await;
+        outcome
+    };
+    let ((), outcome) = tokio::join!(serving, stop);
+    outcome?;
+    store.close()?;
+    info!("stopped");
+    Ok(())
+}
+
+fn load_plugins(runtime: &Runtime, config: &Config) -> Registry {
+    let plugins = Registry::load(runtime, &config.plugins.dir, config.plugins.routes.clone());
+    for refused in plugins.refused() {
+        warn!("plugin not loaded: {refused}");
+    }
+    for plugin in plugins.plugins() {
+        let (name, digest, bytes, code) = (plugin.name(), plugin.digest(), plugin.size(), plugin.code());
+        info!(plugin = name, digest, bytes, ?code, "plugin loaded");
+    }
+    plugins
+}
+
+fn context(engine: &Engine, store: &Arc<LocalStore>, config: &Config) -> api::Context {
+    let mut registry = prometheus_client::registry::Registry::default();
+    let journal = store.clone();
+    api::metrics::register(&mut registry, engine.clone(), move || {
+        let Stats { commits, syncs, journal_bytes, .. } = journal.stats();
+        api::metrics::Journal { commits, syncs, bytes: journal_bytes }
+    });
+    api::Context::new(engine.clone(), registry, config.api.requests.clone())
+}
+
+/// Resolves when the host should stop; an error when it must.
+async fn stop_signal(engine: &Engine) -> Result<(), Box<dyn Error>> {
+    let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
+    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => info!("stopping: interrupted"),
+        _ = terminate.recv() => info!("stopping: told to terminate"),
+        () = engine.store_failed() => {
+            error!("stopping: the store has failed");
+            return Err("the store has failed: start the host again, it recovers from its journal".into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,181 @@
+//! One attempt: a fresh store and instance, one call, and what came of it.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::future::BoxFuture;
+use serde::de::IgnoredAny;
+use tokio::time::timeout;
+use wasmtime::{Store, Trap, component::ResourceTableError};
+use wasmtime_wasi::I32Exit;
+
+use super::{
+    Plugin,
+    contract::{self, Failure},
+    limits::{Limits, Refused},
+    runtime::Guest,
+    stdio::{self, Origin, Stdio},
+    turns::{Busy, TakingTurns},
+};
+use crate::{
+    branch::{Branch, Call, Outcome, Reach},
+    saga::Op,
+    store::Batch,
+};
+
+/// One of the two functions of a plugin, as the engine calls it.
+pub struct Operation {
+    /// Whose function.
+    pub plugin: Arc<Plugin>,
+    /// `try` is the action, `cancel` the compensation.
+    pub op: Op,
+}
+
+impl Branch for Operation {
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+        Box::pin(attempt(&self.plugin, self.op, call))
+    }
+
+    /// Nothing that a guest can import today leaves the host.
+    fn reach(&self) -> Reach {
+        Reach::Contained
+    }
+}
+
+/// What a guest that came to an end said: the output of `try`, nothing for `cancel`.
+type Answer = Result<Option<String>, Failure>;
+
+async fn attempt(plugin: &Plugin, op: Op, call: &Call) -> Outcome {
+    let limits = plugin.runtime.limits();
+    let origin = Origin { plugin: plugin.name.clone(), saga: call.saga.clone(), slot: call.slot };
+    let stdio = Stdio::new(origin, limits);
+    let busy = Busy::default();
+    let guest = pin!(run(plugin, op, call, &stdio, busy.clone()));
+    match timeout(call.timeout, TakingTurns::new(guest, busy, plugin.runtime.turns())).await {
+        Ok(Ok(answer)) => outcome(op, answer, limits),
+        Ok(Err(error)) => unknown(error, &stdio, limits),
+        Err(_) => unknown(timed_out(call.timeout), &stdio, limits),
+    }
+}
+
+/// Runs the guest; an error is a text that names what it broke.
+async fn run(plugin: &Plugin, op: Op, call: &Call, stdio: &Stdio, busy: Busy) -> Result<Answer, String> {
+    let runtime = &plugin.runtime;
+    let _slot = runtime.slot().await;
+    let mut store = runtime.store(stdio, busy);
+    let answer = call_guest(plugin, op, call, &mut store).await;
+    answer.map_err(|error| explain(&error, store.data().meter.refused(), runtime.limits()))
+}
+
+async fn call_guest(plugin: &Plugin, op: Op, call: &Call, store: &mut Store<Guest>) -> wasmtime::Result<Answer> {
+    let component = &plugin.component;
+    let instance = component.instance.instantiate_async(&mut *store).await?;
+    let branch_id = call.branch_id().to_string();
+    let idempotency_key = call.idempotency_key();
+    let results: Vec<_> = call.results.iter().map(|(id, output)| (id.to_string(), output.as_str())).collect();
+    let record = contract::Call {
+        gid: call.saga.gid().as_str(),
+        branch_id: &branch_id,
+        attempt: call.attempt,
+        payload: call.payload(),
+        headers: &call.saga.options().branch_headers,
+        results: &results,
+        idempotency_key: &idempotency_key,
+    };
+    match op {
+        Op::Action => {
+            let function: contract::Try = instance.get_typed_func(&mut *store, component.try_)?;
+            Ok(function.call_async(store, (&record,)).await?.0)
+        }
+        Op::Compensate => {
+            let function: contract::Cancel = instance.get_typed_func(&mut *store, component.cancel)?;
+            let (answer,) = function.call_async(store, (&record, call.tried.as_deref())).await?;
+            Ok(answer.map(|()| None))
+        }
+    }
+}
+
+/// The contract's answers in the engine's words.
+fn outcome(op: Op, answer: Answer, limits: &Limits) -> Outcome {
+    match (answer, op) {
+        (Ok(output), _) => succeeded(output, limits),
+        (Err(Failure::Rejected(reason)), Op::Action) => Outcome::Rejected { reason: cut(reason, limits) },
+        (Err(Failure::Rejected(reason)), Op::Compensate) => {
+            let error = format!("cancel answered `rejected`, but a compensation never fails: {reason}");
+            Outcome::Unknown { error: cut(error, limits) }
+        }
+        (Err(Failure::Ongoing(ms)), _) => {
+            Outcome::Ongoing { retry_after: ms.map(|ms| Duration::from_millis(ms.into())) }
+        }
+        (Err(Failure::Unavailable(error)), _) => Outcome::Unknown { error: cut(error, limits) },
+    }
+}
+
+fn succeeded(output: Option<String>, limits: &Limits) -> Outcome {
+    let output = output.filter(|text| !text.is_empty());
+    if let Some(text) = &output {
+        if text.len() > limits.output_bytes {
+            let (bytes, limit) = (text.len(), limits.output_bytes);
+            return Outcome::Unknown { error: format!("its output has {bytes} bytes, over {limit} (output_bytes)") };
+        }
+        if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
+            return Outcome::Unknown { error: format!("its output is not JSON: {error}") };
+        }
+    }
+    Outcome::Succeeded { output, effects: Batch::default() }
+}
+
+fn timed_out(limit: Duration) -> String {
+    format!("gave no answer within {limit:?}, the time limit of an attempt (request_timeout)")
+}
+
+/// An error of the host, followed by what the guest last wrote to standard error: there languages put what led to a
+/// trap.
+fn unknown(error: String, stdio: &Stdio, limits: &Limits) -> Outcome {
+    let error = match stdio.last_errors() {
+        lines if lines.is_empty() => error,
+        lines => format!("{error}; it wrote: {lines}"),
+    };
+    Outcome::Unknown { error: cut(error, limits) }
+}
+
+/// Names the limit that a guest broke, if it broke one.
+fn explain(error: &wasmtime::Error, refused: Option<Refused>, limits: &Limits) -> String {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return format!("ended itself with exit code {code} instead of returning");
+    }
+    if let Some(Trap::StackOverflow) = error.downcast_ref() {
+        return format!("recursed too deeply for its stack of {} bytes (stack_bytes)", limits.stack_bytes);
+    }
+    // A guest that gets no memory ends itself in its language's own way.
+    match refused {
+        Some(Refused::Memory) => {
+            return format!("needed more than {} bytes of memory (memory_bytes)", limits.memory_bytes);
+        }
+        Some(Refused::Table) => {
+            return format!("needed a table of more than {} elements (table_elements)", limits.table_elements);
+        }
+        None => {}
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return format!("held more than {} handles at once (handles)", limits.handles);
+    }
+    let cause = error.root_cause().to_string();
+    // The engine's error for it has no public type.
+    if cause.contains("fuel allocated for hostcalls") {
+        return format!("handed more than {} bytes to the host in one call (hostcall_bytes)", limits.hostcall_bytes);
+    }
+    format!("trapped: {}", stdio::escape(&cause))
+}
+
+/// No longer than texts may be, and whole characters.
+fn cut(mut text: String, limits: &Limits) -> String {
+    if text.len() > limits.text_bytes {
+        let mut end = limits.text_bytes;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}

@@ -1,0 +1,97 @@
+//! Compiled components on disk, so that a component is compiled once and not at every start.
+//!
+//! An entry is named after the component's digest and everything that decides whether compiled code fits this host, and
+//! starts with a digest of that name and its content: an entry that is damaged, cut short, or another one renamed is
+//! never loaded, but compiled anew. The digest is no signature. What keeps others out is the directory, which only the
+//! host's own user may write to.
+
+use std::{
+    fs::{self, DirBuilder, File},
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::{Engine, component::Component};
+
+/// Bytes of the digest that an entry starts with.
+const DIGEST_BYTES: usize = 32;
+
+/// A directory of compiled components for one engine.
+pub struct Cache {
+    dir: PathBuf,
+    compatibility: u64,
+}
+
+impl Cache {
+    /// Makes the directory if needed and takes it away from everybody else.
+    pub fn open(dir: &Path, engine: &Engine) -> io::Result<Self> {
+        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        let cache = Self { dir: dir.to_owned(), compatibility: hasher.finish() };
+        cache.check_owner()?;
+        Ok(cache)
+    }
+
+    /// Its owner could put code there that this process would run, so the owner must be this process.
+    fn check_owner(&self) -> io::Result<()> {
+        let probe = self.temporary();
+        let own = File::create_new(&probe).and_then(|file| file.metadata())?.uid();
+        fs::remove_file(&probe)?;
+        if fs::metadata(&self.dir)?.uid() == own {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user: choose another directory"))
+    }
+
+    /// The compiled form of the component with this digest, if it is there and whole.
+    pub fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+        let name = self.name(digest);
+        let entry = fs::read(self.dir.join(&name)).ok()?;
+        let (expected, code) = entry.split_at_checked(DIGEST_BYTES)?;
+        if expected != entry_digest(&name, code).as_slice() {
+            tracing::warn!(entry = name, dir = %self.dir.display(), "damaged cache entry: compiling again");
+            return None;
+        }
+        // SAFETY: these bytes must be what `Component::serialize` gave, unmodified. They are: only this user can write
+        // to the directory (checked when it was opened), nothing but `save` writes there under such a name, and the
+        // digest, checked above on the very bytes that are now used, is that of what `save` wrote. Code of another
+        // engine version or configuration has another name, and is also refused by `deserialize` itself.
+        let loaded = unsafe { Component::deserialize(engine, code) };
+        loaded.inspect_err(|error| tracing::warn!(entry = name, "cache entry refused: {error:#}: compiling again")).ok()
+    }
+
+    /// Writes the compiled form; readers see all of it or nothing.
+    pub fn save(&self, digest: &str, component: &Component) -> io::Result<()> {
+        let name = self.name(digest);
+        let code = component.serialize().map_err(|error| io::Error::other(format!("{error:#}")))?;
+        let temporary = self.temporary();
+        let written = (|| {
+            let mut file = File::create_new(&temporary)?;
+            file.write_all(&entry_digest(&name, &code))?;
+            file.write_all(&code)?;
+            fs::rename(&temporary, self.dir.join(&name))
+        })();
+        written.inspect_err(|_| {
+            // Left behind it would only waste space.
+            let _ = fs::remove_file(&temporary);
+        })
+    }
+
+    fn name(&self, digest: &str) -> String {
+        format!("{digest}-{:016x}.cwasm", self.compatibility)
+    }
+
+    /// A name that nobody else uses, in this process or another. Not the process id: in a container it is always 1.
+    fn temporary(&self) -> PathBuf {
+        self.dir.join(format!("{:016x}.tmp", fastrand::u64(..)))
+    }
+}
+
+fn entry_digest(name: &str, code: &[u8]) -> [u8; DIGEST_BYTES] {
+    Sha256::new().chain_update(name).chain_update(code).finalize().into()
+}

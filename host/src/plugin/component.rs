@@ -1,0 +1,209 @@
+//! From a file to a plugin: everything that can be wrong with a component is found here, once, and not at a call.
+
+use std::{
+    fmt::Write as _,
+    fs::File,
+    io::{self, Read as _},
+    path::Path,
+};
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::ComponentItem};
+
+use super::{
+    contract,
+    limits::Limits,
+    runtime::{Guest, Runtime},
+};
+use crate::saga::Op;
+
+/// A component that is ready to be called.
+pub struct Loaded {
+    /// SHA-256 of the file, in hexadecimal.
+    pub digest: String,
+    /// Bytes of the file.
+    pub size: u64,
+    /// Whether it had to be compiled.
+    pub code: Code,
+    pub(super) instance: InstancePre<Guest>,
+    pub(super) try_: ComponentExportIndex,
+    pub(super) cancel: ComponentExportIndex,
+}
+
+/// Where the machine code of a plugin came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Compiled now.
+    Compiled,
+    /// Compiled before, and read from the cache.
+    Cached,
+}
+
+/// What is wrong with a file that should be a plugin, and how to mend it.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The name would not work in an address.
+    #[error(
+        "a plugin's name must consist of lowercase letters, digits, '-', '_' and '.', start with a letter or digit and \
+         have at most {} characters: rename the file",
+        Loaded::NAME_BYTES_MAX
+    )]
+    Name,
+    /// It cannot be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(io::Error),
+    /// Nothing in it.
+    #[error("the file is empty: build or copy it again")]
+    Empty,
+    /// More bytes than the limit.
+    #[error("the file has more than {limit} bytes (limit component_bytes): strip debug sections, or raise the limit")]
+    TooLarge {
+        /// The limit.
+        limit: u64,
+    },
+    /// Something else altogether.
+    #[error("this is not WebAssembly: a plugin is a component, built for example by `{BUILD}`")]
+    NotWasm,
+    /// A module without component type.
+    #[error(
+        "this is a core module, not a component: build it with `{BUILD}`, or with `cargo component build --release`; a \
+         module made by another toolchain becomes a component by `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// The engine cannot read it, or it needs more than the limits allow.
+    #[error("this is no component that the host can run: {detail}; if the file was cut short, build or copy it again")]
+    Invalid {
+        /// What the engine said.
+        detail: String,
+    },
+    /// It is another world's.
+    #[error("it does not export {}, but {exports}: build it for the world wasaga:saga/plugin", contract::INTERFACE)]
+    WrongWorld {
+        /// What it does export.
+        exports: String,
+    },
+    /// One of the two functions is not there.
+    #[error(
+        "its {} has no function `{function}`: build it for the world wasaga:saga/plugin of this host",
+        contract::INTERFACE
+    )]
+    MissingFunction {
+        /// The function.
+        function: &'static str,
+    },
+    /// One of the two functions has another type.
+    #[error(
+        "its function `{function}` has another type than in this host's wit: build it for that wit again ({detail})"
+    )]
+    WrongType {
+        /// The function.
+        function: &'static str,
+        /// The difference.
+        detail: String,
+    },
+    /// It needs something that the host does not offer.
+    #[error(
+        "it imports what this host does not offer ({detail}): plugins may import what the world wasaga:saga/plugin lists"
+    )]
+    UnknownImport {
+        /// What it is.
+        detail: String,
+    },
+}
+
+/// The usual way to make a component.
+const BUILD: &str = "cargo build --release --target wasm32-wasip2";
+
+impl Loaded {
+    /// Bytes of a plugin's name: as many as a label of a host name may have.
+    pub const NAME_BYTES_MAX: usize = 63;
+
+    /// Reads, compiles (or finds compiled) and checks a component.
+    pub fn read(runtime: &Runtime, path: &Path) -> Result<Self, Fault> {
+        let bytes = read(path, runtime.limits())?;
+        let digest = hex(&Sha256::digest(&bytes));
+        let (component, code) = compile(runtime, &digest, &bytes)?;
+        let (try_, cancel) = exports(&component)?;
+        let instance = runtime
+            .linker()
+            .instantiate_pre(&component)
+            .map_err(|error| Fault::UnknownImport { detail: format!("{error:#}") })?;
+        Ok(Self { digest, size: bytes.len() as u64, code, instance, try_, cancel })
+    }
+}
+
+/// The plugin's name: the file's name without `.wasm`.
+pub fn name(path: &Path) -> Result<&str, Fault> {
+    let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or(Fault::Name)?;
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let valid = name.len() <= Loaded::NAME_BYTES_MAX
+        && name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || "-_.".contains(c));
+    if valid { Ok(name) } else { Err(Fault::Name) }
+}
+
+fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
+    let limit = limits.component_bytes;
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
+        .map_err(Fault::Unreadable)?;
+    if bytes.len() as u64 > limit {
+        return Err(Fault::TooLarge { limit });
+    }
+    // Magic number, then version and layer, both little-endian 16 bits: layer 0 is a module, layer 1 a component.
+    match bytes.as_slice() {
+        [] => Err(Fault::Empty),
+        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(Fault::CoreModule),
+        [b'\0', b'a', b's', b'm', ..] => Ok(bytes),
+        _ => Err(Fault::NotWasm),
+    }
+}
+
+fn compile(runtime: &Runtime, digest: &str, bytes: &[u8]) -> Result<(Component, Code), Fault> {
+    if let Some(component) = runtime.cache().and_then(|cache| cache.load(runtime.engine(), digest)) {
+        return Ok((component, Code::Cached));
+    }
+    let component = Component::from_binary(runtime.engine(), bytes)
+        .map_err(|error| Fault::Invalid { detail: format!("{error:#}") })?;
+    if let Some(cache) = runtime.cache()
+        && let Err(error) = cache.save(digest, &component)
+    {
+        tracing::warn!("a compiled component is not kept: {error}");
+    }
+    Ok((component, Code::Compiled))
+}
+
+/// Finds the two functions and compares their types with the host's.
+fn exports(component: &Component) -> Result<(ComponentExportIndex, ComponentExportIndex), Fault> {
+    let interface = component.get_export_index(None, contract::INTERFACE).ok_or_else(|| {
+        let ty = component.component_type();
+        let names: Vec<String> = ty.exports(component.engine()).map(|(name, _)| name.to_owned()).collect();
+        Fault::WrongWorld { exports: if names.is_empty() { "nothing".to_owned() } else { names.join(", ") } }
+    })?;
+    let find = |op| {
+        let function = contract::function(op);
+        match component.get_export(Some(&interface), function) {
+            Some((ComponentItem::ComponentFunc(ty), index)) => Ok((function, ty, index)),
+            _ => Err(Fault::MissingFunction { function }),
+        }
+    };
+    let check = |function, checked: wasmtime::Result<()>| {
+        checked.map_err(|error| Fault::WrongType { function, detail: format!("{error:#}") })
+    };
+    let ty = component.component_type();
+    let types = ty.instance_type();
+    let (function, signature, try_) = find(Op::Action)?;
+    check(function, signature.typecheck::<contract::TryParams, contract::TryResults>(&types))?;
+    let (function, signature, cancel) = find(Op::Compensate)?;
+    check(function, signature.typecheck::<contract::CancelParams, contract::CancelResults>(&types))?;
+    Ok((try_, cancel))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,155 @@
+//! What one attempt of a guest may use, and the meter that holds it to that.
+
+use serde::{Deserialize, Serialize};
+use wasmtime::ResourceLimiter;
+
+/// Everything that a guest could otherwise use without bound. Wall time is an argument of each call; CPU is shared, see
+/// [`turns`](super::turns).
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Bytes of linear memory, all memories of an attempt together. 64 MiB holds the runtimes of interpreted languages;
+    /// address space is reserved by it, real memory only as it is touched.
+    pub memory_bytes: usize,
+    /// Linear memories of one component. One is what languages use; two leaves room for a pair composed into one.
+    pub memories: u32,
+    /// Elements of one function table; 8 bytes each. Large interpreted runtimes have some 10,000.
+    pub table_elements: usize,
+    /// Tables of one component.
+    pub tables: u32,
+    /// Core instances of one component: its modules and the glue between them.
+    pub instances: u32,
+    /// Bytes of stack for the guest's own calls; the recursion limit.
+    pub stack_bytes: usize,
+    /// Bytes of one output. It is stored with the saga and handed to every later step.
+    pub output_bytes: usize,
+    /// Bytes of one rejection reason or error text; the rest is cut. They are stored and shown, so short is kind.
+    pub text_bytes: usize,
+    /// Bytes of standard output and error together of one attempt; the rest is dropped, with a note. Bounds what a
+    /// guest can write into the host's log.
+    pub log_bytes: usize,
+    /// Bytes of one log line; the rest of the line is cut.
+    pub log_line_bytes: usize,
+    /// Bytes that a guest may hand to the host, or ask of it, in one call; the host holds them in memory meanwhile.
+    pub hostcall_bytes: usize,
+    /// Handles (streams, timers) open at once.
+    pub handles: usize,
+    /// Bytes of a component file. Compiling takes time and memory in proportion: some 5 s of CPU for 15 MB.
+    pub component_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_bytes: 64 << 20,
+            memories: 2,
+            table_elements: 20_000,
+            tables: 8,
+            instances: 64,
+            stack_bytes: 512 << 10,
+            output_bytes: 64 << 10,
+            text_bytes: 4 << 10,
+            log_bytes: 64 << 10,
+            log_line_bytes: 4 << 10,
+            hostcall_bytes: 8 << 20,
+            handles: 1024,
+            component_bytes: 64 << 20,
+        }
+    }
+}
+
+/// Counts the memory of one attempt, refuses what is over the limit, and remembers that it did: the guest then traps
+/// with a message of its own that names no limit.
+pub struct Meter {
+    memory_bytes_max: usize,
+    memory_bytes: usize,
+    table_elements_max: usize,
+    instances_max: usize,
+    memories_max: usize,
+    tables_max: usize,
+    refused: Option<Refused>,
+}
+
+/// What a guest was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// More memory.
+    Memory,
+    /// A larger table.
+    Table,
+}
+
+impl Meter {
+    /// A meter at zero.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            memory_bytes_max: limits.memory_bytes,
+            memory_bytes: 0,
+            table_elements_max: limits.table_elements,
+            instances_max: limits.instances as usize,
+            memories_max: limits.memories as usize,
+            tables_max: limits.tables as usize,
+            refused: None,
+        }
+    }
+
+    /// What was refused last, if anything.
+    pub fn refused(&self) -> Option<Refused> {
+        self.refused
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if total > self.memory_bytes_max {
+            self.refused = Some(Refused::Memory);
+            return Ok(false);
+        }
+        self.memory_bytes = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let fits = desired <= self.table_elements_max;
+        if !fits {
+            self.refused = Some(Refused::Table);
+        }
+        Ok(fits)
+    }
+
+    fn instances(&self) -> usize {
+        self.instances_max
+    }
+
+    fn memories(&self) -> usize {
+        self.memories_max
+    }
+
+    fn tables(&self) -> usize {
+        self.tables_max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_counted_over_all_memories_of_an_attempt() {
+        let mut meter = Meter::new(&Limits { memory_bytes: 100, ..Limits::default() });
+        assert!(meter.memory_growing(0, 60, None).unwrap());
+        assert!(meter.memory_growing(0, 40, None).unwrap());
+        assert_eq!(meter.refused(), None);
+        assert!(!meter.memory_growing(40, 41, None).unwrap());
+        assert_eq!(meter.refused(), Some(Refused::Memory));
+    }
+
+    #[test]
+    fn tables_are_limited_each() {
+        let mut meter = Meter::new(&Limits { table_elements: 10, ..Limits::default() });
+        assert!(meter.table_growing(0, 10, None).unwrap());
+        assert!(!meter.table_growing(10, 11, None).unwrap());
+        assert_eq!(meter.refused(), Some(Refused::Table));
+    }
+}

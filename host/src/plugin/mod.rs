@@ -1,0 +1,71 @@
+//! Plugins: branches that are sandboxed WebAssembly components. The only place that names wasmtime.
+//!
+//! A file of the plugin folder is read, checked and compiled once ([`component`], [`cache`]) and then found by the
+//! address of a step ([`registry`]). Each call makes a fresh instance from what was prepared, runs it within its limits
+//! and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap there is nothing to
+//! clean up.
+//!
+//! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
+//! (how long it computes before others do) and [`stdio`] (what it may write to the log). [`contract`] is `wit/` in Rust.
+
+mod attempt;
+mod cache;
+mod component;
+mod contract;
+mod limits;
+mod registry;
+mod runtime;
+mod stdio;
+mod turns;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use attempt::Operation;
+pub use component::{Code, Fault};
+pub use limits::Limits;
+pub use registry::{Refused, Registry, Route, Unresolved};
+pub use runtime::{Error, Runtime, Settings};
+
+use component::Loaded;
+
+/// A component under a name, ready to be called.
+pub struct Plugin {
+    name: Arc<str>,
+    path: PathBuf,
+    component: Loaded,
+    runtime: Runtime,
+}
+
+impl Plugin {
+    fn new(runtime: &Runtime, name: &str, path: PathBuf, component: Loaded) -> Self {
+        Self { name: name.into(), path, component, runtime: runtime.clone() }
+    }
+
+    /// The name that addresses use.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the component, in hexadecimal.
+    pub fn digest(&self) -> &str {
+        &self.component.digest
+    }
+
+    /// Bytes of the component.
+    pub fn size(&self) -> u64 {
+        self.component.size
+    }
+
+    /// Whether it was compiled when it was loaded, or found in the cache.
+    pub fn code(&self) -> Code {
+        self.component.code
+    }
+}

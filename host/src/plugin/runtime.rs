@@ -1,0 +1,273 @@
+//! The one wasmtime engine of the host, and what all its guests share.
+
+use std::{
+    num::NonZero,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tracing::warn;
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
+    component::{Linker, ResourceTable},
+};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::{
+    cache::Cache,
+    limits::{Limits, Meter},
+    stdio::{Kind, Stdio},
+    turns::Busy,
+};
+
+/// How guests are run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What one attempt may use.
+    pub limits: Limits,
+    /// Guests that exist at once, running or waiting for the host; further calls wait. Reserves `memory_bytes` of
+    /// address space (not memory) for each of their memories.
+    pub slots: u32,
+    /// Busy guests that may run at once; see [`turns`](super::turns).
+    pub busy_guests: usize,
+    /// How long a guest computes before others get their chance. Two of these are free, then it counts as busy.
+    pub tick: Duration,
+    /// Where compiled components are kept; `None`: compile at every start.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        Self {
+            limits: Limits::default(),
+            slots: 128,
+            // One processor is always left for commits, the network and short calls.
+            busy_guests: processors.saturating_sub(1).max(1),
+            tick: Duration::from_millis(5),
+            cache_dir: None,
+        }
+    }
+}
+
+/// Why no guest can run on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Neither with a pool of instances nor without.
+    #[error("no WebAssembly engine for these settings: {detail}")]
+    Engine {
+        /// What the engine said.
+        detail: String,
+    },
+    /// The thread that makes guests yield.
+    #[error("cannot start the thread that limits guests")]
+    Ticker(#[source] std::io::Error),
+}
+
+/// The engine and what its guests share. A cheap handle; the last one dropped ends the ticker thread.
+#[derive(Clone)]
+pub struct Runtime(Arc<Shared>);
+
+struct Shared {
+    engine: Engine,
+    linker: Linker<Guest>,
+    pooled: bool,
+    limits: Limits,
+    slots: Semaphore,
+    turns: Arc<Semaphore>,
+    cache: Option<Cache>,
+    _ticker: Ticker,
+}
+
+impl Runtime {
+    /// Reserves the pool and starts the ticker. Where the pool cannot be reserved (an address space limit, strict
+    /// overcommit), guests run without it, several times slower to start, and a warning says so. A cache that cannot
+    /// be used costs compile time only, so it is a warning too.
+    pub fn new(settings: &Settings) -> Result<Self, Error> {
+        let (engine, pooled) = engine(settings)?;
+        let mut linker = Linker::new(&engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|error| Error::engine(&error))?;
+        let cache = settings.cache_dir.as_ref().and_then(|dir| {
+            Cache::open(dir, &engine)
+                .inspect_err(|error| warn!(dir = %dir.display(), "compiled components are not kept: {error}"))
+                .ok()
+        });
+        Ok(Self(Arc::new(Shared {
+            pooled,
+            limits: settings.limits.clone(),
+            slots: Semaphore::new(settings.slots as usize),
+            turns: Arc::new(Semaphore::new(settings.busy_guests.max(1))),
+            cache,
+            _ticker: Ticker::start(engine.clone(), settings.tick).map_err(Error::Ticker)?,
+            linker,
+            engine,
+        })))
+    }
+
+    /// Whether instances come from a pool.
+    pub fn is_pooled(&self) -> bool {
+        self.0.pooled
+    }
+
+    /// What one attempt may use.
+    pub fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn linker(&self) -> &Linker<Guest> {
+        &self.0.linker
+    }
+
+    pub(super) fn cache(&self) -> Option<&Cache> {
+        self.0.cache.as_ref()
+    }
+
+    pub(super) fn turns(&self) -> Arc<Semaphore> {
+        self.0.turns.clone()
+    }
+
+    /// Waits for a place in the pool. `None` only once the semaphore is closed, which nothing does.
+    pub(super) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
+        self.0.slots.acquire().await.ok()
+    }
+
+    /// A store for one attempt: limited, and yielding to others at every tick.
+    pub(super) fn store(&self, stdio: &Stdio, busy: Busy) -> Store<Guest> {
+        let mut store = Store::new(&self.0.engine, Guest::new(stdio, busy, &self.0.limits));
+        store.set_hostcall_fuel(self.0.limits.hostcall_bytes);
+        store.limiter(|guest| &mut guest.meter);
+        store.set_epoch_deadline(2);
+        store.epoch_deadline_callback(|context| {
+            context.data().busy.set();
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store
+    }
+}
+
+impl Error {
+    fn engine(error: &wasmtime::Error) -> Self {
+        Self::Engine { detail: format!("{error:#}") }
+    }
+}
+
+/// With a pool if it can be reserved.
+fn engine(settings: &Settings) -> Result<(Engine, bool), Error> {
+    let mut config = config(&settings.limits);
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)));
+    match Engine::new(&config) {
+        Ok(engine) => Ok((engine, true)),
+        Err(error) => {
+            warn!("guests start several times slower, their pool cannot be reserved (fewer slots may help): {error:#}");
+            config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
+            Engine::new(&config).map(|engine| (engine, false)).map_err(|error| Error::engine(&error))
+        }
+    }
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        // No guest grows beyond it: less address space for each slot, and a memory never moves.
+        .memory_reservation(limits.memory_bytes as u64)
+        .max_wasm_stack(limits.stack_bytes)
+        // The guest's share, and as much as wasmtime recommends for the host functions that it calls.
+        .async_stack_size(limits.stack_bytes + (1 << 20));
+    config
+}
+
+/// Most of the cost of a fresh instance is returning its memory to the kernel and faulting it in again, so pages that
+/// were touched stay and only they are reset (`pagemap_scan`, Linux 6.7 and newer; else up to this many bytes each).
+const KEEP_RESIDENT_BYTES: usize = 1 << 20;
+
+fn pool(settings: &Settings) -> PoolingAllocationConfig {
+    let Settings { limits, slots, .. } = settings;
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(*slots)
+        .total_stacks(*slots)
+        .total_core_instances(slots.saturating_mul(limits.instances))
+        .total_memories(slots.saturating_mul(limits.memories))
+        .total_tables(slots.saturating_mul(limits.tables))
+        .max_core_instances_per_component(limits.instances)
+        .max_memories_per_component(limits.memories)
+        .max_tables_per_component(limits.tables)
+        .max_memories_per_module(limits.memories)
+        .max_tables_per_module(limits.tables)
+        .max_memory_size(limits.memory_bytes)
+        .table_elements(limits.table_elements)
+        .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+        .table_keep_resident(KEEP_RESIDENT_BYTES)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// What the host keeps for one attempt.
+pub struct Guest {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    pub(super) meter: Meter,
+    busy: Busy,
+}
+
+/// Random bytes that a guest may ask for at a time; the host makes them without a pause.
+const RANDOM_BYTES_MAX: u64 = 64 << 10;
+
+impl Guest {
+    /// No files, no environment, no arguments, no input, no network: the context starts empty, and what would otherwise
+    /// be refused only when used is switched off.
+    fn new(stdio: &Stdio, busy: Busy, limits: &Limits) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
+        let wasi = WasiCtx::builder()
+            .stdout(stdio.stream(Kind::Output))
+            .stderr(stdio.stream(Kind::Error))
+            .max_random_size(RANDOM_BYTES_MAX)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        Self { wasi, table, meter: Meter::new(limits), busy }
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// Advances the engine's epoch at every tick, which makes running guests yield.
+struct Ticker {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: Engine, tick: Duration) -> std::io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::Builder::new().name("guest-ticker".into()).spawn(move || {
+            while stopped.recv_timeout(tick) == Err(mpsc::RecvTimeoutError::Timeout) {
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop = None;
+        if let Some(thread) = self.thread.take() {
+            // It cannot have panicked: it only waits and counts.
+            let _ = thread.join();
+        }
+    }
+}

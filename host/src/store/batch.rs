@@ -1,0 +1,104 @@
+//! What a caller asks to be committed.
+
+use bytes::Bytes;
+
+use super::{CommitError, KEY_BYTES_MAX, Range, codec};
+
+/// An atomic change, with what must still be so for it to be made.
+///
+/// Writes are encoded as they are added, so that accepting the batch has nothing left to do but number it. A new
+/// batch allocates nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    writes: Vec<u8>,
+    expected: Vec<Expected>,
+    refused: Option<CommitError>,
+}
+
+/// Something that was read, and must be there again at the commit point.
+#[derive(Clone, Debug)]
+pub(super) enum Expected {
+    Key(Bytes, Option<Bytes>),
+    Range(Range, Vec<(Bytes, Bytes)>),
+}
+
+impl Batch {
+    /// An empty batch.
+    pub const fn new() -> Self {
+        Self { writes: Vec::new(), expected: Vec::new(), refused: None }
+    }
+
+    /// Sets `key` to `value`. Within a batch, the last write of a key wins.
+    pub fn put(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) {
+        self.write(key.as_ref(), Some(value.as_ref()));
+    }
+
+    /// Removes `key`, which need not exist.
+    pub fn delete(&mut self, key: impl AsRef<[u8]>) {
+        self.write(key.as_ref(), None);
+    }
+
+    /// Requires that `key` has this value (`None`: that it does not exist) when the batch is committed.
+    ///
+    /// The comparison is by value, before the writes of this batch.
+    pub fn expect(&mut self, key: impl AsRef<[u8]>, as_read: Option<Bytes>) {
+        self.expected.push(Expected::Key(Bytes::copy_from_slice(key.as_ref()), as_read));
+    }
+
+    /// Requires that `range` holds exactly these entries, in its direction, when the batch is committed.
+    ///
+    /// A scan that stopped at its limit has read only a part: give [`Range::through`] its last key.
+    pub fn expect_range(&mut self, range: Range, as_read: Vec<(Bytes, Bytes)>) {
+        self.expected.push(Expected::Range(range, as_read));
+    }
+
+    /// Adds the writes and preconditions of `other` after the own ones. All preconditions are checked before any
+    /// write.
+    pub fn append(&mut self, other: Self) {
+        if self.writes.is_empty() {
+            self.writes = other.writes;
+        } else {
+            self.writes.extend_from_slice(&other.writes);
+        }
+        if self.expected.is_empty() {
+            self.expected = other.expected;
+        } else {
+            self.expected.extend(other.expected);
+        }
+        self.refused = self.refused.take().or(other.refused);
+    }
+
+    /// Whether it neither changes nor requires anything.
+    pub fn is_empty(&self) -> bool {
+        !self.has_writes() && self.expected.is_empty()
+    }
+
+    /// Whether it changes anything.
+    pub fn has_writes(&self) -> bool {
+        !self.writes.is_empty()
+    }
+
+    /// The writes in order: key, and value or `None` for a deletion.
+    pub fn writes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        codec::decode(&self.writes).map(|write| (write.key, write.value))
+    }
+
+    /// The encoded writes and the preconditions, if the batch keeps within the limits.
+    pub(super) fn into_parts(self, bytes_max: usize) -> Result<(Bytes, Vec<Expected>), CommitError> {
+        match self.refused {
+            Some(error) => Err(error),
+            None if self.writes.len() > bytes_max => {
+                Err(CommitError::TooLarge { what: "batch", bytes: self.writes.len(), max: bytes_max })
+            }
+            None => Ok((self.writes.into(), self.expected)),
+        }
+    }
+
+    fn write(&mut self, key: &[u8], value: Option<&[u8]>) {
+        if key.len() > KEY_BYTES_MAX {
+            self.refused.get_or_insert_with(|| CommitError::key_too_large(key.len()));
+            return;
+        }
+        codec::encode(&mut self.writes, key, value);
+    }
+}

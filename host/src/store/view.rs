@@ -1,0 +1,109 @@
+//! What readers and preconditions see: the overlay, and below it sled.
+
+use std::{
+    iter::Peekable,
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Failure, Range,
+    batch::Expected,
+    overlay::{Entry, Overlay},
+    state::{Rows, State},
+};
+
+/// The newest accepted value of every key.
+///
+/// A reader holds the overlay for as long as it reads, sled included: what is not in the overlay then cannot change
+/// in sled meanwhile, because the follower only touches keys that are.
+#[derive(Debug)]
+pub(super) struct View {
+    overlay: RwLock<Overlay>,
+    pub(super) state: State,
+}
+
+impl View {
+    pub(super) fn new(state: State) -> Self {
+        Self { overlay: RwLock::default(), state }
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Failure> {
+        let overlay = self.overlay();
+        match overlay.get(key) {
+            Some(entry) => Ok(entry.value.clone()),
+            None => self.state.get(key),
+        }
+    }
+
+    pub(super) fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Failure> {
+        let overlay = self.overlay();
+        let fresh = overlay.range(range);
+        let fresh: Box<dyn Iterator<Item = _>> = if range.reverse { Box::new(fresh.rev()) } else { Box::new(fresh) };
+        let merged = Merge { fresh: fresh.peekable(), settled: self.state.rows(range).peekable(), view: self, range };
+        merged.take(limit).collect()
+    }
+
+    /// The first key that is not as it was expected to be.
+    pub(super) fn first_conflict(&self, expected: &[Expected]) -> Result<Option<Bytes>, Failure> {
+        for expected in expected {
+            let conflict = match expected {
+                Expected::Key(key, value) => (self.get(key)? != *value).then(|| key.clone()),
+                Expected::Range(range, entries) => first_difference(&self.scan(range, entries.len() + 1)?, entries),
+            };
+            if conflict.is_some() {
+                return Ok(conflict);
+            }
+        }
+        Ok(None)
+    }
+
+    pub(super) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
+        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
+        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The key at which two listings of a range part.
+fn first_difference(found: &[(Bytes, Bytes)], expected: &[(Bytes, Bytes)]) -> Option<Bytes> {
+    let at = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
+    found.get(at).or(expected.get(at)).map(|(key, _)| key.clone())
+}
+
+/// Live entries of the overlay and of sled, in the range's direction; the overlay's win.
+struct Merge<'a, Fresh: Iterator> {
+    fresh: Peekable<Fresh>,
+    settled: Peekable<Rows>,
+    view: &'a View,
+    range: &'a Range,
+}
+
+impl<'a, Fresh: Iterator<Item = (&'a Bytes, &'a Entry)>> Iterator for Merge<'a, Fresh> {
+    type Item = Result<(Bytes, Bytes), Failure>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let fresh_is_next = match (self.fresh.peek(), self.settled.peek()) {
+                (Some((fresh, _)), Some(Ok((settled, _)))) if *fresh == settled => {
+                    self.settled.next();
+                    true
+                }
+                (Some((fresh, _)), Some(Ok((settled, _)))) => (*fresh < settled) != self.range.reverse,
+                (Some(_), None) => true,
+                (_, Some(_)) => false,
+                (None, None) => return None,
+            };
+            if !fresh_is_next {
+                let row = self.settled.next()?;
+                return Some(row.and_then(|(key, row)| Ok((key.clone(), self.view.state.value(&key, &row)?))));
+            }
+            if let Some((key, Entry { value: Some(value), .. })) = self.fresh.next() {
+                return Some(Ok((key.clone(), value.clone())));
+            }
+        }
+    }
+}

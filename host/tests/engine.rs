@@ -1,0 +1,10 @@
+//! The engine, as somebody sees it who wants to break it: through its public face, on the real store, with branches
+//! that the tests play themselves. What each part checks stands at the top of its file.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;
+
+mod engine {
+    mod output_rule;
+}

@@ -1,0 +1,116 @@
+//! Compiled code is kept, and only ever used as it was written.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use tempfile::TempDir;
+use wasaga::plugin::{Code, Plugin};
+
+use super::*;
+
+struct Host {
+    dir: TempDir,
+    settings: Settings,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = Settings { cache_dir: Some(dir.path().join("code")), ..Settings::default() };
+        Self { dir, settings }
+    }
+
+    /// A new host over the same cache.
+    fn start(&self) -> Registry {
+        load(&self.settings, &target("plugins"))
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("code")
+    }
+
+    /// The entries, in the order of the plugins that they are of.
+    fn entries(&self, registry: &Registry) -> Vec<PathBuf> {
+        let files: Vec<PathBuf> = fs::read_dir(self.cache()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let of = |plugin: &Arc<Plugin>| {
+            let is_its = |file: &&PathBuf| file.file_name().unwrap().to_str().unwrap().starts_with(plugin.digest());
+            files.iter().find(is_its).unwrap().clone()
+        };
+        let entries: Vec<PathBuf> = registry.plugins().map(of).collect();
+        assert_eq!(entries.len(), files.len(), "nothing else is left behind: {files:?}");
+        entries
+    }
+}
+
+fn codes(registry: &Registry) -> Vec<Code> {
+    registry.plugins().map(|plugin| plugin.code()).collect()
+}
+
+#[tokio::test]
+async fn a_second_start_compiles_nothing() {
+    let host = Host::new();
+    assert_eq!(codes(&host.start()), [Code::Compiled, Code::Compiled]);
+    let again = host.start();
+    assert_eq!(codes(&again), [Code::Cached, Code::Cached]);
+    assert_eq!(rejected(try_(&again, "service-b", &json!({"amount": 501})).await), "simulated failure");
+}
+
+#[tokio::test]
+async fn a_damaged_entry_is_compiled_again() {
+    let damages: [fn(&mut Vec<u8>); 5] = [
+        |entry| {
+            let middle = entry.len() / 2;
+            entry[middle] ^= 1;
+        },
+        |entry| entry[0] ^= 1,
+        |entry| entry.truncate(entry.len() / 2),
+        |entry| entry.truncate(3),
+        Vec::clear,
+    ];
+    let host = Host::new();
+    let entries = host.entries(&host.start());
+    for damage in damages {
+        let mut entry = fs::read(&entries[0]).unwrap();
+        damage(&mut entry);
+        fs::write(&entries[0], entry).unwrap();
+        let mended = host.start();
+        assert_eq!(codes(&mended), [Code::Compiled, Code::Cached]);
+        assert_eq!(output(try_(&mended, "service-a", &json!({})).await), Value::Null);
+        assert_eq!(codes(&host.start()), [Code::Cached, Code::Cached]);
+    }
+}
+
+#[test]
+fn an_entry_under_another_name_is_not_used() {
+    let host = Host::new();
+    let entries = host.entries(&host.start());
+    fs::copy(&entries[1], &entries[0]).unwrap();
+    assert_eq!(codes(&host.start()), [Code::Compiled, Code::Cached]);
+}
+
+#[test]
+fn other_engine_settings_have_entries_of_their_own() {
+    let host = Host::new();
+    host.start();
+    let mut settings = host.settings.clone();
+    settings.limits.memory_bytes /= 2;
+    assert_eq!(codes(&load(&settings, &target("plugins"))), [Code::Compiled, Code::Compiled]);
+    assert_eq!(codes(&host.start()), [Code::Cached, Code::Cached]);
+}
+
+#[test]
+fn only_the_host_may_write_to_the_cache() {
+    let host = Host::new();
+    fs::create_dir(host.cache()).unwrap();
+    fs::set_permissions(host.cache(), fs::Permissions::from_mode(0o777)).unwrap();
+    host.start();
+    assert_eq!(fs::metadata(host.cache()).unwrap().permissions().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn without_a_usable_cache_everything_works() {
+    let host = Host::new();
+    fs::write(host.cache(), "a file where the folder should be").unwrap();
+    let registry = host.start();
+    assert_eq!(codes(&registry), [Code::Compiled, Code::Compiled]);
+    assert_eq!(output(try_(&registry, "service-a", &json!({})).await), Value::Null);
+}

@@ -1,0 +1,105 @@
+//! One guest for each limit that breaks it. The error names the limit, and the next attempt is undisturbed.
+
+use wasaga::plugin::Limits;
+
+use super::*;
+
+async fn fails_with(payload: Value, words: &[&str]) {
+    let error = unknown(try_(&CHAOS, "chaos", &payload).await);
+    for word in words {
+        assert!(error.contains(word), "{payload}: no {word:?} in {error:?}");
+    }
+    assert_eq!(output(try_(&CHAOS, "chaos", &json!({"try": "count"})).await), json!(1));
+}
+
+#[tokio::test]
+async fn memory() {
+    fails_with(json!({"try": "allocate"}), &["memory_bytes", "67108864", "memory allocation of"]).await;
+}
+
+#[tokio::test]
+async fn memory_without_a_pool() {
+    let registry = chaos(&unpoolable());
+    let error = unknown(try_(&registry, "chaos", &json!({"try": "allocate"})).await);
+    assert!(error.contains("memory_bytes"), "{error}");
+}
+
+/// More address space than there is.
+fn unpoolable() -> Settings {
+    Settings { slots: 4_000_000, ..Settings::default() }
+}
+
+#[tokio::test]
+async fn a_pool_that_cannot_be_reserved_is_done_without() {
+    let runtime = Runtime::new(&unpoolable()).unwrap();
+    assert!(!runtime.is_pooled());
+    assert!(Runtime::new(&Settings::default()).unwrap().is_pooled());
+    let registry = Registry::load(&runtime, &target("fixtures"), Vec::new());
+    assert_eq!(output(try_(&registry, "chaos", &json!({"try": "count"})).await), json!(1));
+}
+
+#[tokio::test]
+async fn stack() {
+    fails_with(json!({"try": "recurse"}), &["stack_bytes", "524288"]).await;
+}
+
+#[tokio::test]
+async fn time_of_a_guest_that_computes() {
+    let call = Call { timeout: Duration::from_millis(200), ..call(Op::Action, r#"{"try":"spin"}"#) };
+    let error = unknown(branch(&CHAOS, "chaos", Op::Action).call(&call).await);
+    assert!(error.contains("200ms") && error.contains("request_timeout"), "{error}");
+}
+
+#[tokio::test]
+async fn time_of_a_guest_that_waits() {
+    let call = Call { timeout: Duration::from_millis(200), ..call(Op::Compensate, r#"{"cancel":"sleep","ms":60000}"#) };
+    let error = unknown(branch(&CHAOS, "chaos", Op::Compensate).call(&call).await);
+    assert!(error.contains("200ms") && error.contains("request_timeout"), "{error}");
+}
+
+#[tokio::test]
+async fn output_size() {
+    let exact = Limits::default().output_bytes;
+    let digits = |bytes| json!({"try": "output", "text": "1".repeat(bytes)});
+    assert!(matches!(try_(&CHAOS, "chaos", &digits(exact)).await, Outcome::Succeeded { .. }));
+    fails_with(digits(exact + 1), &["output_bytes", "65536"]).await;
+}
+
+#[tokio::test]
+async fn bytes_handed_over_in_one_call() {
+    fails_with(json!({"try": "output", "text": 9 << 20}), &["hostcall_bytes", "8388608"]).await;
+}
+
+#[tokio::test]
+async fn handles() {
+    fails_with(json!({"try": "hoard handles"}), &["(handles)", "1024"]).await;
+}
+
+#[tokio::test]
+async fn random_bytes() {
+    assert_eq!(output(try_(&CHAOS, "chaos", &json!({"try": "random", "bytes": 65536})).await), json!(65536));
+    fails_with(json!({"try": "random", "bytes": 65537}), &["65537", "limit"]).await;
+}
+
+#[tokio::test]
+async fn texts_are_cut_between_characters() {
+    let limit = Limits::default().text_bytes;
+    let reason = rejected(try_(&CHAOS, "chaos", &json!({"try": "reject", "text": "é".repeat(limit)})).await);
+    assert_eq!(reason, "é".repeat(limit / 2) + "…");
+    let odd = format!("a{}", "é".repeat(limit));
+    let error = unknown(try_(&CHAOS, "chaos", &json!({"try": "be unavailable", "text": odd})).await);
+    assert_eq!(error, format!("a{}…", "é".repeat(limit / 2 - 1)));
+}
+
+#[tokio::test]
+async fn components_that_need_more_than_the_limits_are_refused_when_loaded() {
+    let settings = |limits| Settings { limits, ..Settings::default() };
+    for limits in [
+        Limits { memory_bytes: 1 << 16, ..Limits::default() },
+        Limits { table_elements: 1, ..Limits::default() },
+        Limits { instances: 1, ..Limits::default() },
+    ] {
+        let registry = load(&settings(limits.clone()), &target("fixtures"));
+        assert_eq!(registry.refused().len(), 1, "{limits:?}");
+    }
+}

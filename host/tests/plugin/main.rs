@@ -1,0 +1,109 @@
+//! What the plugin runtime promises, shown with real components: the tutorial's two services, and one that misbehaves.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod behaviour;
+mod cache;
+mod limits;
+mod loading;
+mod logging;
+mod resolve;
+mod sharing;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use wasaga::{
+    branch::{Branch, Call, Outcome},
+    plugin::{Registry, Runtime, Settings},
+    saga::{BranchId, Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+};
+
+/// Long enough for any guest that ends by itself.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn target(folder: &str) -> PathBuf {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder);
+    assert!(dir.is_dir(), "{} is missing: run `make plugins fixtures`", dir.display());
+    dir
+}
+
+fn component(folder: &str, name: &str) -> Vec<u8> {
+    let file = target(folder).join(name).with_extension("wasm");
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}: run `make plugins fixtures`", file.display()))
+}
+
+/// The misbehaving plugin under the default settings, for all tests that need no others.
+static CHAOS: LazyLock<Registry> = LazyLock::new(|| chaos(&Settings::default()));
+
+fn chaos(settings: &Settings) -> Registry {
+    let registry = load(settings, &target("fixtures"));
+    assert_eq!(registry.plugins().count(), 1, "run `make plugins fixtures`");
+    registry
+}
+
+fn load(settings: &Settings, dir: &Path) -> Registry {
+    Registry::load(&Runtime::new(settings).unwrap(), dir, Vec::new())
+}
+
+fn branch(registry: &Registry, plugin: &str, op: Op) -> Arc<dyn Branch> {
+    let function = if op == Op::Action { "try" } else { "cancel" };
+    registry.resolve(&format!("wasm://{plugin}/{function}"), op).unwrap().unwrap()
+}
+
+/// A call of step 02 of a saga.
+fn call(op: Op, payload: &str) -> Call {
+    let step = Step {
+        action: "wasm://chaos/try".into(),
+        compensation: "wasm://chaos/cancel".into(),
+        payload: payload.to_owned(),
+    };
+    let steps = vec![step.clone(), step];
+    let options = Options { branch_headers: vec![("x-test".into(), "1".into())], ..Options::default() };
+    let gid = Gid::new("gid-1").unwrap();
+    Call {
+        saga: Arc::new(Definition::new(gid, steps, Order::default(), options, Timestamp(0)).unwrap()),
+        slot: Slot { step: 1, op },
+        attempt: 3,
+        results: vec![(BranchId(0), r#"{"seat":7}"#.to_owned())],
+        tried: None,
+        timeout: PATIENCE,
+    }
+}
+
+async fn try_(registry: &Registry, plugin: &str, payload: &Value) -> Outcome {
+    branch(registry, plugin, Op::Action).call(&call(Op::Action, &payload.to_string())).await
+}
+
+async fn cancel(registry: &Registry, plugin: &str, payload: &Value, tried: Option<&str>) -> Outcome {
+    let call = Call { tried: tried.map(str::to_owned), ..call(Op::Compensate, &payload.to_string()) };
+    branch(registry, plugin, Op::Compensate).call(&call).await
+}
+
+/// The output of an attempt that must have succeeded, as JSON.
+fn output(outcome: Outcome) -> Value {
+    match outcome {
+        Outcome::Succeeded { output: Some(output), .. } => serde_json::from_str(&output).unwrap(),
+        Outcome::Succeeded { output: None, .. } => Value::Null,
+        other => panic!("not succeeded: {other:?}"),
+    }
+}
+
+/// The error of an attempt of which nobody can say what it did.
+fn unknown(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Unknown { error } => error,
+        other => panic!("not unknown: {other:?}"),
+    }
+}
+
+fn rejected(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Rejected { reason } => reason,
+        other => panic!("not rejected: {other:?}"),
+    }
+}

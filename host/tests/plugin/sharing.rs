@@ -1,0 +1,72 @@
+//! Many guests at once.
+
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::*;
+
+#[tokio::test]
+async fn calls_beyond_the_pool_wait_for_a_place() {
+    let registry = chaos(&Settings { slots: 2, ..Settings::default() });
+    let branch = branch(&registry, "chaos", Op::Action);
+    let mut calls = JoinSet::new();
+    for _ in 0..8 {
+        let branch = branch.clone();
+        calls.spawn(async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":20}"#)).await });
+    }
+    while let Some(outcome) = calls.join_next().await {
+        assert_eq!(output(outcome.unwrap()), Value::Null);
+    }
+}
+
+#[tokio::test]
+async fn waiting_for_a_place_counts_as_time_of_the_attempt() {
+    let registry = chaos(&Settings { slots: 1, ..Settings::default() });
+    let branch = branch(&registry, "chaos", Op::Action);
+    let sleeper = tokio::spawn({
+        let branch = branch.clone();
+        async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":60000}"#)).await }
+    });
+    // The only thread runs the sleeper until it sleeps.
+    tokio::task::yield_now().await;
+    let late = Call { timeout: Duration::from_millis(50), ..call(Op::Action, "{}") };
+    assert!(unknown(branch.call(&late).await).contains("50ms"));
+    // Given up, it leaves its place at once.
+    sleeper.abort();
+    assert!(sleeper.await.unwrap_err().is_cancelled());
+    assert_eq!(output(branch.call(&call(Op::Action, "{}")).await), Value::Null);
+}
+
+/// On a single thread, where nothing but the guest's own yielding lets others run.
+#[tokio::test]
+async fn a_spinning_guest_stops_nobody() {
+    let branch = branch(&CHAOS, "chaos", Op::Action);
+    let (done, mut order) = mpsc::unbounded_channel();
+    let run = |name: &'static str, payload: &'static str, timeout| {
+        let (branch, done) = (branch.clone(), done.clone());
+        tokio::spawn(async move {
+            let outcome = branch.call(&Call { timeout, ..call(Op::Action, payload) }).await;
+            done.send(name).unwrap();
+            outcome
+        })
+    };
+    let spinning = run("spinning", r#"{"try":"spin"}"#, Duration::from_secs(1));
+    let short = run("short", r#"{"try":"count"}"#, PATIENCE);
+    assert_eq!(order.recv().await, Some("short"));
+    assert_eq!(output(short.await.unwrap()), json!(1));
+    assert!(unknown(spinning.await.unwrap()).contains("request_timeout"));
+}
+
+/// Two guests that compute for long share one turn, and both come to an end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn busy_guests_take_turns() {
+    let registry = chaos(&Settings { busy_guests: 1, ..Settings::default() });
+    let branch = branch(&registry, "chaos", Op::Action);
+    let mut calls = JoinSet::new();
+    for _ in 0..3 {
+        let branch = branch.clone();
+        calls.spawn(async move { branch.call(&call(Op::Action, r#"{"try":"spin for","ms":100}"#)).await });
+    }
+    while let Some(outcome) = calls.join_next().await {
+        assert_eq!(output(outcome.unwrap()), Value::Null);
+    }
+}

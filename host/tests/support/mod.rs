@@ -1,0 +1,21 @@
+//! What the tests of the engine share: a disk that can be held and cut, a store that can be made to refuse, branches
+//! that a test plays itself, a world that keeps score, and a host put together from them.
+
+// Each test binary uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod disk;
+mod host;
+mod plan;
+mod stage;
+mod store;
+mod world;
+
+pub use self::{
+    disk::TestDisk,
+    host::{Host, Setup, settled, until},
+    plan::Plan,
+    stage::{Attempt, Stage, settle},
+    store::TestStore,
+    world::{Troubles, World},
+};

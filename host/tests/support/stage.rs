@@ -1,0 +1,171 @@
+//! Branches that the test plays itself.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, future::BoxFuture};
+use tokio::sync::{mpsc, oneshot};
+use wasaga::{
+    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    saga::{Definition, Op, Slot},
+    store::Batch,
+};
+
+/// A directory in which every attempt waits for the test to answer it.
+///
+/// Addresses that begin with `contained` or `external` lead to branches of that reach, until they are closed.
+pub struct Stage {
+    started: mpsc::UnboundedSender<Attempt>,
+    attempts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Attempt>>,
+    closed: Mutex<HashMap<String, &'static str>>,
+}
+
+/// An attempt that waits for its answer.
+#[derive(Debug)]
+pub struct Attempt {
+    pub call: Call,
+    answer: oneshot::Sender<Outcome>,
+}
+
+impl Stage {
+    pub fn new() -> Arc<Self> {
+        let (started, attempts) = mpsc::unbounded_channel();
+        Arc::new(Self { started, attempts: attempts.into(), closed: Mutex::default() })
+    }
+
+    /// The next attempt, whenever it comes. In paused time, that may be long from now.
+    pub async fn next(&self) -> Attempt {
+        self.attempts.lock().await.recv().await.unwrap()
+    }
+
+    /// The next attempt, which must be of this operation, and the nth of it.
+    pub async fn expect(&self, step: usize, op: Op, attempt: u32) -> Attempt {
+        let next = self.next().await;
+        let Call { slot, attempt: number, .. } = next.call;
+        assert_eq!((slot, number), (Slot { step, op }, attempt), "of {}", next.call.saga.gid());
+        next
+    }
+
+    /// The next attempt, which must be the nth of this action.
+    pub async fn action(&self, step: usize, attempt: u32) -> Attempt {
+        self.expect(step, Op::Action, attempt).await
+    }
+
+    /// The next attempt, which must be the nth of this compensation.
+    pub async fn compensation(&self, step: usize, attempt: u32) -> Attempt {
+        self.expect(step, Op::Compensate, attempt).await
+    }
+
+    /// Whether no attempt has started that has not been taken, now that everything has happened that can.
+    pub async fn is_quiet(&self) -> bool {
+        settle().await;
+        self.attempts.lock().await.is_empty()
+    }
+
+    /// From now on the address leads nowhere.
+    pub fn close(&self, address: &str, why: &'static str) {
+        self.closed.lock().unwrap().insert(address.into(), why);
+    }
+
+    /// Ends [`Stage::close`].
+    pub fn open(&self, address: &str) {
+        self.closed.lock().unwrap().remove(address);
+    }
+}
+
+/// Lets every task run until it has nothing to do; on the test's own thread, so without waiting for time to pass.
+pub async fn settle() {
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+    }
+}
+
+impl Attempt {
+    pub fn succeed(self) {
+        self.answer(Outcome::Succeeded { output: None, effects: Batch::new() });
+    }
+
+    pub fn output(self, output: &str) {
+        self.answer(Outcome::Succeeded { output: Some(output.into()), effects: Batch::new() });
+    }
+
+    pub fn effects(self, effects: Batch) {
+        self.answer(Outcome::Succeeded { output: None, effects });
+    }
+
+    pub fn reject(self) {
+        self.answer(Outcome::Rejected { reason: "no".into() });
+    }
+
+    pub fn fail(self) {
+        let error = format!("trouble {}", self.call.attempt);
+        self.answer(Outcome::Unknown { error });
+    }
+
+    pub fn ongoing(self, retry_after: Option<Duration>) {
+        self.answer(Outcome::Ongoing { retry_after });
+    }
+
+    /// Lets the branch panic.
+    pub fn panic(self) {
+        drop(self.answer);
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub fn is_given_up(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    /// Waits until nobody waits for the answer any more.
+    pub async fn given_up(&mut self) {
+        self.answer.closed().await;
+    }
+
+    fn answer(self, outcome: Outcome) {
+        // A test may answer an attempt that has been given up.
+        let _ = self.answer.send(outcome);
+    }
+}
+
+impl Directory for Stage {
+    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+        let address = saga.target(slot);
+        if let Some(why) = self.closed.lock().unwrap().get(address) {
+            return Err(Nowhere((*why).to_owned()));
+        }
+        let reach = reach(address)?;
+        Ok(Arc::new(Actor { reach, started: self.started.clone() }))
+    }
+}
+
+/// What kind of branch an address of these tests leads to.
+pub fn reach(address: &str) -> Result<Reach, Nowhere> {
+    match address {
+        _ if address.starts_with("contained") => Ok(Reach::Contained),
+        _ if address.starts_with("external") => Ok(Reach::External),
+        _ => Err(Nowhere(format!("nothing is at {address}"))),
+    }
+}
+
+struct Actor {
+    reach: Reach,
+    started: mpsc::UnboundedSender<Attempt>,
+}
+
+impl Branch for Actor {
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+        async {
+            let (answer, outcome) = oneshot::channel();
+            self.started.send(Attempt { call: call.clone(), answer }).unwrap();
+            outcome.await.unwrap_or_else(|_| panic!("the test lets the branch panic"))
+        }
+        .boxed()
+    }
+
+    fn reach(&self) -> Reach {
+        self.reach
+    }
+}

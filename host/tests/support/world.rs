@@ -1,0 +1,363 @@
+//! Branches with fates drawn from a seed, in a world that keeps score of what really happened.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, future::BoxFuture};
+use wasaga::{
+    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    engine::Record,
+    saga::{BranchId, Definition, Op, Slot, Status},
+    store::{Batch, Store},
+};
+
+use super::{TestStore, stage::reach, store::EFFECTS};
+
+/// How often attempts go wrong, in percent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Troubles {
+    /// Actions that are rejected.
+    pub rejected: u8,
+    /// Attempts whose result nobody knows; half of the external ones had their effect.
+    pub unknown: u8,
+    /// Attempts that ask to be asked again.
+    pub ongoing: u8,
+    /// Attempts that panic.
+    pub panicking: u8,
+    /// Attempts that take a moment.
+    pub slow: u8,
+}
+
+/// A directory and what happened behind it. Survives the hosts that call it, as the real world does.
+///
+/// Contained branches keep their effect in the host's store: a key for each, and one counter of all, read and written
+/// anew each time. Those at `contained-pure` have no effect. External ones keep theirs here.
+pub struct World {
+    state: Mutex<State>,
+    store: Mutex<Option<Arc<TestStore>>>,
+}
+
+struct State {
+    random: fastrand::Rng,
+    troubles: Troubles,
+    scores: HashMap<String, Score>,
+    breaches: Vec<String>,
+}
+
+/// What the world knows of one saga.
+#[derive(Default)]
+struct Score {
+    /// Steps whose external effect is there.
+    effects: HashSet<usize>,
+    /// The highest attempt of each external operation: an attempt that started is never forgotten.
+    attempts: HashMap<Slot, u32>,
+    /// An external compensation has been called: no action may be called any more.
+    turned_back: bool,
+    /// A contained one has; a host that dies may take that back.
+    turned_back_in_this_life: bool,
+    /// What runs in this life of the host.
+    running: HashSet<Slot>,
+}
+
+enum Fate {
+    Succeeds,
+    IsRejected,
+    IsLost { after_effect: bool },
+    IsOngoing,
+    Panics,
+}
+
+impl World {
+    pub fn new(seed: u64, troubles: Troubles) -> Arc<Self> {
+        let random = fastrand::Rng::with_seed(seed);
+        let state = State { random, troubles, scores: HashMap::new(), breaches: Vec::new() };
+        Arc::new(Self { state: Mutex::new(state), store: Mutex::default() })
+    }
+
+    /// From now on the store of this host takes the effects of contained branches.
+    pub fn begin_life(&self, store: Arc<TestStore>) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+    }
+
+    /// The host has died, and nothing of it runs any more.
+    pub fn end_life(&self) {
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        for score in self.state().scores.values_mut() {
+            score.turned_back_in_this_life = false;
+            assert!(score.running.is_empty(), "the host is still alive");
+        }
+    }
+
+    /// The directory that leads to it.
+    pub fn map(self: &Arc<Self>) -> Arc<impl Directory + use<>> {
+        Arc::new(Map(self.clone()))
+    }
+
+    /// Changes how often attempts go wrong.
+    pub fn trouble(&self, troubles: Troubles) {
+        self.state().troubles = troubles;
+    }
+
+    /// What must hold of a saga that has ended, unless by force.
+    pub fn check_end(&self, record: &Record) {
+        let saga = &record.saga;
+        let definition = saga.definition();
+        let wanted = match saga.status() {
+            Status::Succeed => true,
+            Status::Failed => false,
+            other => panic!("{} is {}\n{:#?}", definition.gid(), other.as_str(), record.log),
+        };
+        for step in 0..definition.steps().len() {
+            let is_there = self.has_effect(definition, step);
+            assert!(
+                is_there.is_none_or(|is_there| is_there == wanted),
+                "{} ended as {}, effect of step {step}: {is_there:?}\n{:#?}",
+                definition.gid(),
+                saga.status().as_str(),
+                record.log,
+            );
+        }
+    }
+
+    /// What must hold when every saga has ended: no breach was seen, and the counter counts the effects.
+    pub fn check(&self) {
+        let breaches = std::mem::take(&mut self.state().breaches);
+        assert!(breaches.is_empty(), "{breaches:#?}");
+        let rows = self.store().rows(EFFECTS);
+        let count = rows.iter().find(|(key, _)| key == COUNTER).map_or(0, |(_, value)| number(value));
+        let effects = rows.len() - usize::from(rows.iter().any(|(key, _)| key == COUNTER));
+        assert_eq!(count, effects as u64, "effects that were counted twice, or not");
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self) -> Arc<TestStore> {
+        self.store.lock().unwrap_or_else(PoisonError::into_inner).clone().expect("a life has begun")
+    }
+
+    /// Whether the effect of a step's action is there; `None` for one that has none.
+    fn has_effect(&self, definition: &Definition, step: usize) -> Option<bool> {
+        match definition.target(Slot { step, op: Op::Action }) {
+            "contained" => Some(self.store().get(&effect_key(definition, step)).unwrap().is_some()),
+            address if address.starts_with("external") => Some(
+                self.state().scores.get(definition.gid().as_str()).is_some_and(|score| score.effects.contains(&step)),
+            ),
+            _ => None,
+        }
+    }
+
+    fn breach(&self, call: &Call, what: &str) {
+        let line =
+            format!("{} {} {:?} attempt {}: {what}", call.saga.gid(), call.branch_id(), call.slot.op, call.attempt);
+        self.state().breaches.push(line);
+    }
+
+    /// What must hold whenever an operation is called.
+    fn check_call(&self, call: &Call, reach: Reach) {
+        let (saga, Slot { step, op }) = (&call.saga, call.slot);
+        let followers =
+            || (0..saga.steps().len()).filter(|later| saga.predecessors(*later).any(|before| before == step));
+        match op {
+            Op::Action => {
+                for before in saga.predecessors(step) {
+                    if self.has_effect(saga, before) == Some(false) {
+                        self.breach(call, "called before the effect of its predecessor is there");
+                    }
+                    let output = (BranchId(before), output(saga, before));
+                    if has_output(saga, before) && !call.results.contains(&output) {
+                        self.breach(call, "not given the output of its predecessor");
+                    }
+                }
+            }
+            Op::Compensate => {
+                if followers().any(|later| self.has_effect(saga, later) == Some(true)) {
+                    self.breach(call, "called before the effect of its follower is taken back");
+                }
+                let output = has_output(saga, step).then(|| output(saga, step)).unwrap_or_default();
+                let tried_well = call.tried.as_ref().map_or(reach == Reach::External, |tried| *tried == output);
+                if !tried_well {
+                    self.breach(call, "not given what the action gave");
+                }
+            }
+        }
+        let mut state = self.state();
+        let score = state.scores.entry(saga.gid().to_string()).or_default();
+        let is_repeated = !score.running.insert(call.slot);
+        let races = op == Op::Compensate
+            && followers().chain([step]).any(|step| score.running.contains(&Slot { step, op: Op::Action }));
+        let goes_forward_again = op == Op::Action && (score.turned_back || score.turned_back_in_this_life);
+        let mut is_forgotten = false;
+        if reach == Reach::External {
+            let newest = score.attempts.insert(call.slot, call.attempt).unwrap_or(0);
+            is_forgotten = call.attempt <= newest;
+            score.turned_back |= op == Op::Compensate;
+        }
+        score.turned_back_in_this_life |= op == Op::Compensate;
+        drop(state);
+        for (breached, what) in [
+            (is_repeated, "runs already"),
+            (races, "races an action"),
+            (goes_forward_again, "an action after the first compensation"),
+            (is_forgotten, "an earlier attempt was forgotten"),
+        ] {
+            if breached {
+                self.breach(call, what);
+            }
+        }
+    }
+
+    fn draw(&self, call: &Call, reach: Reach) -> (Fate, Duration) {
+        let may_reject = !call.is_compensation() && self.has_effect(&call.saga, call.slot.step) != Some(true);
+        let State { random, troubles, .. } = &mut *self.state();
+        let pause =
+            if random.u8(0..100) < troubles.slow { Duration::from_micros(random.u64(0..3000)) } else { Duration::ZERO };
+        let roll = random.u8(0..100);
+        let mut threshold = 0;
+        let mut falls = |percent: u8| {
+            threshold += percent;
+            roll < threshold
+        };
+        let fate = if falls(troubles.rejected) && may_reject {
+            Fate::IsRejected
+        } else if falls(troubles.unknown) {
+            Fate::IsLost { after_effect: reach == Reach::External && random.bool() }
+        } else if falls(troubles.ongoing) {
+            Fate::IsOngoing
+        } else if falls(troubles.panicking) {
+            Fate::Panics
+        } else {
+            Fate::Succeeds
+        };
+        (fate, pause)
+    }
+
+    async fn act(&self, call: &Call, reach: Reach) -> Outcome {
+        self.check_call(call, reach);
+        let mut running = Running { world: self, call, is_loose: reach == Reach::External };
+        let (fate, pause) = self.draw(call, reach);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        running.is_loose = false;
+        let takes_effect = matches!(fate, Fate::Succeeds | Fate::IsLost { after_effect: true });
+        if takes_effect && reach == Reach::External {
+            let mut state = self.state();
+            state.scores.entry(call.saga.gid().to_string()).or_default().take_effect(call.slot);
+        }
+        match fate {
+            Fate::Succeeds => {
+                let Slot { step, op } = call.slot;
+                let output = (op == Op::Action && has_output(&call.saga, step)).then(|| output(&call.saga, step));
+                let has_effects = call.target() == "contained";
+                Outcome::Succeeded { output, effects: if has_effects { self.effects(call) } else { Batch::new() } }
+            }
+            Fate::IsRejected => Outcome::Rejected { reason: "no".into() },
+            Fate::IsLost { .. } => Outcome::Unknown { error: "lost".into() },
+            Fate::IsOngoing => Outcome::Ongoing { retry_after: None },
+            Fate::Panics => panic!("drawn"),
+        }
+    }
+
+    /// The local transaction of a contained attempt.
+    fn effects(&self, call: &Call) -> Batch {
+        let store = self.store();
+        let key = effect_key(&call.saga, call.slot.step);
+        let (had, counted) = (store.get(&key).unwrap(), store.get(COUNTER).unwrap());
+        let count = counted.as_ref().map_or(0, |value| number(value));
+        let mut batch = Batch::new();
+        batch.expect(&key, had.clone());
+        batch.expect(COUNTER, counted);
+        if call.is_compensation() {
+            if had.is_none() {
+                self.breach(call, "takes back an effect that is not there");
+            }
+            batch.delete(&key);
+            batch.put(COUNTER, count.saturating_sub(1).to_be_bytes());
+        } else {
+            if had.is_some() {
+                self.breach(call, "takes effect twice");
+            }
+            batch.put(&key, []);
+            batch.put(COUNTER, (count + 1).to_be_bytes());
+        }
+        batch
+    }
+}
+
+const COUNTER: &[u8] = b"x#";
+
+fn number(value: &Bytes) -> u64 {
+    u64::from_be_bytes((&**value).try_into().unwrap())
+}
+
+fn effect_key(definition: &Definition, step: usize) -> Vec<u8> {
+    [EFFECTS, definition.gid().as_str().as_bytes(), &[0, u8::try_from(step).unwrap()]].concat()
+}
+
+/// Every other step gives an output.
+fn has_output(definition: &Definition, step: usize) -> bool {
+    step.is_multiple_of(2) && !definition.target(Slot { step, op: Op::Action }).is_empty()
+}
+
+fn output(definition: &Definition, step: usize) -> String {
+    format!("\"{} {step}\"", definition.gid())
+}
+
+impl Score {
+    fn take_effect(&mut self, slot: Slot) {
+        match slot.op {
+            Op::Action => self.effects.insert(slot.step),
+            Op::Compensate => self.effects.remove(&slot.step),
+        };
+    }
+}
+
+/// Ends an attempt, however it ends.
+struct Running<'a> {
+    world: &'a World,
+    call: &'a Call,
+    /// Nobody can call it back: when the host gives it up, it has its effect or it has not.
+    is_loose: bool,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let State { random, scores, .. } = &mut *self.world.state();
+        if let Some(score) = scores.get_mut(self.call.saga.gid().as_str()) {
+            score.running.remove(&self.call.slot);
+            if self.is_loose && random.bool() {
+                score.take_effect(self.call.slot);
+            }
+        }
+    }
+}
+
+/// The directory of a world.
+struct Map(Arc<World>);
+
+impl Directory for Map {
+    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+        Ok(Arc::new(Fated { world: self.0.clone(), reach: reach(saga.target(slot))? }))
+    }
+}
+
+struct Fated {
+    world: Arc<World>,
+    reach: Reach,
+}
+
+impl Branch for Fated {
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+        self.world.act(call, self.reach).boxed()
+    }
+
+    fn reach(&self) -> Reach {
+        self.reach
+    }
+}

@@ -1,0 +1,95 @@
+//! The rules of the house that a compiler does not check.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+const LINES_MAX: usize = 600;
+
+/// Who may import whom: each module only those before it. The binary may import all.
+const LAYERS: [&str; 8] = ["saga", "store", "branch", "plugin", "directory", "engine", "api", "config"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && path.file_name().unwrap() != "target" {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let files: Vec<PathBuf> =
+        ["host", "plugins", "examples"].iter().flat_map(|dir| rust_files(&root().join(dir))).collect();
+    assert!(files.len() > 20, "found only {files:?}");
+    for file in files {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= LINES_MAX, "{} has {lines} lines: more than one idea, split it", file.display());
+    }
+}
+
+#[test]
+fn imports_point_one_way() {
+    let src = root().join("host/src");
+    for (layer, name) in LAYERS.iter().enumerate() {
+        let files = if src.join(name).is_dir() {
+            rust_files(&src.join(name))
+        } else {
+            vec![src.join(name).with_extension("rs")]
+        };
+        assert!(!files.is_empty());
+        for file in files {
+            let text = fs::read_to_string(&file).unwrap();
+            for later in &LAYERS[layer + 1..] {
+                for import in [format!("crate::{later}"), format!("    {later}::")] {
+                    let outside = text.lines().any(|line| line.contains(&import) && !line.trim().starts_with("//"));
+                    assert!(!outside, "{} imports {later}, which comes after {name}", file.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_one_module_names_each_engine() {
+    for (engine, home) in [("sled::", "store"), ("wasmtime", "plugin"), ("axum", "api"), ("reqwest", "branch")] {
+        let src = root().join("host/src");
+        let named: Vec<PathBuf> = rust_files(&src)
+            .into_iter()
+            .filter(|file| !file.starts_with(src.join(home)))
+            .filter(|file| {
+                let text = fs::read_to_string(file).unwrap();
+                text.lines().any(|line| line.contains(engine) && !line.trim().starts_with("//"))
+            })
+            .collect();
+        assert!(named.is_empty(), "only host/src/{home} may name {engine}: {named:?}");
+    }
+}
+
+#[test]
+fn the_targets_named_in_the_readme_exist() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let makefile = fs::read_to_string(root().join("Makefile")).unwrap();
+    let mut named = 0;
+    for words in readme.split("make ").skip(1) {
+        let target: String = words.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+        let is_command = readme.contains(&format!("`make {target}")) || readme.contains(&format!("\nmake {target}"));
+        if is_command {
+            named += 1;
+            assert!(makefile.contains(&format!("\n{target}:")), "README.md names `make {target}`");
+        }
+    }
+    assert!(named > 2);
+}

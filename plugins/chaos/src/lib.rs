@@ -1,0 +1,164 @@
+//! A test fixture: it does what its payload says, which is what no plugin should do.
+//!
+//! The payload is an object: `try` and `cancel` name what each function does, other members are its arguments. Nothing
+//! named: it succeeds without output.
+
+wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
+
+use std::{
+    hint::black_box,
+    io::Write as _,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
+
+use exports::wasaga::saga::branch::{Call, Failure, Guest};
+use serde_json::{Value, json};
+use wasi::{
+    cli::environment,
+    clocks::monotonic_clock,
+    filesystem::preopens,
+    sockets::{
+        instance_network::instance_network, ip_name_lookup, network::IpAddressFamily, tcp_create_socket,
+        udp_create_socket,
+    },
+};
+
+/// Stays at 1 when every attempt has an instance of its own.
+static CALLS: AtomicU32 = AtomicU32::new(0);
+
+struct Chaos;
+
+impl Guest for Chaos {
+    fn try_(call: Call) -> Result<Option<String>, Failure> {
+        let wish: Value = serde_json::from_str(&call.payload).unwrap_or_default();
+        match wish["try"].as_str().unwrap_or_default() {
+            "echo" => give(echo(&call)),
+            "count" => give(json!(CALLS.fetch_add(1, Relaxed) + 1)),
+            "look around" => give(surroundings()),
+            "connect" => give(connect()),
+            "output" => Ok(Some(text(&wish, "text"))),
+            "random" => give(json!(wasi::random::random::get_random_bytes(number(&wish, "bytes")).len())),
+            other => misbehave(other, &wish).map(|()| None),
+        }
+    }
+
+    fn cancel(call: Call, tried: Option<String>) -> Result<(), Failure> {
+        let wish: Value = serde_json::from_str(&call.payload).unwrap_or_default();
+        match wish["cancel"].as_str().unwrap_or_default() {
+            // The only way for a compensation to say something.
+            "echo" => Err(Failure::Unavailable(json!({ "tried": tried, "call": echo(&call) }).to_string())),
+            other => misbehave(other, &wish),
+        }
+    }
+}
+
+fn misbehave(how: &str, wish: &Value) -> Result<(), Failure> {
+    match how {
+        "" => Ok(()),
+        "reject" => Err(Failure::Rejected(text(wish, "text"))),
+        "go on" => Err(Failure::Ongoing(wish["ms"].as_u64().map(|ms| ms as u32))),
+        "be unavailable" => Err(Failure::Unavailable(text(wish, "text"))),
+        "allocate" => allocate(),
+        "spin" => loop {
+            black_box(());
+        },
+        "spin for" => spin_for(number(wish, "ms")),
+        "recurse" => Err(Failure::Unavailable(recurse(1).to_string())),
+        "trap" => std::process::abort(),
+        "panic" => panic!("{}", text(wish, "text")),
+        "exit" => std::process::exit(3),
+        "sleep" => {
+            monotonic_clock::subscribe_duration(number(wish, "ms") * 1_000_000).block();
+            Ok(())
+        }
+        "hoard handles" => {
+            let mut handles = Vec::new();
+            loop {
+                handles.push(monotonic_clock::subscribe_duration(1));
+            }
+        }
+        "print" => print(wish),
+        unknown => Err(Failure::Rejected(format!("chaos does not know how to {unknown}"))),
+    }
+}
+
+fn give(output: Value) -> Result<Option<String>, Failure> {
+    Ok(Some(output.to_string()))
+}
+
+fn echo(call: &Call) -> Value {
+    json!({
+        "gid": call.gid,
+        "branch-id": call.branch_id,
+        "attempt": call.attempt,
+        "payload": call.payload,
+        "headers": call.headers,
+        "results": call.results,
+        "idempotency-key": call.idempotency_key,
+    })
+}
+
+fn surroundings() -> Value {
+    json!({
+        "environment": environment::get_environment().len(),
+        "arguments": environment::get_arguments().len(),
+        "directories": preopens::get_directories().len(),
+        "file": std::fs::read("/etc/hostname").is_ok(),
+        "input": std::io::stdin().lines().count(),
+    })
+}
+
+fn connect() -> Value {
+    let name = ip_name_lookup::resolve_addresses(&instance_network(), "localhost").map(|_| ());
+    let tcp = tcp_create_socket::create_tcp_socket(IpAddressFamily::Ipv4).map(|_| ());
+    let udp = udp_create_socket::create_udp_socket(IpAddressFamily::Ipv4).map(|_| ());
+    json!({ "name": format!("{name:?}"), "tcp": format!("{tcp:?}"), "udp": format!("{udp:?}") })
+}
+
+fn allocate() -> ! {
+    let mut hoard = Vec::new();
+    loop {
+        hoard.push(black_box(vec![1_u8; 1 << 20]));
+    }
+}
+
+/// Uses the engine's stack only, none of the memory where Rust keeps what has an address.
+fn recurse(depth: u64) -> u64 {
+    if CALLS.load(Relaxed) == u32::MAX { depth } else { recurse(depth + 1).wrapping_mul(3) ^ depth }
+}
+
+fn spin_for(ms: u64) -> Result<(), Failure> {
+    let end = monotonic_clock::now() + ms * 1_000_000;
+    while monotonic_clock::now() < end {}
+    Ok(())
+}
+
+/// Writes `text` to `stream`, as often as `times` says.
+fn print(wish: &Value) -> Result<(), Failure> {
+    let text = text(wish, "text");
+    for _ in 0..wish["times"].as_u64().unwrap_or(1) {
+        let written = match wish["stream"].as_str() {
+            Some("error") => std::io::stderr().write_all(text.as_bytes()),
+            _ => std::io::stdout().write_all(text.as_bytes()).and_then(|()| std::io::stdout().flush()),
+        };
+        written.map_err(|error| Failure::Rejected(error.to_string()))?;
+    }
+    match wish["then"].as_str() {
+        Some(next) => misbehave(next, wish),
+        None => Ok(()),
+    }
+}
+
+/// A string argument, or as many letters as a number asks for.
+fn text(wish: &Value, key: &str) -> String {
+    match &wish[key] {
+        Value::String(text) => text.clone(),
+        length => "x".repeat(length.as_u64().unwrap_or_default() as usize),
+    }
+}
+
+fn number(wish: &Value, key: &str) -> u64 {
+    wish[key].as_u64().unwrap_or_default()
+}
+
+export!(Chaos);

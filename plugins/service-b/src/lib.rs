@@ -1,0 +1,56 @@
+//! The tutorial's second service: it rejects amounts over 500, and with them the whole saga.
+
+wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
+
+use exports::wasaga::saga::branch::{Call, Failure, Guest};
+
+/// The largest amount that goes through.
+const AMOUNT_MAX: i128 = 500;
+
+struct ServiceB;
+
+impl Guest for ServiceB {
+    fn try_(call: Call) -> Result<Option<String>, Failure> {
+        match amount(&call.payload) {
+            None => {
+                println!("[Service B] try: invalid request");
+                Err(Failure::Rejected("invalid request".into()))
+            }
+            Some(amount) if amount > AMOUNT_MAX => {
+                println!("[Service B] try amount={amount}: simulated failure");
+                Err(Failure::Rejected("simulated failure".into()))
+            }
+            Some(amount) => {
+                println!("[Service B] try amount={amount}");
+                Ok(None)
+            }
+        }
+    }
+
+    fn cancel(_call: Call, _tried: Option<String>) -> Result<(), Failure> {
+        println!("[Service B] cancel: rolling back");
+        Ok(())
+    }
+}
+
+/// The integer `amount` of the JSON object that the payload should be.
+fn amount(payload: &str) -> Option<i128> {
+    let payload: serde_json::Value = serde_json::from_str(payload).ok()?;
+    payload.get("amount")?.as_number()?.as_i128()
+}
+
+export!(ServiceB);
+
+#[cfg(test)]
+mod tests {
+    use super::amount;
+
+    #[test]
+    fn only_an_integer_amount_counts() {
+        assert_eq!(amount(r#"{"amount":600}"#), Some(600));
+        assert_eq!(amount(r#"{"amount":18446744073709551615}"#), Some(18_446_744_073_709_551_615));
+        for invalid in ["", "amount", "[600]", r#"{"amount":"600"}"#, r#"{"amount":6.5}"#, r#"{"sum":600}"#] {
+            assert_eq!(amount(invalid), None, "{invalid}");
+        }
+    }
+}
