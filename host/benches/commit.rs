@@ -1,9 +1,11 @@
 //! What a commit costs, and what waiting for the disk adds.
 //!
 //! Run with: `cargo bench --bench commit`. It writes to a temporary directory, so `TMPDIR` chooses the disk.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)]
 
 use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
@@ -12,6 +14,42 @@ use std::{
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use wasaga::store::{Batch, LocalStore, Settings, Store};
+
+/// Counts the allocations of each thread.
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: everything is passed on to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps the promises.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the promises.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations<T>(of: impl FnOnce() -> T) -> (T, u64) {
+    let before = ALLOCATIONS.get();
+    let result = of();
+    (result, ALLOCATIONS.get() - before)
+}
 
 /// What a contained saga writes: its row and a list entry.
 fn batch(n: u64) -> Batch {
@@ -30,7 +68,10 @@ fn open() -> (Arc<LocalStore>, tempfile::TempDir) {
 fn accept(criterion: &mut Criterion) {
     let (store, _dir) = open();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let mut n = 0;
+    let mut n = 10_000;
+    let (batches, building) = allocations(|| (0..n).map(batch).collect::<Vec<_>>());
+    let ((), accepting) = allocations(|| batches.into_iter().for_each(|batch| drop(store.commit(batch).unwrap())));
+    println!("allocations: {:.2} a batch, {:.2} a commit", building as f64 / n as f64, accepting as f64 / n as f64);
     let mut group = criterion.benchmark_group("commit");
     group.bench_function("batch", |bencher| bencher.iter(|| batch(black_box(7))));
     // Accepting alone: what the threads behind it then do is awaited, and not counted.

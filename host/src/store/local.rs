@@ -1,7 +1,7 @@
 //! The store of one process: its handle, its settings, its threads.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,10 +20,11 @@ use super::{
     journal::Journal,
     lag::Lag,
     recovery::{self, Recovered, Recovery},
+    segment::PAYLOAD_BYTES_MAX,
     sequencer::{Queue, Sequencer},
     shared::{Counters, Segments, Shared, add},
     ticket::Progress,
-    view::View,
+    view::{Refusal, View},
 };
 
 /// Where the store lives, and its limits.
@@ -31,7 +32,7 @@ use super::{
 pub struct Settings {
     /// The data directory; created if it does not exist.
     pub dir: PathBuf,
-    /// Largest batch, in bytes of keys and values (and 7 bytes a write). Default 64 MiB.
+    /// Largest batch, in bytes of keys and values (and 7 bytes a write). Default 64 MiB, 256 MiB at most.
     pub batch_bytes_max: usize,
     /// Size after which the journal begins a new segment, in bytes. Segments are what can be deleted. Default 64 MiB.
     pub segment_bytes: u64,
@@ -91,7 +92,7 @@ impl Settings {
         self.dir.join("state")
     }
 
-    /// While this file exists, sled's content is not to be trusted.
+    /// While this file exists, sled's content is not to be trusted: a running store has found it damaged.
     pub(super) fn rebuild_marker(&self) -> PathBuf {
         self.dir.join("REBUILD")
     }
@@ -99,7 +100,11 @@ impl Settings {
     pub(super) fn mark_for_rebuild(&self) -> Result<(), Failure> {
         let marker = self.rebuild_marker();
         if !marker.exists() {
-            self.disk.create(&marker).map_err(Failure::disk("create", &marker))?;
+            match self.disk.create(&marker) {
+                // Two threads may have found the same damage.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => drop(created.map_err(Failure::disk("create", &marker))?),
+            }
             self.disk.sync_dir(&self.dir).map_err(Failure::disk("sync", &self.dir))?;
         }
         Ok(())
@@ -162,7 +167,7 @@ impl LocalStore {
         let shared = Arc::new(Shared {
             progress: Arc::new(Progress::starting_at(last_seq)),
             sequencer: Sequencer::starting_after(last_seq),
-            view: View::new(state),
+            view: View::new(state, last_seq),
             lag: Lag::new(settings.lag_bytes_max),
             segments: Segments::new(segments),
             counters,
@@ -223,6 +228,16 @@ impl LocalStore {
         Ok(())
     }
 
+    fn refuse(&self, refusal: Refusal) -> CommitError {
+        match refusal {
+            Refusal::Conflict(key) => {
+                add(&self.shared.counters.conflicts, 1);
+                CommitError::Conflict { key }
+            }
+            Refusal::Failed(failure) => self.shared.fail(failure).into(),
+        }
+    }
+
     fn may_accept(&self, queue: &Queue) -> Result<(), Error> {
         self.health()?;
         if queue.is_closed() { Err(Error::Closed) } else { Ok(()) }
@@ -243,20 +258,19 @@ impl Store for LocalStore {
 
     fn commit(&self, batch: Batch) -> Result<Ticket, CommitError> {
         let shared = &self.shared;
-        let (encoded, expected) = batch.into_parts(shared.settings.batch_bytes_max)?;
+        let (encoded, expected) = batch.into_parts(shared.settings.batch_bytes_max.min(PAYLOAD_BYTES_MAX))?;
+        // Twice: sled may have to be waited for, so not under the lock that every commit needs; under the lock, nearly
+        // always, nothing is left to do but to see that nothing has happened since.
+        let newest = shared.view.overlay().newest();
+        shared.view.check(&expected).map_err(|refusal| self.refuse(refusal))?;
         let queue = shared.sequencer.lock();
         self.may_accept(&queue)?;
-        match shared.view.first_conflict(&expected) {
-            Ok(None) => {}
-            Ok(Some(key)) => {
-                add(&shared.counters.conflicts, 1);
-                return Err(CommitError::Conflict { key });
-            }
-            Err(failure) => {
-                // To stop the journal thread takes the lock.
-                drop(queue);
-                return Err(shared.fail(failure).into());
-            }
+        if !shared.view.overlay().is_untouched_since(newest, &expected)
+            && let Err(refusal) = shared.view.check(&expected)
+        {
+            // To stop the journal thread takes the lock.
+            drop(queue);
+            return Err(self.refuse(refusal));
         }
         let seq = if encoded.is_empty() {
             queue.last_seq()

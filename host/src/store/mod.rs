@@ -75,16 +75,16 @@ pub const SCAN_ENTRIES_MAX: usize = 4096;
 
 /// What the engine needs from a store; nothing in it assumes one process.
 pub trait Store: Send + Sync + 'static {
-    /// The newest accepted value of `key`, durable or not.
-    ///
-    /// Whoever lets such a value leave the host waits for [`Store::barrier`] first.
+    /// The newest accepted value of `key`, durable or not: whoever lets it leave the host waits for
+    /// [`Store::barrier`] first. It may share the memory of the whole batch that wrote it; copy what is kept long.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
 
     /// Up to `limit` (at most [`SCAN_ENTRIES_MAX`]) live entries of `range`, in its direction. One consistent snapshot.
     fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
 
     /// The commit point of order and visibility: checks the preconditions, gives the batch its place in the commit
-    /// order and makes it visible, all or nothing. Never waits for a sync; durability is the ticket's.
+    /// order and makes it visible, all or nothing. Never waits for a sync; durability is the ticket's. What is
+    /// accepted waits in memory until it is durable, so whoever commits without waiting bounds how much is under way.
     ///
     /// A batch without writes only checks its preconditions; its ticket stands for everything they may have seen.
     fn commit(&self, batch: Batch) -> Result<Ticket, CommitError>;

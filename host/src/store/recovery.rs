@@ -1,7 +1,7 @@
 //! What happens before the store opens: decide what can be trusted, bring sled up to the journal's end.
 
 use std::{
-    fs, io,
+    fs, io, iter,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -255,7 +255,7 @@ enum Inspected {
 /// Opens sled and checks what it holds.
 fn inspect(settings: &Settings) -> Inspected {
     if settings.rebuild_marker().exists() {
-        return Inspected::Unsound("an earlier run has found it damaged, or did not finish rebuilding it".into());
+        return Inspected::Unsound("an earlier run has found it damaged".into());
     }
     if !settings.state_dir().exists() {
         return Inspected::Blank(None);
@@ -345,7 +345,8 @@ fn prepare(settings: &Settings) -> Result<(), Failure> {
 /// Cuts the torn tail, and makes sure that what was read is on disk: it may only have been in the kernel's memory.
 fn settle_journal(settings: &Settings, survey: &mut Survey, last_seq: u64) -> Result<(), Failure> {
     let disk = &settings.disk;
-    if let Some(TornTail { file, offset, .. }) = survey.torn.as_ref().filter(|torn| torn.offset > 0) {
+    if let Some(TornTail { file, offset, bytes }) = survey.torn.as_ref().filter(|torn| torn.offset > 0) {
+        tracing::warn!(file = %file.display(), offset, bytes, "cutting an unfinished write off the journal");
         disk.truncate(file, *offset).map_err(Failure::disk("truncate", file))?;
     }
     // A segment without a record has the name of the one that is about to be begun.
@@ -359,9 +360,8 @@ fn settle_journal(settings: &Settings, survey: &mut Survey, last_seq: u64) -> Re
     sync_dir(settings, &settings.journal_dir())
 }
 
-/// Moves sled's directory out of the way; the marker says until the rebuild has ended that there is nothing to trust.
+/// Moves sled's directory out of the way.
 fn set_aside(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
-    settings.mark_for_rebuild()?;
     let dir = settings.state_dir();
     if !dir.exists() {
         return Ok(None);
@@ -390,18 +390,20 @@ fn damaged_states(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A new sled with the content of a base.
+/// A new sled with the content of a base. Only when all of it is there does sled claim to hold it: a crash on the way
+/// leaves one that holds "nothing", and what it has already makes no difference to a replay.
 fn load_base(settings: &Settings, base: Option<&Base>, reached: u64) -> Result<(State, Meta), OpenError> {
     let state = State::open(&settings.state_dir(), settings.cache_bytes)?;
-    let mut meta = Meta { applied: base.map_or(0, |base| base.seq), reached, ..Meta::default() };
+    let mut meta = Meta { reached, ..Meta::default() };
     if let Some(base) = base {
-        let loaded = base::read(&base.path, base.seq, |writes| follower::load(&state, &mut meta, writes));
-        match loaded {
+        match base::read(&base.path, base.seq, |writes| follower::load(&state, &mut meta, writes)) {
             Ok(_) => {}
             Err(Unusable::Failed(failure)) => return Err(failure.into()),
             // It was sound a moment ago.
             Err(Unusable::Damaged(what)) => return Err(Failure::Damaged(format!("the base changed: {what}")).into()),
         }
+        meta.applied = base.seq;
+        state.apply(iter::empty(), &mut meta)?;
     }
     Ok((state, meta))
 }

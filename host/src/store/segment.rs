@@ -24,8 +24,8 @@ const HEADER_BYTES: usize = 24;
 pub(super) const RECORD_OVERHEAD: usize = 24;
 /// `seq` and `synced`: the least length that a record can state.
 const FIXED_BYTES: usize = 16;
-/// More than this is no record of ours: the payload limit is a setting, and this its ceiling.
-pub(super) const PAYLOAD_BYTES_CEILING: usize = 256 << 20;
+/// More than this is no record of ours. The limit of a batch is a setting; it cannot go beyond this one.
+pub(super) const PAYLOAD_BYTES_MAX: usize = 256 << 20;
 
 /// What a file is, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,7 +141,7 @@ impl Reader {
         let mut frame = [0; 8];
         self.file.read_exact(&mut frame)?;
         let (length, crc) = split_frame(frame);
-        if !(FIXED_BYTES..=FIXED_BYTES + PAYLOAD_BYTES_CEILING).contains(&length) {
+        if !(FIXED_BYTES..=FIXED_BYTES + PAYLOAD_BYTES_MAX).contains(&length) {
             return Ok(Err("the record's length is impossible"));
         }
         if length as u64 > remaining - 8 {

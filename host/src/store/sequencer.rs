@@ -23,8 +23,7 @@ impl Accepted {
     }
 }
 
-/// The one lock that decides the order. It is held while preconditions are checked, so it is taken by commits and by
-/// the journal thread, never by readers.
+/// The one lock that decides the order; commits and the journal thread take it, readers never do.
 #[derive(Debug)]
 pub(super) struct Sequencer {
     queue: Mutex<Queue>,

@@ -25,7 +25,7 @@ use bytes::{Bytes, BytesMut};
 use sled::IVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Failure, Range, segment::PAYLOAD_BYTES_CEILING};
+use super::{Failure, Range, segment::PAYLOAD_BYTES_MAX};
 
 /// Values above this are split. See above.
 pub(super) const CHUNK_BYTES: usize = 32 << 10;
@@ -126,8 +126,20 @@ impl State {
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Failure> {
-        let row = guarded("read a row", || self.db.get(row_key(key)))?;
-        row.map(|row| self.value(key, &row)).transpose()
+        self.row(key)?.map(|row| self.value(key, &row)).transpose()
+    }
+
+    /// What [`State::value`] makes a value of; for a small one, [`State::inline`] is enough.
+    pub(super) fn row(&self, key: &[u8]) -> Result<Option<IVec>, Failure> {
+        guarded("read a row", || self.db.get(row_key(key)))
+    }
+
+    /// The value, if the row holds it as a whole.
+    pub(super) fn inline(row: &IVec) -> Option<Bytes> {
+        match parse_row(row) {
+            Some(Row::Inline(value)) => Some(Bytes::copy_from_slice(value)),
+            _ => None,
+        }
     }
 
     /// The rows of `range`, in its direction; [`State::value`] turns them into values.
@@ -165,8 +177,7 @@ impl State {
         let mut changes = Vec::new();
         for (key, value) in writes {
             let row_key = row_key(key);
-            let old = guarded("read a row", || self.db.get(&row_key))?;
-            let old = old.map(|row| Old::of(key, &row)).transpose()?;
+            let old = self.row(key)?.map(|row| Old::of(key, &row)).transpose()?;
             let change =
                 Change { before: old.as_ref().map(|old| old.hash), after: value.map(|value| hash(key, value)) };
             let (old_chunks, new_chunks) = (old.map_or(0, |old| old.chunks), value.map_or(0, |v| chunk_count(v.len())));
@@ -221,11 +232,9 @@ impl State {
             chunks_owed += u64::from(chunk_count(value.len()));
             last = Some(key);
         }
-        let mut chunks = 0_u64;
-        for chunk in self.db.range([CHUNK]..).keys() {
-            chunk.map_err(|error| Failure::State { action: "read a chunk", cause: error.to_string() })?;
-            chunks += 1;
-        }
+        let chunks = guarded("read its chunks", || {
+            self.db.range([CHUNK]..).keys().try_fold(0_u64, |count, chunk| chunk.map(|_| count + 1))
+        })?;
         if found != meta.sum || chunks != chunks_owed {
             return Err(Failure::Damaged(format!(
                 "it should hold {} entries and {chunks_owed} chunks with digest {:016x}, and holds {} and {chunks} \
@@ -282,7 +291,7 @@ fn parse_row(row: &[u8]) -> Option<Row<'_>> {
             let (length, hash) = rest.split_first_chunk()?;
             let length = u32::from_le_bytes(*length) as usize;
             let hash = u64::from_le_bytes(hash.try_into().ok()?);
-            (CHUNK_BYTES + 1..=PAYLOAD_BYTES_CEILING).contains(&length).then_some(Row::Split { length, hash })
+            (CHUNK_BYTES + 1..=PAYLOAD_BYTES_MAX).contains(&length).then_some(Row::Split { length, hash })
         }
         _ => None,
     }

@@ -126,10 +126,12 @@ impl Future for Wait<'_> {
     type Output = Result<(), Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Some(result) = self.progress.settled(self.seq) {
+        let progress = self.progress;
+        if let Some(result) = progress.settled(self.seq) {
+            // Whoever settles it also forgets the waker.
+            self.id = None;
             return Poll::Ready(result);
         }
-        let progress = self.progress;
         let mut waiters = progress.waiters();
         // Again, now that a publisher must either see this waiter or have been seen by it.
         if let Some(result) = progress.settled(self.seq) {
@@ -153,5 +155,44 @@ impl Drop for Wait<'_> {
             let waker = self.progress.waiters().by_place.remove(&(self.seq, id));
             drop(waker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicUsize, task::Wake};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Two waiters, for records 1 and 2, after one look each; with how often they have been woken.
+    fn with_two_waiters(act: impl FnOnce(&Progress)) -> [usize; 2] {
+        let progress = Arc::new(Progress::default());
+        let tickets = [1, 2].map(|seq| Ticket::new(seq, Arc::clone(&progress)));
+        let mut waits = tickets.each_ref().map(|ticket| Box::pin(ticket.durable()));
+        let counts = [(); 2].map(|()| Arc::new(Count::default()));
+        for (wait, count) in waits.iter_mut().zip(&counts) {
+            assert!(wait.as_mut().poll(&mut Context::from_waker(&Arc::clone(count).into())).is_pending());
+        }
+        act(&progress);
+        drop(waits);
+        assert!(progress.waiters().by_place.is_empty());
+        counts.map(|count| count.0.load(Ordering::Relaxed))
+    }
+
+    #[test]
+    fn only_those_who_are_done_are_woken() {
+        assert_eq!(with_two_waiters(|progress| progress.publish(1)), [1, 0]);
+        assert_eq!(with_two_waiters(|progress| progress.publish(7)), [1, 1]);
+        assert_eq!(with_two_waiters(|progress| progress.fail(Error::Closed)), [1, 1]);
+        assert_eq!(with_two_waiters(|_| ()), [0, 0]);
     }
 }

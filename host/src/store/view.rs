@@ -16,8 +16,8 @@ use super::{
 
 /// The newest accepted value of every key.
 ///
-/// A reader holds the overlay for as long as it reads, sled included: what is not in the overlay then cannot change
-/// in sled meanwhile, because the follower only touches keys that are.
+/// What is not in the overlay does not change in sled for as long as the overlay is held: the follower only touches
+/// keys that are in it.
 #[derive(Debug)]
 pub(super) struct View {
     overlay: RwLock<Overlay>,
@@ -25,16 +25,23 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(state: State) -> Self {
-        Self { overlay: RwLock::default(), state }
+    pub(super) fn new(state: State, last_seq: u64) -> Self {
+        Self { overlay: RwLock::new(Overlay::starting_after(last_seq)), state }
     }
 
     pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Failure> {
-        let overlay = self.overlay();
-        match overlay.get(key) {
-            Some(entry) => Ok(entry.value.clone()),
-            None => self.state.get(key),
+        if let Some(entry) = self.overlay().get(key) {
+            return Ok(entry.value.clone());
         }
+        // Without holding the overlay, and so commits, up: a row that the follower changes just now was, before as
+        // well as after, the newest one at a moment since this call began.
+        let Some(row) = self.state.row(key)? else { return Ok(None) };
+        if let Some(value) = State::inline(&row) {
+            return Ok(Some(value));
+        }
+        // A split value must not change while its parts are collected.
+        let overlay = self.overlay();
+        overlay.get(key).map_or_else(|| self.state.get(key), |entry| Ok(entry.value.clone()))
     }
 
     pub(super) fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Failure> {
@@ -45,18 +52,16 @@ impl View {
         merged.take(limit).collect()
     }
 
-    /// The first key that is not as it was expected to be.
-    pub(super) fn first_conflict(&self, expected: &[Expected]) -> Result<Option<Bytes>, Failure> {
+    /// Whether everything is as it was expected to be.
+    pub(super) fn check(&self, expected: &[Expected]) -> Result<(), Refusal> {
         for expected in expected {
             let conflict = match expected {
                 Expected::Key(key, value) => (self.get(key)? != *value).then(|| key.clone()),
                 Expected::Range(range, entries) => first_difference(&self.scan(range, entries.len() + 1)?, entries),
             };
-            if conflict.is_some() {
-                return Ok(conflict);
-            }
+            conflict.map_or(Ok(()), |key| Err(Refusal::Conflict(key)))?;
         }
-        Ok(None)
+        Ok(())
     }
 
     pub(super) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
@@ -65,6 +70,20 @@ impl View {
 
     pub(super) fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
         self.overlay.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why preconditions do not hold.
+#[derive(Debug)]
+pub(super) enum Refusal {
+    /// The first key that is not as it was expected to be.
+    Conflict(Bytes),
+    Failed(Failure),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
     }
 }
 

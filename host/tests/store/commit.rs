@@ -1,6 +1,12 @@
 //! Order, conflicts, visibility, group commit, back-pressure, failure.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tempfile::tempdir;
@@ -73,6 +79,75 @@ fn a_value_that_changed_is_a_conflict_and_one_that_came_back_is_not() {
     }
     assert_eq!(contents(&store), [], "a refused batch leaves nothing");
     assert_eq!(store.stats().conflicts, 4);
+}
+
+#[test]
+fn concurrent_transactions_are_as_good_as_one_after_the_other() {
+    const WRITERS: u32 = 4;
+    const EACH: u32 = 50;
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Settings { gather: Duration::ZERO, ..small(dir.path()) });
+    // Checked after the counter, and for long enough that others get in between.
+    let mut still = Batch::new();
+    (0..2000).for_each(|n| still.put(format!("still/{n:04}"), "v"));
+    store.commit(still).unwrap();
+    let still = store.scan(&Range::prefix(b"still/"), 2000).unwrap();
+    let number = |value: Option<&Bytes>| value.map_or(0, |value| std::str::from_utf8(value).unwrap().parse().unwrap());
+    // Each adds 1 to a counter that it has read, and takes the number after the last of a range that it has read.
+    std::thread::scope(|scope| {
+        for writer in 0..WRITERS {
+            let (store, still) = (&store, &still);
+            scope.spawn(move || {
+                let mut left = EACH;
+                while left > 0 {
+                    let counter = store.get(b"counter").unwrap();
+                    let range = Range::prefix(b"ticket/").reversed();
+                    let last = store.scan(&range, 1).unwrap();
+                    let next: u32 = number(last.first().map(|(key, _)| key.slice(7..)).as_ref()) + 1;
+                    let mut batch = put("counter", (number(counter.as_ref()) + 1).to_string());
+                    batch.put(format!("ticket/{next:06}"), writer.to_string());
+                    batch.expect("counter", counter);
+                    let seen = last.first().map_or(range.clone(), |(key, _)| range.clone().through(key));
+                    batch.expect_range(seen, last);
+                    batch.expect_range(Range::prefix(b"still/"), still.clone());
+                    match store.commit(batch) {
+                        Ok(_) => left -= 1,
+                        Err(CommitError::Conflict { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+            });
+        }
+    });
+    let total = WRITERS * EACH;
+    assert_eq!(store.get(b"counter").unwrap().unwrap(), total.to_string());
+    let found: Vec<Bytes> = contents(&store).into_iter().map(|(key, _)| key).skip(1 + 2000).collect();
+    assert!(found.iter().eq((1..=total).map(|n| format!("ticket/{n:06}")).collect::<Vec<_>>().iter()));
+}
+
+#[test]
+fn a_big_value_is_read_whole_while_it_is_replaced() {
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Settings { gather: Duration::ZERO, ..small(dir.path()) });
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut last = 0;
+            while !done.load(Ordering::Relaxed) {
+                let Some(value) = store.get(b"big").unwrap() else { continue };
+                assert!(value.iter().all(|byte| *byte == value[0]), "a mixture");
+                assert!(value[0] >= last, "back in time");
+                last = value[0];
+            }
+        });
+        for n in 1..=u8::MAX {
+            store.commit(put("big", vec![n; 40_000 + usize::from(n % 3) * 40_000])).unwrap();
+            if n % 2 == 0 {
+                eventually("sled has caught up", || store.stats().overlay_entries == 0 || reader.is_finished());
+            }
+        }
+        done.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

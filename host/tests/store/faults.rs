@@ -9,13 +9,13 @@ use wasaga::store::{Batch, LocalStore, Settings, StateOrigin, Store};
 use crate::support::{TestDisk, contents, eventually, open, small, with_disk};
 
 fn settings(dir: &Path) -> Settings {
-    Settings { segment_bytes: 3 << 10, base_bytes: 8 << 10, checkpoint_bytes: 2 << 10, ..small(dir) }
+    Settings { segment_bytes: 1 << 10, base_bytes: 3 << 10, checkpoint_bytes: 1 << 10, ..small(dir) }
 }
 
 /// Commit `n`: its own key, and the count.
 fn batch(n: u64) -> Batch {
     let mut batch = Batch::new();
-    batch.put(format!("n{:02}", n % 20), format!("{n}{}", "x".repeat(400)));
+    batch.put(format!("n{:02}", n % 10), format!("{n}{}", "x".repeat(300)));
     batch.put("count", n.to_string());
     batch
 }
@@ -24,10 +24,13 @@ fn count(store: &dyn Store) -> u64 {
     store.get(b"count").unwrap().map_or(0, |count| std::str::from_utf8(&count).unwrap().parse().unwrap())
 }
 
-/// Commits up to 100, each awaited; returns the last that was acknowledged.
+/// How many commits it takes to go through everything at least twice.
+const COMMITS: u64 = 40;
+
+/// Commits up to [`COMMITS`], each awaited; returns the last that was acknowledged.
 fn write(store: &LocalStore, runtime: &tokio::runtime::Runtime) -> u64 {
     let mut n = count(store);
-    while n < 100 {
+    while n < COMMITS {
         let Ok(ticket) = store.commit(batch(n + 1)) else { return n };
         if runtime.block_on(ticket.durable()).is_err() {
             return n;
@@ -42,7 +45,7 @@ fn check(dir: &Path, acknowledged: u64, k: usize) {
     let (store, _) = open(settings(dir));
     let count = count(&store);
     assert!(count >= acknowledged, "stopped at operation {k}: {acknowledged} acknowledged, {count} found");
-    let mut expected: Vec<_> = (count.saturating_sub(19).max(1)..=count)
+    let mut expected: Vec<_> = (count.saturating_sub(9).max(1)..=count)
         .flat_map(|n| batch(n).writes().map(|(k, v)| (k.to_vec(), v.unwrap().to_vec())).collect::<Vec<_>>())
         .filter(|(key, value)| key != b"count" || *value == count.to_string().into_bytes())
         .collect();
@@ -74,10 +77,10 @@ fn a_stop_between_any_two_steps_loses_nothing() {
         |_, settings| {
             let Ok((store, _)) = LocalStore::open(settings) else { return (0, false) };
             let acknowledged = write(&store, &runtime);
-            (acknowledged, store.close().is_ok() && acknowledged == 100)
+            (acknowledged, store.close().is_ok() && acknowledged == COMMITS)
         },
     );
-    assert!(operations > 200, "only {operations} operations: rotation and bases were not covered");
+    assert!(operations > 120, "only {operations} operations: rotation and bases were not covered");
 }
 
 #[test]
@@ -86,7 +89,7 @@ fn the_scenario_does_go_through_every_mechanism() {
     let disk = TestDisk::new();
     let (store, _) = open(with_disk(settings(dir.path()), &disk));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    assert_eq!(write(&store, &runtime), 100);
+    assert_eq!(write(&store, &runtime), COMMITS);
     eventually("a second base", || store.stats().bases > 1);
     store.close().unwrap();
     let log = disk.log();
@@ -112,7 +115,7 @@ fn a_stop_in_the_middle_of_a_rebuild_only_delays_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let filled = tempdir().unwrap();
     let (store, _) = open(settings(filled.path()));
-    assert_eq!(write(&store, &runtime), 100);
+    assert_eq!(write(&store, &runtime), COMMITS);
     eventually("a base", || store.stats().bases > 0);
     drop(store);
     fs::write(filled.path().join("state/db"), b"this is no sled").unwrap();
@@ -126,9 +129,9 @@ fn a_stop_in_the_middle_of_a_rebuild_only_delays_it() {
         |_, settings| match LocalStore::open(settings) {
             Ok((store, report)) => {
                 assert!(matches!(report.state, StateOrigin::Rebuilt { set_aside: Some(_), .. }), "{report:?}");
-                (100, store.close().is_ok())
+                (COMMITS, store.close().is_ok())
             }
-            Err(_) => (100, false),
+            Err(_) => (COMMITS, false),
         },
     );
     assert!(operations > 8, "only {operations}");

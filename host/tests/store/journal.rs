@@ -3,12 +3,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use tempfile::tempdir;
 use wasaga::store::{Corruption, LocalStore, OpenError, Settings, StateOrigin, Store};
 
-use crate::support::{contents, eventually, open, put, segments, small};
+use crate::support::{TestDisk, contents, eventually, open, put, segments, small, with_disk};
 
 /// Keeps bases and checkpoints out of the picture.
 fn settings(dir: &Path) -> Settings {
@@ -143,6 +144,17 @@ fn damage_before_acknowledged_records_is_refused_at_any_byte() {
 }
 
 #[test]
+fn a_damaged_header_before_a_record_is_refused() {
+    let dir = tempdir().unwrap();
+    let segment = journal_of(dir.path(), 1);
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[3] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    // No record knows of another one here; but a header is on disk before any record is.
+    assert_eq!(refusal(settings(dir.path())).offset, 0);
+}
+
+#[test]
 fn a_gap_in_the_last_group_is_a_torn_tail() {
     let dir = tempdir().unwrap();
     let segment = journal_of(dir.path(), 2);
@@ -210,6 +222,25 @@ fn a_missing_damaged_or_cut_segment_is_refused() {
         let found = refusal(settings(dir.path()));
         assert!(found.first_seq <= found.last_seq && found.last_seq < 30, "breakage {index}: {found}");
     }
+}
+
+#[test]
+fn segments_stay_until_sled_is_on_disk_beyond_them() {
+    let dir = tempdir().unwrap();
+    let disk = TestDisk::new();
+    let settings = Settings {
+        segment_bytes: 300,
+        base_bytes: 1000,
+        checkpoint_interval: Duration::from_secs(3600),
+        ..settings(dir.path())
+    };
+    let (store, _) = open(with_disk(settings, &disk));
+    commit_each(&store, 1..=100);
+    eventually("a base", || store.stats().bases > 0);
+    let removed = || disk.log().iter().any(|operation| operation == "remove journal");
+    assert!(!removed(), "a base covers them, but a start would miss them");
+    store.close().unwrap();
+    assert!(removed());
 }
 
 #[test]

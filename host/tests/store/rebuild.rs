@@ -243,6 +243,30 @@ fn a_base_that_was_copied_while_everything_changed_is_as_good_as_any() {
     let (store, report) = open(settings(dir.path()));
     assert!(report.replayed > 0, "{report:?}");
     assert!(contents(&store) == expected);
+    drop(store);
+
+    // Without the journal up to where the copy ended, it is a mixture of states that never were.
+    let base = files(&dir.path().join("base"), "base").remove(0);
+    let number = |path: &Path| path.file_stem().unwrap().to_str().unwrap().parse::<u64>().unwrap();
+    let reached = fs::read(&base).unwrap().last_chunk().map(|reached| u64::from_le_bytes(*reached)).unwrap();
+    assert!(reached > number(&base) + 1, "nothing was committed while it was copied");
+    fs::remove_dir_all(dir.path().join("state")).unwrap();
+    let (kept, later): (Vec<_>, Vec<_>) =
+        segments(dir.path()).into_iter().partition(|segment| number(segment) <= number(&base) + 1);
+    later.iter().for_each(|segment| fs::remove_file(segment).unwrap());
+    let segment = kept.last().unwrap();
+    let mut bytes = fs::read(segment).unwrap();
+    let (mut at, mut seq) = (24, number(segment));
+    while seq <= number(&base) + 1 {
+        at += 8 + u32::from_le_bytes(*bytes[at..].first_chunk().unwrap()) as usize;
+        seq += 1;
+    }
+    bytes.truncate(at);
+    fs::write(segment, bytes).unwrap();
+    match LocalStore::open(settings(dir.path())) {
+        Err(OpenError::Corrupt(found)) => assert_eq!((found.first_seq, found.last_seq), (seq, reached), "{found}"),
+        other => panic!("expected a refusal, not {other:?}"),
+    }
 }
 
 #[test]
@@ -275,6 +299,25 @@ fn damage_found_while_running_stops_the_store_and_the_next_start_rebuilds() {
     drop(store);
     let report = reopen(dir.path(), &expected, "after the restart");
     assert!(reason(&report).contains("earlier run"), "{report:?}");
+}
+
+#[test]
+fn a_base_is_not_made_of_a_damaged_state() {
+    let (dir, expected) = filled();
+    tamper(dir.path(), |db| drop(db.remove(first_row(db)).unwrap()));
+    let base = files(&dir.path().join("base"), "base");
+    let (store, _) = open(Settings { verify_on_open: false, ..settings(dir.path()) });
+    eventually("the copy does not add up", || {
+        let _ = store.commit(put("k000", [0; 10_000]));
+        store.health().is_err()
+    });
+    drop(store);
+    assert_eq!(files(&dir.path().join("base"), "base"), base, "the old base is still the one");
+    let (store, report) = open(settings(dir.path()));
+    assert!(reason(&report).contains("earlier run"), "{report:?}");
+    let others =
+        |entries: Vec<(Bytes, Bytes)>| entries.into_iter().filter(|(key, _)| key != "k000").collect::<Vec<_>>();
+    assert!(others(contents(&store)) == others(expected));
 }
 
 #[test]

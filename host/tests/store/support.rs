@@ -138,9 +138,9 @@ impl TestDisk {
             return Err(io::Error::other("injected"));
         }
         plan.waiting += 1;
-        while plan.gate.is_some_and(|gate| operation.starts_with(gate)) {
-            plan = self.changed.wait(plan).unwrap();
-        }
+        let is_closed = |plan: &mut Plan| plan.gate.is_some_and(|gate| operation.starts_with(gate));
+        // Bounded, so that a test which fails meanwhile ends.
+        plan = self.changed.wait_timeout_while(plan, Duration::from_secs(20), is_closed).unwrap().0;
         plan.waiting -= 1;
         plan.log.push(operation);
         Ok(())
