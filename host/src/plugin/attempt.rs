@@ -5,13 +5,14 @@ use std::{pin::pin, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use serde::de::IgnoredAny;
 use tokio::time::timeout;
+use tracing::debug;
 use wasmtime::{Store, Trap, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use super::{
     Plugin,
     contract::{self, Failure},
-    limits::{Limits, Refused},
+    limits::{Denied, Limits},
     runtime::Guest,
     stdio::{self, Origin, Stdio},
     turns::{Busy, TakingTurns},
@@ -63,7 +64,12 @@ async fn run(plugin: &Plugin, op: Op, call: &Call, stdio: &Stdio, busy: Busy) ->
     let _slot = runtime.slot().await;
     let mut store = runtime.store(stdio, busy);
     let answer = call_guest(plugin, op, call, &mut store).await;
-    answer.map_err(|error| explain(&error, store.data().meter.refused(), runtime.limits()))
+    answer.map_err(|error| {
+        // With the guest's own functions, as far as the component names them.
+        let (gid, branch) = (call.saga.gid(), call.branch_id());
+        debug!(plugin = plugin.name(), %gid, %branch, "{}", stdio::escape(&format!("{error:?}")));
+        explain(&error, store.data().meter.denied(), runtime.limits())
+    })
 }
 
 async fn call_guest(plugin: &Plugin, op: Op, call: &Call, store: &mut Store<Guest>) -> wasmtime::Result<Answer> {
@@ -139,19 +145,18 @@ fn unknown(error: String, stdio: &Stdio, limits: &Limits) -> Outcome {
 }
 
 /// Names the limit that a guest broke, if it broke one.
-fn explain(error: &wasmtime::Error, refused: Option<Refused>, limits: &Limits) -> String {
+fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> String {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("ended itself with exit code {code} instead of returning");
     }
     if let Some(Trap::StackOverflow) = error.downcast_ref() {
         return format!("recursed too deeply for its stack of {} bytes (stack_bytes)", limits.stack_bytes);
     }
-    // A guest that gets no memory ends itself in its language's own way.
-    match refused {
-        Some(Refused::Memory) => {
+    match denied {
+        Some(Denied::Memory) => {
             return format!("needed more than {} bytes of memory (memory_bytes)", limits.memory_bytes);
         }
-        Some(Refused::Table) => {
+        Some(Denied::Table) => {
             return format!("needed a table of more than {} elements (table_elements)", limits.table_elements);
         }
         None => {}

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    fs::File,
+    fs::{self, File},
     io::{self, Read as _},
     path::Path,
 };
@@ -70,8 +70,16 @@ pub enum Fault {
          module made by another toolchain becomes a component by `wasm-tools component new`"
     )]
     CoreModule,
-    /// The engine cannot read it, or it needs more than the limits allow.
-    #[error("this is no component that the host can run: {detail}; if the file was cut short, build or copy it again")]
+    /// No attempt could ever start.
+    #[error(
+        "it needs more than the limits allow ({detail}): raise memory_bytes, memories, table_elements, tables or instances"
+    )]
+    OverLimits {
+        /// What it needs.
+        detail: String,
+    },
+    /// The engine cannot read it.
+    #[error("this is no valid component ({detail}): if the file was cut short or damaged, build or copy it again")]
     Invalid {
         /// What the engine said.
         detail: String,
@@ -145,7 +153,7 @@ pub fn name(path: &Path) -> Result<&str, Fault> {
 fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
     let limit = limits.component_bytes;
     let mut bytes = Vec::new();
-    File::open(path)
+    regular_file(path)
         .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
         .map_err(Fault::Unreadable)?;
     if bytes.len() as u64 > limit {
@@ -160,18 +168,31 @@ fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
     }
 }
 
+/// Opening anything else, a pipe for example, could wait for ever.
+fn regular_file(path: &Path) -> io::Result<File> {
+    if fs::metadata(path)?.is_file() {
+        return File::open(path);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
+}
+
 fn compile(runtime: &Runtime, digest: &str, bytes: &[u8]) -> Result<(Component, Code), Fault> {
     if let Some(component) = runtime.cache().and_then(|cache| cache.load(runtime.engine(), digest)) {
         return Ok((component, Code::Cached));
     }
-    let component = Component::from_binary(runtime.engine(), bytes)
-        .map_err(|error| Fault::Invalid { detail: format!("{error:#}") })?;
+    let component = Component::from_binary(runtime.engine(), bytes).map_err(|error| invalid(&error))?;
     if let Some(cache) = runtime.cache()
         && let Err(error) = cache.save(digest, &component)
     {
         tracing::warn!("a compiled component is not kept: {error}");
     }
     Ok((component, Code::Compiled))
+}
+
+/// The engine's error for what does not fit into its pool has no type of its own.
+fn invalid(error: &wasmtime::Error) -> Fault {
+    let detail = format!("{error:#}");
+    if detail.contains("pooling allocator") { Fault::OverLimits { detail } } else { Fault::Invalid { detail } }
 }
 
 /// Finds the two functions and compares their types with the host's.

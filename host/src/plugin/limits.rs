@@ -25,8 +25,8 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Bytes of one rejection reason or error text; the rest is cut. They are stored and shown, so short is kind.
     pub text_bytes: usize,
-    /// Bytes of standard output and error together of one attempt; the rest is dropped, with a note. Bounds what a
-    /// guest can write into the host's log.
+    /// Bytes of standard output and error together of one attempt, each line counted as 64 more for what the log adds
+    /// to it; the rest is dropped, with a note. Bounds what a guest can write into the host's log.
     pub log_bytes: usize,
     /// Bytes of one log line; the rest of the line is cut.
     pub log_line_bytes: usize,
@@ -58,8 +58,8 @@ impl Default for Limits {
     }
 }
 
-/// Counts the memory of one attempt, refuses what is over the limit, and remembers that it did: the guest then traps
-/// with a message of its own that names no limit.
+/// Counts the memory of one attempt, denies what is over the limit, and remembers that it did: the guest then ends
+/// itself in its language's own way, which names no limit.
 pub struct Meter {
     memory_bytes_max: usize,
     memory_bytes: usize,
@@ -67,12 +67,12 @@ pub struct Meter {
     instances_max: usize,
     memories_max: usize,
     tables_max: usize,
-    refused: Option<Refused>,
+    denied: Option<Denied>,
 }
 
-/// What a guest was refused.
+/// What a guest was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
+pub enum Denied {
     /// More memory.
     Memory,
     /// A larger table.
@@ -89,13 +89,13 @@ impl Meter {
             instances_max: limits.instances as usize,
             memories_max: limits.memories as usize,
             tables_max: limits.tables as usize,
-            refused: None,
+            denied: None,
         }
     }
 
-    /// What was refused last, if anything.
-    pub fn refused(&self) -> Option<Refused> {
-        self.refused
+    /// What was denied last, if anything.
+    pub fn denied(&self) -> Option<Denied> {
+        self.denied
     }
 }
 
@@ -103,7 +103,7 @@ impl ResourceLimiter for Meter {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if total > self.memory_bytes_max {
-            self.refused = Some(Refused::Memory);
+            self.denied = Some(Denied::Memory);
             return Ok(false);
         }
         self.memory_bytes = total;
@@ -113,7 +113,7 @@ impl ResourceLimiter for Meter {
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let fits = desired <= self.table_elements_max;
         if !fits {
-            self.refused = Some(Refused::Table);
+            self.denied = Some(Denied::Table);
         }
         Ok(fits)
     }
@@ -140,9 +140,9 @@ mod tests {
         let mut meter = Meter::new(&Limits { memory_bytes: 100, ..Limits::default() });
         assert!(meter.memory_growing(0, 60, None).unwrap());
         assert!(meter.memory_growing(0, 40, None).unwrap());
-        assert_eq!(meter.refused(), None);
+        assert_eq!(meter.denied(), None);
         assert!(!meter.memory_growing(40, 41, None).unwrap());
-        assert_eq!(meter.refused(), Some(Refused::Memory));
+        assert_eq!(meter.denied(), Some(Denied::Memory));
     }
 
     #[test]
@@ -150,6 +150,6 @@ mod tests {
         let mut meter = Meter::new(&Limits { table_elements: 10, ..Limits::default() });
         assert!(meter.table_growing(0, 10, None).unwrap());
         assert!(!meter.table_growing(10, 11, None).unwrap());
-        assert_eq!(meter.refused(), Some(Refused::Table));
+        assert_eq!(meter.denied(), Some(Denied::Table));
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! A file of the plugin folder is read, checked and compiled once ([`component`], [`cache`]) and then found by the
 //! address of a step ([`registry`]). Each call makes a fresh instance from what was prepared, runs it within its limits
-//! and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap there is nothing to
-//! clean up.
+//! and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap there is nothing
+//! to clean up.
 //!
 //! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
-//! (how long it computes before others do) and [`stdio`] (what it may write to the log). [`contract`] is `wit/` in Rust.
+//! (how long it computes before others do) and [`stdio`] (what it may write to the log). [`contract`] is `wit/` in
+//! Rust.
 
 mod attempt;
 mod cache;
@@ -23,7 +24,6 @@ use std::{
     sync::Arc,
 };
 
-pub use attempt::Operation;
 pub use component::{Code, Fault};
 pub use limits::Limits;
 pub use registry::{Refused, Registry, Route, Unresolved};

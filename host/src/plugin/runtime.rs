@@ -33,7 +33,8 @@ pub struct Settings {
     pub slots: u32,
     /// Busy guests that may run at once; see [`turns`](super::turns).
     pub busy_guests: usize,
-    /// How long a guest computes before others get their chance. Two of these are free, then it counts as busy.
+    /// How long a guest computes before it lets others on its thread have their turn. Shorter is fairer under load, and
+    /// wakes an idle host more often.
     pub tick: Duration,
     /// Where compiled components are kept; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
@@ -47,7 +48,7 @@ impl Default for Settings {
             slots: 128,
             // One processor is always left for commits, the network and short calls.
             busy_guests: processors.saturating_sub(1).max(1),
-            tick: Duration::from_millis(5),
+            tick: Duration::from_millis(2),
             cache_dir: None,
         }
     }
@@ -98,10 +99,10 @@ impl Runtime {
         Ok(Self(Arc::new(Shared {
             pooled,
             limits: settings.limits.clone(),
-            slots: Semaphore::new(settings.slots as usize),
+            slots: Semaphore::new(settings.slots.max(1) as usize),
             turns: Arc::new(Semaphore::new(settings.busy_guests.max(1))),
             cache,
-            _ticker: Ticker::start(engine.clone(), settings.tick).map_err(Error::Ticker)?,
+            _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
             linker,
             engine,
         })))
@@ -143,14 +144,17 @@ impl Runtime {
         let mut store = Store::new(&self.0.engine, Guest::new(stdio, busy, &self.0.limits));
         store.set_hostcall_fuel(self.0.limits.hostcall_bytes);
         store.limiter(|guest| &mut guest.meter);
-        store.set_epoch_deadline(2);
-        store.epoch_deadline_callback(|context| {
-            context.data().busy.set();
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(|mut context| {
+            context.data_mut().tick();
             Ok(UpdateDeadline::Yield(1))
         });
         store
     }
 }
+
+/// A shorter tick would cost more in the thread that ticks than it gives to others.
+const TICK_MIN: Duration = Duration::from_millis(1);
 
 impl Error {
     fn engine(error: &wasmtime::Error) -> Self {
@@ -215,7 +219,11 @@ pub struct Guest {
     table: ResourceTable,
     pub(super) meter: Meter,
     busy: Busy,
+    ticks: u32,
 }
+
+/// Ticks after which a guest counts as busy. Calls of interpreted guests take some milliseconds and should not queue.
+const TICKS_FREE: u32 = 5;
 
 /// Random bytes that a guest may ask for at a time; the host makes them without a pause.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
@@ -234,7 +242,15 @@ impl Guest {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        Self { wasi, table, meter: Meter::new(limits), busy }
+        Self { wasi, table, meter: Meter::new(limits), busy, ticks: 0 }
+    }
+
+    /// Called while the guest computes, at every tick.
+    fn tick(&mut self) {
+        self.ticks = self.ticks.saturating_add(1);
+        if self.ticks == TICKS_FREE {
+            self.busy.set();
+        }
     }
 }
 

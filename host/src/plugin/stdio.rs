@@ -25,6 +25,9 @@ use crate::saga::{BranchId, Definition, Slot};
 /// How many lines of standard error are kept for the error text of a failed attempt: a panic message has three.
 const ERROR_LINES_KEPT: usize = 3;
 
+/// What a line takes from the budget beside its text: bounds the number of lines.
+const LINE_OVERHEAD_BYTES: usize = 64;
+
 /// Whose lines they are.
 pub struct Origin {
     /// The plugin's name.
@@ -84,7 +87,7 @@ struct Streams {
     bytes_left: usize,
     bytes_dropped: usize,
     line_bytes_max: usize,
-    /// The current line of each stream, one byte over the limit at most.
+    /// The current line of each stream.
     output: Vec<u8>,
     error: Vec<u8>,
     last_errors: VecDeque<String>,
@@ -92,18 +95,15 @@ struct Streams {
 
 impl Streams {
     fn write(&mut self, kind: Kind, bytes: &[u8]) {
-        let (accepted, dropped) = bytes.split_at(bytes.len().min(self.bytes_left));
-        self.bytes_left -= accepted.len();
-        self.bytes_dropped += dropped.len();
-        for piece in accepted.split_inclusive(|byte| *byte == b'\n') {
-            let (text, ended) = match piece.split_last() {
-                Some((b'\n', text)) => (text, true),
-                _ => (piece, false),
-            };
-            let room = self.line_bytes_max + 1;
-            let line = self.line(kind);
-            let fits = text.len().min(room.saturating_sub(line.len()));
-            line.extend(text.iter().take(fits));
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (accepted, dropped) = piece.split_at(piece.len().min(self.bytes_left));
+            self.bytes_left -= accepted.len();
+            self.bytes_dropped += dropped.len();
+            let ended = accepted.ends_with(b"\n");
+            let text = accepted.strip_suffix(b"\n").unwrap_or(accepted);
+            // One byte over the limit is enough to know that the line must be cut.
+            let room = (self.line_bytes_max + 1).saturating_sub(self.line(kind).len());
+            self.line(kind).extend(text.iter().take(room));
             if ended {
                 self.end_line(kind);
             }
@@ -123,6 +123,7 @@ impl Streams {
         if bytes.is_empty() {
             return;
         }
+        self.bytes_left = self.bytes_left.saturating_sub(LINE_OVERHEAD_BYTES);
         let cut = bytes.len() > self.line_bytes_max;
         bytes.truncate(self.line_bytes_max);
         let text = String::from_utf8_lossy(&bytes);

@@ -15,7 +15,9 @@ async fn service_a_accepts_everything() {
 #[tokio::test]
 async fn service_b_rejects_large_amounts_and_bad_requests() {
     assert_eq!(output(try_(&SERVICES, "service-b", &json!({"amount": 500})).await), Value::Null);
-    assert_eq!(rejected(try_(&SERVICES, "service-b", &json!({"amount": 501})).await), "simulated failure");
+    for amount in [501, u64::MAX] {
+        assert_eq!(rejected(try_(&SERVICES, "service-b", &json!({"amount": amount})).await), "simulated failure");
+    }
     for payload in [json!({"amount": "100"}), json!({"amount": 1.5}), json!({}), json!([1])] {
         assert_eq!(rejected(try_(&SERVICES, "service-b", &payload).await), "invalid request", "{payload}");
     }

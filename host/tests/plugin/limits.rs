@@ -1,6 +1,6 @@
 //! One guest for each limit that breaks it. The error names the limit, and the next attempt is undisturbed.
 
-use wasaga::plugin::Limits;
+use wasaga::plugin::{Fault, Limits};
 
 use super::*;
 
@@ -100,6 +100,7 @@ async fn components_that_need_more_than_the_limits_are_refused_when_loaded() {
         Limits { instances: 1, ..Limits::default() },
     ] {
         let registry = load(&settings(limits.clone()), &target("fixtures"));
-        assert_eq!(registry.refused().len(), 1, "{limits:?}");
+        let refused = registry.refused().first().expect("it needs more");
+        assert!(matches!(refused.fault, Fault::OverLimits { .. }), "{limits:?}: {refused:?}");
     }
 }

@@ -101,6 +101,14 @@ async fn a_name_that_no_address_can_hold() {
 }
 
 #[test]
+fn a_folder_where_a_component_should_be() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir(dir.path().join("folder.wasm")).unwrap();
+    let message = load(&Settings::default(), dir.path()).refused()[0].to_string();
+    assert!(message.ends_with("folder.wasm: cannot be read: it is not a regular file"), "{message}");
+}
+
+#[test]
 fn a_folder_that_is_not_there() {
     let registry = load(&Settings::default(), Path::new("/nonexistent/plugins"));
     assert_eq!(registry.plugins().count(), 0);

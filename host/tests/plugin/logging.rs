@@ -42,8 +42,9 @@ struct Lines(Arc<Mutex<Vec<Line>>>);
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        if event.metadata().target().starts_with("wasaga::plugin") {
-            let mut line = Line { level: *event.metadata().level(), fields: BTreeMap::new() };
+        let (target, level) = (event.metadata().target(), *event.metadata().level());
+        if target.starts_with("wasaga::plugin") && level <= Level::INFO {
+            let mut line = Line { level, fields: BTreeMap::new() };
             event.record(&mut line);
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
@@ -109,11 +110,19 @@ async fn long_lines_are_cut() {
 #[tokio::test]
 async fn a_flood_is_dropped_with_a_note_and_without_a_trap() {
     for stream in ["output", "error"] {
-        let line = "z".repeat(1023) + "\n";
+        // With the 64 bytes that each line counts for beside its text, 64 lines fit.
+        let line = "z".repeat(1023 - 64) + "\n";
         let payload = json!({"try": "print", "stream": stream, "text": line, "times": 100});
         let messages = messages(payload.clone()).await;
         assert_eq!(messages.len(), 64 + 1);
-        assert_eq!(messages[64], "36864 more bytes of output were dropped (limit log_bytes)");
+        assert_eq!(messages[64], "34560 more bytes of output were dropped (limit log_bytes)");
         assert_eq!(output(try_(&CHAOS, "chaos", &payload).await), Value::Null);
     }
+}
+
+#[tokio::test]
+async fn many_short_lines_are_a_flood_too() {
+    let messages = messages(json!({"try": "print", "text": "x\n".repeat(1000), "times": 10})).await;
+    assert!(messages.len() < 1000, "{} lines", messages.len());
+    assert!(messages.last().unwrap().ends_with("were dropped (limit log_bytes)"), "{:?}", messages.last());
 }
