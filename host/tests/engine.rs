@@ -6,5 +6,18 @@
 mod support;
 
 mod engine {
+    mod control;
+    mod damage;
+    mod effects;
+    mod faults;
+    mod kills;
+    mod limits;
+    mod list;
+    mod long_logs;
     mod output_rule;
+    mod races;
+    mod retries;
+    mod stopping;
+    mod submit;
+    mod waiting;
 }

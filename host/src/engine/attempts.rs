@@ -1,7 +1,9 @@
 //! The attempts of one saga that are running.
 
+use std::panic::AssertUnwindSafe;
+
 use futures_util::{
-    StreamExt,
+    FutureExt, StreamExt,
     future::{AbortHandle, Abortable, Aborted, BoxFuture},
     stream::FuturesUnordered,
 };
@@ -31,18 +33,17 @@ impl Attempts {
         Self { running: FuturesUnordered::new(), handles: Vec::new(), spawn: parallel }
     }
 
-    /// Starts an attempt.
+    /// Starts an attempt. One that panics is one whose result nobody knows: its branch has a bug, the saga goes on.
     pub fn start(&mut self, slot: Slot, attempt: BoxFuture<'static, Outcome>) {
         let spawn = self.spawn;
         let ended = Box::pin(async move {
             let outcome = if spawn {
-                AbortOnDropHandle::new(tokio::spawn(attempt))
-                    .await
-                    .unwrap_or_else(|error| Outcome::Unknown { error: format!("the attempt broke off: {error}") })
+                AbortOnDropHandle::new(tokio::spawn(attempt)).await.ok()
             } else {
-                attempt.await
+                AssertUnwindSafe(attempt).catch_unwind().await.ok()
             };
-            Ended { slot, outcome }
+            let broken_off = || Outcome::Unknown { error: "the branch panicked: its message is in the log".into() };
+            Ended { slot, outcome: outcome.unwrap_or_else(broken_off) }
         });
         let (handle, registration) = AbortHandle::new_pair();
         self.handles.push((slot, handle));

@@ -4,7 +4,7 @@
 //! with the effects of a contained attempt, and it is on disk before an external attempt starts, and before anybody
 //! is told. A saga of contained branches that somebody waits for is therefore one commit, and one sync that it shares.
 
-use std::{sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::{FutureExt, future::BoxFuture};
 use tracing::{debug, error, info, warn};
@@ -18,7 +18,7 @@ use super::{
 use crate::{
     branch::{Call, Outcome, Reach},
     saga::{BranchId, Event, Failure, Next, Op, Slot, Status, Timestamp, Verdict, state::Progress},
-    store::{Batch, Ticket},
+    store::{Batch, CommitError, Ticket},
 };
 
 /// Longest time that one attempt may take, whatever the client asks for.
@@ -32,14 +32,20 @@ enum Todo {
 }
 
 /// Drives the saga until it leaves the table. An error concerns this saga only, unless the store has failed.
+///
+/// A panic counts as one: the saga goes on from the store, where no half-made change can be.
 pub(super) async fn drive(engine: Arc<Inner>, live: Arc<Live>) {
-    if let Err(failure) = run(&engine, &live).await {
+    let ended = AssertUnwindSafe(run(&engine, &live)).catch_unwind().await;
+    if let Err(failure) = ended.unwrap_or(Err(Error::Panicked)) {
         engine.set_aside(&live, &failure);
     }
 }
 
 async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
-    let parallel = live.core().saga().definition().is_concurrent();
+    let (parallel, status) = {
+        let core = live.core();
+        (core.saga().definition().is_concurrent(), core.saga().status())
+    };
     let mut attempts = Attempts::new(parallel);
     loop {
         let todo = advance(engine, &mut live.core())?;
@@ -48,6 +54,9 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
             Todo::Stop(slot) => attempts.stop(slot),
             Todo::Wait(_) if attempts.is_empty() => {
                 if leave(engine, live)? {
+                    let core = live.core();
+                    let age = core.saga().definition().created_at().until(engine.clock.now());
+                    engine.tally.round(status, core.saga().status(), age);
                     return Ok(());
                 }
             }
@@ -101,6 +110,9 @@ fn prepare(
     slot: Slot,
     now: Timestamp,
 ) -> Result<Option<BoxFuture<'static, Outcome>>, Error> {
+    if core.is_long() {
+        engine.shorten(core)?;
+    }
     let definition = core.saga().definition().clone();
     let branch = match engine.directory.find(&definition, slot) {
         Ok(branch) => branch,
@@ -110,8 +122,6 @@ fn prepare(
             return Ok(None);
         }
     };
-    let attempt = core.saga().attempt(slot);
-    let call = call(engine, core, slot, attempt);
     let ticket = match branch.reach() {
         Reach::Contained => None,
         Reach::External => {
@@ -119,6 +129,7 @@ fn prepare(
             Some(core.save(&*engine.store, now)?)
         }
     };
+    let call = call(engine, core, slot);
     Ok(Some(
         async move {
             if let Err(outcome) = wait_for_disk(ticket).await {
@@ -139,7 +150,7 @@ async fn wait_for_disk(ticket: Option<Ticket>) -> Result<(), Outcome> {
     }
 }
 
-fn call(engine: &Inner, core: &Core, slot: Slot, attempt: u32) -> Call {
+fn call(engine: &Inner, core: &Core, slot: Slot) -> Call {
     let saga = core.saga();
     let tried = match (slot.op, saga.op(Slot { op: Op::Action, ..slot }).map(|action| &action.progress)) {
         (Op::Compensate, Some(Progress::Succeeded { output })) => Some(output.as_deref().unwrap_or_default().into()),
@@ -152,7 +163,7 @@ fn call(engine: &Inner, core: &Core, slot: Slot, attempt: u32) -> Call {
     Call {
         saga: saga.definition().clone(),
         slot,
-        attempt,
+        attempt: saga.attempt(slot),
         results: saga.outputs().map(|(step, output)| (BranchId(step), output.to_owned())).collect(),
         tried,
         timeout: timeout.min(REQUEST_TIMEOUT_MAX),
@@ -173,15 +184,24 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
         Outcome::Ongoing { retry_after } => (Verdict::Ongoing { retry_after }, Batch::new()),
         Outcome::Unknown { error } => (Verdict::Unknown { error }, Batch::new()),
     };
+    engine.tally.attempt(slot, matches!(verdict, Verdict::Succeeded { .. }));
     let now = engine.clock.now();
     if effects.is_empty() {
         return fail_or_settle(engine, &mut core, slot, verdict, now);
     }
     let event = core.saga().conclude(slot, verdict, now, &engine.settings.policy, fastrand::f64());
-    if !core.apply_with_effects(&event, effects, &*engine.store)? {
-        debug!(gid = %core.saga().definition().gid(), branch = %BranchId(slot.step), "conflict: the attempt runs again");
+    match core.apply_with_effects(&event, effects, &*engine.store) {
+        Err(Error::Commit(conflict @ CommitError::Conflict { .. })) => {
+            let gid = core.saga().definition().gid();
+            debug!(%gid, branch = %BranchId(slot.step), %conflict, "the attempt runs again");
+            Ok(())
+        }
+        Err(Error::Commit(too_large @ CommitError::TooLarge { .. })) => {
+            let verdict = Verdict::Unknown { error: format!("its effects cannot be committed: {too_large}") };
+            fail_or_settle(engine, &mut core, slot, verdict, now)
+        }
+        applied => applied,
     }
-    Ok(())
 }
 
 fn fail_or_settle(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {
@@ -205,33 +225,48 @@ fn leave(engine: &Inner, live: &Live) -> Result<bool, Error> {
     let gid = live.core().saga().definition().gid().clone();
     let Some(mut shard) = engine.table.shard(gid.as_str()) else { return Ok(false) };
     let mut core = live.core();
-    let now = engine.clock.now();
-    let ticket = match core.saga().next(&core.flight, now) {
-        Next::Finished => {
-            let ticket = core.save_until(&*engine.store, None)?;
-            engine.stats.finished(core.saga().status());
-            log_end(&core, now);
-            ticket
-        }
-        Next::Wait(due) => {
-            let ticket = core.save_until(&*engine.store, due)?;
-            if let Some(due) = due {
-                engine.timer.push(due, core.id);
-            }
-            ticket
-        }
-        Next::Call(_) if engine.stopping.is_cancelled() => core.save(&*engine.store, now)?,
-        Next::Call(_) | Next::Decide(_) | Next::Drop(_) => return Ok(false),
+    let is_idle = match core.saga().next(&core.flight, engine.clock.now()) {
+        Next::Finished | Next::Wait(_) => true,
+        Next::Call(_) => engine.stopping.is_cancelled(),
+        Next::Decide(_) | Next::Drop(_) => false,
     };
-    shard.remove(gid.as_str());
-    core.settle(&ticket);
-    Ok(true)
+    if is_idle {
+        let ticket = park(engine, &mut core)?;
+        shard.remove(gid.as_str());
+        core.settle(&ticket);
+    }
+    Ok(is_idle)
+}
+
+/// Commits a saga that nobody drives: it has ended, or waits until it is due, which may be now.
+pub(super) fn park(engine: &Inner, core: &mut Core) -> Result<Ticket, Error> {
+    let now = engine.clock.now();
+    let next = core.saga().next(&core.flight, now);
+    let due = match next {
+        Next::Finished => None,
+        Next::Wait(due) => due,
+        Next::Call(_) | Next::Decide(_) | Next::Drop(_) => Some(now),
+    };
+    let ticket = core.save_until(&*engine.store, due)?;
+    if let Some(due) = due {
+        engine.timer.push(due, core.id);
+    }
+    if next == Next::Finished {
+        engine.stats.finished(core.saga().status());
+        log_end(core, now);
+    }
+    Ok(ticket)
 }
 
 /// Leaves with attempts still running, which end unheard: what they did before is on disk, and the next start goes on.
 fn give_up(engine: &Inner, live: &Live) -> Result<(), Error> {
+    let gid = live.core().saga().definition().gid().clone();
+    let mut shard = engine.table.shard(gid.as_str());
     let mut core = live.core();
     let ticket = core.save(&*engine.store, engine.clock.now())?;
+    if let Some(shard) = &mut shard {
+        shard.remove(gid.as_str());
+    }
     core.settle(&ticket);
     Ok(())
 }

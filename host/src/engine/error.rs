@@ -28,12 +28,15 @@ pub enum Error {
     /// The machine refused its own decision: a bug.
     #[error("the saga refused an event")]
     Illegal(#[from] IllegalEvent),
+    /// The saga's driver panicked: a bug.
+    #[error("the saga's driver panicked: its message is in the log")]
+    Panicked,
     /// The saga's driver ended without an answer: the host is stopping, or the saga was set aside.
-    #[error("the saga is no longer driven here: ask again, it is not lost")]
+    #[error("the saga is no longer driven here: submit it again, it does not run twice")]
     Gone,
 }
 
-/// Why a saga was not accepted. Nothing has been stored or changed.
+/// Why a saga was not accepted. Nothing has been stored or changed, unless the engine itself failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
     /// There is such a saga, and it can no longer be submitted or prepared.

@@ -1,5 +1,7 @@
 //! Reading sagas: one by gid, and the list by time and status.
 
+use tracing::error;
+
 use super::{
     Engine, Inner,
     error::Error,
@@ -41,15 +43,15 @@ pub struct Page {
 impl Engine {
     /// The saga with this gid. What it says is on disk.
     pub async fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
-        let found = self.0.find(gid)?;
-        self.0.store.barrier().durable().await?;
+        let found = self.0.find(gid).inspect_err(|error| self.0.notice(error))?;
+        self.0.durable(&self.0.store.barrier()).await?;
         Ok(found)
     }
 
     /// The sagas that match, newest first. What it says is on disk; sagas that were not durable yet are not in it.
     pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
-        let page = self.0.list(filter)?;
-        self.0.store.barrier().durable().await?;
+        let page = self.0.list(filter).inspect_err(|error| self.0.notice(error))?;
+        self.0.durable(&self.0.store.barrier()).await?;
         Ok(page)
     }
 }
@@ -90,7 +92,7 @@ impl Inner {
                     || record::read_open(value)
                         .is_ok_and(|open| Some(open.status) == filter.status.and_then(OpenStatus::of));
                 if is_wanted
-                    && let Some((found, _)) = self.read(id, "in the list")?
+                    && let Some(found) = self.read_if_sound(id)?
                     && filter.status.is_none_or(|status| status == found.saga.status())
                 {
                     page.sagas.push(found);
@@ -110,12 +112,32 @@ impl Inner {
         Ok(Some(Core::stored(record, chunk, open)))
     }
 
+    /// Bounds the log of a saga that is retried for ever. The shorter one replaces it with the next commit.
+    pub(super) fn shorten(&self, core: &mut Core) -> Result<(), Error> {
+        core.save(&*self.store, self.clock.now())?;
+        match self.read(core.id, core.saga().definition().gid().as_str())? {
+            Some((record, _)) => core.shorten(&record.log),
+            None => Ok(()),
+        }
+    }
+
     fn id_of(&self, gid: &str) -> Result<Option<SagaId>, Error> {
         // What is no gid belongs to no saga.
         let Ok(gid) = Gid::new(gid) else { return Ok(None) };
         let Some(value) = self.store.get(&record::gid_key(&gid))? else { return Ok(None) };
         let id = record::read_id(&value).map_err(|source| Error::Unreadable { gid: gid.to_string(), source })?;
         Ok(Some(id))
+    }
+
+    /// As [`Inner::read`]; a damaged saga is told of and left out, for it must not hide the others.
+    fn read_if_sound(&self, id: SagaId) -> Result<Option<Record>, Error> {
+        match self.read(id, "in the list") {
+            Err(error @ Error::Unreadable { .. }) => {
+                error!(id = id.0, error = &error as &dyn std::error::Error, "a saga is left out of the list");
+                Ok(None)
+            }
+            found => Ok(found?.map(|(record, _)| record)),
+        }
     }
 
     /// Replays a saga from the store; also gives its newest chunk, and that one's number.

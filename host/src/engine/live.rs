@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -16,7 +17,7 @@ use super::{
     record::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
 use crate::{
-    saga::{Definition, Event, Flight, Saga, Status, Timestamp},
+    saga::{Definition, Event, Flight, Saga, Status, Timestamp, fold},
     store::{Batch, CommitError, Store, Ticket},
 };
 
@@ -77,12 +78,16 @@ impl Table {
 pub(super) struct Core {
     pub id: SagaId,
     pub flight: Flight,
-    pub waiters: Vec<oneshot::Sender<Settled>>,
+    waiters: Vec<oneshot::Sender<Settled>>,
     saga: Saga,
     /// The newest chunk of the log as stored, and its number.
     chunk: (u32, Vec<u8>),
     /// Entries that follow it, not yet committed. The output rule says when they must be.
     unsaved: Vec<u8>,
+    /// Events in the log.
+    events: usize,
+    /// Chunks that the next commit removes, since it tells what is in them in fewer events.
+    surplus: Range<u32>,
     /// The row that says that the saga is unfinished, as stored.
     open: Option<(Option<Timestamp>, OpenStatus)>,
     /// Whether the gid is taken in the store.
@@ -101,6 +106,8 @@ impl Core {
             saga: Saga::new(definition),
             chunk: (0, record::new_chunk()),
             unsaved,
+            events: 0,
+            surplus: 0..0,
             open: None,
             named: false,
         })
@@ -115,6 +122,8 @@ impl Core {
             saga: record.saga,
             chunk,
             unsaved: Vec::new(),
+            events: record.log.len(),
+            surplus: 0..0,
             open: open.map(|open| (open.due, open.status)),
             named: true,
         }
@@ -124,26 +133,58 @@ impl Core {
         &self.saga
     }
 
+    /// Whether the store knows of it.
+    pub fn is_stored(&self) -> bool {
+        self.named
+    }
+
+    /// Adds a client that waits; those that have gone away are forgotten.
+    pub fn wait(&mut self) -> oneshot::Receiver<Settled> {
+        let (waiter, settled) = oneshot::channel();
+        self.waiters.retain(|waiter| !waiter.is_closed());
+        self.waiters.push(waiter);
+        settled
+    }
+
     /// Takes in an event; it is committed with the next [`Core::save`].
     pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
         self.saga.apply(event)?;
+        self.events += 1;
         record::write_event(&mut self.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
     }
 
-    /// Commits an attempt's end together with its effects, or neither: the commit point of a contained branch.
-    /// False when something the attempt had read has changed; it has then had no effect and may run again.
-    pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<bool, Error> {
-        let (before, length) = (self.saga.clone(), self.unsaved.len());
+    /// Whether the log has become so long that it should be told in fewer events.
+    pub fn is_long(&self) -> bool {
+        fold::is_long(self.saga.definition(), self.events)
+    }
+
+    /// Lets the next commit write the log anew, in one chunk and in fewer events; `log` is all of it.
+    pub fn shorten(&mut self, log: &[Event]) -> Result<(), Error> {
+        let definition = self.saga.definition();
+        let Some(folded) = fold::fold(definition, log) else { return Ok(()) };
+        let mut unsaved = Vec::new();
+        record::write_definition(&mut unsaved, definition)
+            .and_then(|()| folded.iter().try_for_each(|event| record::write_event(&mut unsaved, event)))
+            .map_err(|source| unreadable(definition, source))?;
+        self.surplus = 1..self.chunk.0 + 1;
+        self.chunk = (0, record::new_chunk());
+        self.unsaved = unsaved;
+        self.events = folded.len();
+        Ok(())
+    }
+
+    /// Commits an attempt's end together with its effects, or neither: the commit point of a contained branch. When
+    /// the commit is refused, the attempt has had no effect, and the saga is as it was.
+    pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<(), Error> {
+        let (before, length, events) = (self.saga.clone(), self.unsaved.len(), self.events);
         self.apply(event)?;
-        match self.commit(store, self.running_due(event.at()), effects) {
-            Ok(_) => Ok(true),
-            Err(CommitError::Conflict { .. }) => {
-                self.saga = before;
-                self.unsaved.truncate(length);
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
+        if let Err(refused) = self.commit(store, self.running_due(event.at()), effects) {
+            self.saga = before;
+            self.unsaved.truncate(length);
+            self.events = events;
+            return Err(refused.into());
         }
+        Ok(())
     }
 
     /// Commits everything so far. The ticket resolves when the saga as it stands now is on disk.
@@ -185,6 +226,9 @@ impl Core {
         if let Some((number, chunk)) = &chunk {
             batch.put(record::chunk_key(self.id, *number), chunk);
         }
+        for number in self.surplus.clone() {
+            batch.delete(record::chunk_key(self.id, number));
+        }
         let open = OpenStatus::of(self.saga.status()).map(|status| (due, status));
         match open {
             Some((due, status)) if open != self.open => {
@@ -208,6 +252,7 @@ impl Core {
         if let Some(chunk) = chunk {
             self.chunk = chunk;
             self.unsaved.clear();
+            self.surplus = 0..0;
         }
         Ok(ticket)
     }

@@ -17,8 +17,10 @@ mod clock;
 mod driver;
 mod error;
 mod find;
+mod hasten;
 mod live;
 mod record;
+pub mod tally;
 mod timer;
 
 use std::{
@@ -39,7 +41,9 @@ pub use self::{
     clock::Clock,
     error::{ControlError, Error, SubmitError},
     find::{Filter, Page},
+    hasten::Hastened,
     record::{Record, SagaId, Unreadable},
+    tally::Tally,
 };
 use self::{
     live::{Core, Live, Settled, Shard, Table},
@@ -129,6 +133,7 @@ struct Inner {
     places: Arc<Semaphore>,
     newest_id: AtomicU64,
     stats: Stats,
+    tally: Tally,
     /// No attempt starts any more.
     stopping: CancellationToken,
     /// Nobody waits for running attempts any more.
@@ -171,6 +176,7 @@ impl Engine {
             timer: Timer::default(),
             newest_id: AtomicU64::new(0),
             stats: Stats::default(),
+            tally: Tally::default(),
             stopping: CancellationToken::new(),
             given_up: CancellationToken::new(),
             drivers: TaskTracker::new(),
@@ -184,22 +190,22 @@ impl Engine {
 
     /// Stores a saga that is to be submitted later.
     pub async fn prepare(&self, definition: Definition) -> Result<(), SubmitError> {
-        let ticket = self.0.prepare(definition)?;
-        Ok(ticket.durable().await.map_err(Error::from)?)
+        let ticket = self.0.prepare(definition).inspect_err(|refusal| self.0.notice_in(refusal))?;
+        Ok(self.0.durable(&ticket).await?)
     }
 
     /// Stores a saga and runs it. Returns when it is on disk; with `wait_result`, when it has ended or has come to
     /// wait for a retry, or after [`Settings::wait_max`].
     pub async fn submit(&self, definition: Definition) -> Result<Submitted, SubmitError> {
         let gid = definition.gid().clone();
-        match self.0.enter(definition)? {
+        match self.0.enter(definition).inspect_err(|refusal| self.0.notice_in(refusal))? {
             Entered::Durable(ticket) => {
-                ticket.durable().await.map_err(Error::from)?;
+                self.0.durable(&ticket).await?;
                 Ok(Submitted::Accepted)
             }
             Entered::Waiting(settled) => match tokio::time::timeout(self.0.settings.wait_max, settled).await {
                 Ok(Ok(Settled { saga, ticket })) => {
-                    ticket.durable().await.map_err(Error::from)?;
+                    self.0.durable(&ticket).await?;
                     Ok(Submitted::Settled(saga))
                 }
                 Ok(Err(_)) => Err(Error::Gone.into()),
@@ -222,9 +228,12 @@ impl Engine {
     }
 
     async fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<(), ControlError> {
-        let place = self.0.places.clone().acquire_owned().await.map_err(|_| Error::Gone)?;
-        let ticket = self.0.control(gid, event, place)?;
-        Ok(ticket.durable().await.map_err(Error::from)?)
+        let ticket = self.0.control(gid, event).inspect_err(|refusal| {
+            if let ControlError::Engine(error) = refusal {
+                self.0.notice(error);
+            }
+        })?;
+        Ok(self.0.durable(&ticket).await?)
     }
 
     /// What time it is for sagas.
@@ -247,6 +256,11 @@ impl Engine {
             open: stats.open.load(Ordering::Relaxed),
             live: self.0.table.len() as u64,
         }
+    }
+
+    /// What has been attempted so far.
+    pub fn tally(&self) -> &Tally {
+        &self.0.tally
     }
 
     /// Resolves when the store has failed. Nothing is accepted any more, nothing acknowledged is lost: the host has to
@@ -278,8 +292,8 @@ impl Inner {
     fn prepare(self: &Arc<Self>, definition: Definition) -> Result<Ticket, SubmitError> {
         self.admit(&definition)?;
         let gid = definition.gid().clone();
-        let mut shard = self.shard(gid.as_str())?;
-        match self.existing(&mut shard, gid.as_str())? {
+        let shard = self.shard(gid.as_str())?;
+        match self.existing(&shard, gid.as_str())? {
             None => {
                 let mut core = self.create(definition)?;
                 let ticket = core.save_until(&*self.store, None)?;
@@ -300,54 +314,49 @@ impl Inner {
         let wait = definition.options().wait_result;
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
-        let live = match self.existing(&mut shard, gid.as_str())? {
+        let (live, is_new, is_first) = match self.existing(&shard, gid.as_str())? {
             Some(live) => {
-                live.core().resubmit(&definition, self.clock.now())?;
-                live
+                let is_first = live.core().resubmit(&definition, self.clock.now())?;
+                (live, false, is_first)
             }
             None => {
                 let at = definition.created_at();
                 let mut core = self.create(definition)?;
                 core.apply(&Event::Submitted { at })?;
-                self.stats.open.fetch_add(1, Ordering::Relaxed);
-                self.stats.submitted.fetch_add(1, Ordering::Relaxed);
-                Live::new(core)
+                (Live::new(core), true, true)
             }
         };
-        let entered = {
-            let mut core = live.core();
-            if wait {
-                let (sender, receiver) = oneshot::channel();
-                core.waiters.push(sender);
-                Entered::Waiting(receiver)
-            } else {
-                Entered::Durable(core.save(&*self.store, self.clock.now())?)
-            }
+        let entered = if wait {
+            Entered::Waiting(live.core().wait())
+        } else {
+            Entered::Durable(live.core().save(&*self.store, self.clock.now())?)
         };
+        self.stats.open.fetch_add(is_new.into(), Ordering::Relaxed);
+        self.stats.submitted.fetch_add(is_first.into(), Ordering::Relaxed);
         self.drive(&mut shard, live, place);
         Ok(entered)
     }
 
-    fn control(
-        self: &Arc<Self>,
-        gid: &str,
-        event: impl Fn(Timestamp) -> Event,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Ticket, ControlError> {
-        let mut shard = self.shard(gid)?;
-        let live = self.existing(&mut shard, gid)?.ok_or(ControlError::NotFound)?;
-        let ticket = {
-            let mut core = live.core();
-            let status = core.saga().status();
-            if status.is_finished() {
-                return Err(ControlError::Finished(status));
-            }
-            let now = self.clock.now();
-            core.apply(&event(now))?;
-            core.save(&*self.store, now)?
-        };
-        self.drive(&mut shard, live, place);
-        Ok(ticket)
+    /// Takes no place: a full host can still be told what to stop.
+    fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<Ticket, ControlError> {
+        let shard = self.shard(gid)?;
+        let live = self.existing(&shard, gid)?.ok_or(ControlError::NotFound)?;
+        let mut core = live.core();
+        let status = core.saga().status();
+        if status.is_finished() {
+            return Err(ControlError::Finished(status));
+        }
+        if core.is_long() {
+            self.shorten(&mut core)?;
+        }
+        let now = self.clock.now();
+        core.apply(&event(now))?;
+        if shard.contains_key(gid) {
+            live.changed.notify_one();
+            Ok(core.save(&*self.store, now)?)
+        } else {
+            Ok(driver::park(self, &mut core)?)
+        }
     }
 
     /// Refuses what could not be taken on, or could never work.
@@ -387,7 +396,7 @@ impl Inner {
     }
 
     /// The saga with this gid, live or fetched from the store; a fetched one is not in the table yet.
-    fn existing(&self, shard: &mut Shard, gid: &str) -> Result<Option<Arc<Live>>, Error> {
+    fn existing(&self, shard: &Shard, gid: &str) -> Result<Option<Arc<Live>>, Error> {
         if let Some(live) = shard.get(gid) {
             return Ok(Some(live.clone()));
         }
@@ -476,9 +485,24 @@ impl Inner {
         if let Some(mut shard) = self.table.shard(gid.as_str()) {
             shard.remove(gid.as_str());
         }
+        if !live.core().is_stored() {
+            self.stats.open.fetch_sub(1, Ordering::Relaxed);
+        }
         self.notice(failure);
     }
 
+    /// Waits for the disk.
+    async fn durable(&self, ticket: &Ticket) -> Result<(), Error> {
+        ticket.durable().await.map_err(Error::from).inspect_err(|error| self.notice(error))
+    }
+
+    fn notice_in(&self, refusal: &SubmitError) {
+        if let SubmitError::Engine(error) = refusal {
+            self.notice(error);
+        }
+    }
+
+    /// A store that has failed stops the host, whoever finds out.
     fn notice(&self, failure: &Error) {
         if matches!(failure, Error::Store(_) | Error::Commit(store::CommitError::Store(_))) {
             self.store_failed.send_replace(true);
@@ -487,18 +511,24 @@ impl Inner {
 }
 
 impl Core {
-    /// Takes in a repeated submission: what waits is tried at once, as under DTM; another saga's is refused.
-    fn resubmit(&mut self, definition: &Definition, at: Timestamp) -> Result<(), SubmitError> {
+    /// Takes in the submission of a saga that exists: what waits is tried at once, as under DTM; another saga's is
+    /// refused. Whether it is the first, after it was prepared.
+    fn resubmit(&mut self, definition: &Definition, at: Timestamp) -> Result<bool, SubmitError> {
         let saga = self.saga();
         let same = definition.steps().is_empty() || saga.definition().same_request(definition);
         match saga.status() {
             Status::Aborting | Status::Succeed | Status::Failed => Err(SubmitError::Status(saga.status())),
             Status::Prepared | Status::Submitted if !same => Err(SubmitError::Different),
-            Status::Prepared => Ok(self.apply(&Event::Submitted { at })?),
-            Status::Submitted if saga.steps().iter().any(|step| step.action.retry_at.is_some_and(|due| due > at)) => {
-                Ok(self.apply(&Event::Hastened { at })?)
+            Status::Prepared => {
+                self.apply(&Event::Submitted { at })?;
+                Ok(true)
             }
-            Status::Submitted => Ok(()),
+            Status::Submitted => {
+                if saga.steps().iter().any(|step| step.action.retry_at.is_some_and(|due| due > at)) {
+                    self.apply(&Event::Hastened { at })?;
+                }
+                Ok(false)
+            }
         }
     }
 }

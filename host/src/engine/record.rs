@@ -8,7 +8,8 @@
 //! | `f` id          | empty                                       | the list of failed sagas              |
 //!
 //! A saga's log is appended to its newest chunk until that is [`CHUNK_BYTES`] long: few small values whose newest is
-//! written anew, never a value that grows with the saga. Numbers in keys are big-endian, so that key order is time
+//! written anew, never a value that grows with the saga. A log that has become long is told in fewer events (see
+//! `saga::fold`) in a new first chunk, and the others go, all in one commit. Numbers in keys are big-endian, so that key order is time
 //! order and the writes of new sagas are neighbours. A gid stands at the end of its key and needs no terminator.
 //! `o` and `f` are absent for sagas that succeed before anything must be durable, which is most of them.
 //!
@@ -250,3 +251,6 @@ fn body<'a>(what: &'static str, value: &'a [u8]) -> Result<&'a [u8], Unreadable>
 fn take<'a, T: DeserializeOwned>(what: &'static str, bytes: &'a [u8]) -> Result<(T, &'a [u8]), Unreadable> {
     postcard::take_from_bytes(bytes).map_err(|source| Unreadable::Decode { what, source })
 }
+
+#[cfg(test)]
+mod tests;

@@ -123,6 +123,15 @@ pub struct Order {
     pub after: BTreeMap<usize, Vec<usize>>,
 }
 
+/// How the answers of HTTP branches are understood. Where the saga does not say, the host's settings do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Results {
+    /// Every status from 200 to 299 is a success, and of the body only `dtm_result` is read.
+    pub any_2xx_succeeds: Option<bool>,
+    /// The attempt of an action from which on a status from 500 to 599 is a rejection; 0: never, it is tried again.
+    pub rejects_5xx_after: Option<u64>,
+}
+
 /// What a client may set for one saga. Zero means "not set", as in DTM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
@@ -146,6 +155,8 @@ pub struct Options {
     pub custom_data: String,
     /// Kept and shown as given; a saga has no use for it.
     pub query_prepared: String,
+    /// Also from `custom_data`.
+    pub results: Results,
 }
 
 /// A saga as it was asked for.
@@ -222,12 +233,20 @@ impl Definition {
     }
 
     /// Whether both describe the same saga, whenever they were submitted: what makes a repeated submission harmless.
+    /// Whether the client waits for the result is its own affair each time.
     pub fn same_request(&self, other: &Self) -> bool {
-        self.gid == other.gid && self.steps == other.steps && self.order == other.order && self.options == other.options
+        let described = |options: &Options| Options { wait_result: false, ..options.clone() };
+        self.gid == other.gid
+            && self.steps == other.steps
+            && self.order == other.order
+            && described(&self.options) == described(&other.options)
     }
 
     /// A step that waits for itself, if any: what is left when the startable steps are removed again and again (Kahn).
     fn find_cycle(&self) -> Option<usize> {
+        if self.order.after.is_empty() {
+            return None;
+        }
         let mut waits: Vec<usize> = (0..self.steps.len()).map(|i| self.predecessors(i).count()).collect();
         let mut followers: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for step in 0..self.steps.len() {

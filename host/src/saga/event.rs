@@ -83,6 +83,28 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
+    /// Attempts without a result, which a long log no longer tells one by one: where they have led. See
+    /// [`super::fold`].
+    Retried {
+        /// Of which step.
+        step: usize,
+        /// Which operation.
+        op: Op,
+        /// How many there were.
+        attempts: u32,
+        /// Of how many nobody knows the result.
+        failures: u32,
+        /// How many of them `retry_limit` counts.
+        retries: u64,
+        /// Whether one of them was an external one of the action.
+        reached: bool,
+        /// Not tried again before this moment.
+        retry_at: Option<Timestamp>,
+        /// The newest error.
+        last_error: Option<String>,
+        /// When the last of them began or ended.
+        at: Timestamp,
+    },
 }
 
 /// How an attempt ended that has no result.
@@ -118,16 +140,18 @@ impl Event {
             | Self::Skipped { at, .. }
             | Self::Aborted { at, .. }
             | Self::ForceStopped { at }
-            | Self::Hastened { at } => *at,
+            | Self::Hastened { at }
+            | Self::Retried { at, .. } => *at,
         }
     }
 
     /// The operation it is about, if it is about one.
     pub fn slot(&self) -> Option<Slot> {
         match *self {
-            Self::Started { step, op, .. } | Self::Succeeded { step, op, .. } | Self::Failed { step, op, .. } => {
-                Some(Slot { step, op })
-            }
+            Self::Started { step, op, .. }
+            | Self::Succeeded { step, op, .. }
+            | Self::Failed { step, op, .. }
+            | Self::Retried { step, op, .. } => Some(Slot { step, op }),
             Self::Rejected { step, .. } => Some(Slot { step, op: Op::Action }),
             Self::Skipped { step, .. } => Some(Slot { step, op: Op::Compensate }),
             Self::Submitted { .. } | Self::Aborted { .. } | Self::ForceStopped { .. } | Self::Hastened { .. } => None,

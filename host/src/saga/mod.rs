@@ -4,15 +4,16 @@
 //! says what has happened, [`Saga::apply`] folds events into state and [`Saga::next`] says what to do now. Live
 //! execution and recovery run the same two functions: recovery is replay plus the ordinary loop.
 //!
-//! Reading order: [`definition`], [`event`], [`state`], [`machine`], [`render`].
+//! Reading order: [`definition`], [`event`], [`state`], [`machine`], [`fold`], [`render`].
 
 pub mod definition;
 pub mod event;
+pub mod fold;
 pub mod machine;
 pub mod render;
 pub mod state;
 
-pub use definition::{BranchId, Definition, Gid, Invalid, Op, Options, Order, Slot, Step, Timestamp};
+pub use definition::{BranchId, Definition, Gid, Invalid, Op, Options, Order, Results, Slot, Step, Timestamp};
 pub use event::{AbortReason, Event, Failure};
 pub use machine::{Flight, Next, Policy, Verdict};
 pub use state::{IllegalEvent, Saga, Status};

@@ -48,6 +48,10 @@ impl fmt::Display for Line<'_> {
             Event::Aborted { reason: AbortReason::RetryLimit, .. } => f.write_str("more failures than retry_limit"),
             Event::ForceStopped { .. } => f.write_str("stopped by force, nothing more is called"),
             Event::Hastened { .. } => f.write_str("retries asked for now"),
+            Event::Retried { attempts, failures, last_error, .. } => {
+                write!(f, "tried {attempts} times, {failures} times with an unknown result")?;
+                last_error.as_ref().map_or(Ok(()), |error| write!(f, ", the last: {error}"))
+            }
         }
     }
 }

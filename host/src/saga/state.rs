@@ -90,7 +90,7 @@ impl OpState {
     /// Closes the open external attempt, or counts a contained one, which shows in the log only by its end.
     fn end_attempt(&mut self) {
         if !std::mem::take(&mut self.open) {
-            self.attempts += 1;
+            self.attempts = self.attempts.saturating_add(1);
         }
     }
 }
@@ -125,6 +125,11 @@ impl StepState {
     /// Whether there is something that a roll-back must take back.
     pub fn may_have_effect(&self) -> bool {
         self.reached || self.action.has_succeeded()
+    }
+
+    /// Whether one of its operations is not to be tried before some moment.
+    pub fn waits(&self) -> bool {
+        self.action.retry_at.is_some() || self.compensation.retry_at.is_some()
     }
 
     /// Whether nothing of this step is left to take back: never attempted, taken back, or found empty.
@@ -264,8 +269,11 @@ impl Saga {
                 Some(state) if state.may_have_effect() => Err("the action may have had an effect"),
                 Some(_) => Ok(()),
             },
-            Event::Started { step, op, .. } | Event::Succeeded { step, op, .. } | Event::Failed { step, op, .. } => {
-                let starts = matches!(event, Event::Started { .. });
+            Event::Started { step, op, .. }
+            | Event::Succeeded { step, op, .. }
+            | Event::Failed { step, op, .. }
+            | Event::Retried { step, op, .. } => {
+                let starts = matches!(event, Event::Started { .. } | Event::Retried { .. });
                 self.check_call(Slot { step: *step, op: *op }, starts)
             }
             Event::Rejected { step, .. } => self.check_call(Slot { step: *step, op: Op::Action }, false),
@@ -320,7 +328,10 @@ impl Saga {
                 self.status = Status::Failed;
                 self.reason = self.reason.take().or(Some(Reason::ForceStopped));
             }
-            Event::Failed { op: Op::Action, .. } if self.status == Status::Submitted => self.retries += 1,
+            Event::Failed { op: Op::Action, .. } if self.status == Status::Submitted => {
+                self.retries = self.retries.saturating_add(1);
+            }
+            Event::Retried { retries, .. } => self.retries = self.retries.saturating_add(*retries),
             Event::Hastened { .. } => {
                 for step in &mut self.steps {
                     step.action.retry_at = None;
@@ -336,7 +347,7 @@ impl Saga {
         op_state.updated_at = Some(event.at());
         match event {
             Event::Started { .. } => {
-                op_state.attempts += 1;
+                op_state.attempts = op_state.attempts.saturating_add(1);
                 op_state.open = true;
                 state.reached |= op == Op::Action;
             }
@@ -353,11 +364,18 @@ impl Saga {
                 op_state.end_attempt();
                 op_state.retry_at = Some(*retry_at);
                 if let Failure::Unknown { error } = failure {
-                    op_state.failures += 1;
+                    op_state.failures = op_state.failures.saturating_add(1);
                     op_state.last_error = Some(error.as_str().into());
                 }
             }
             Event::Skipped { .. } => op_state.progress = Progress::Skipped,
+            Event::Retried { attempts, failures, reached, retry_at, last_error, .. } => {
+                op_state.attempts = op_state.attempts.saturating_add(*attempts);
+                op_state.failures = op_state.failures.saturating_add(*failures);
+                op_state.retry_at = *retry_at;
+                op_state.last_error = last_error.as_deref().map(Box::from);
+                state.reached |= reached;
+            }
             Event::Submitted { .. } | Event::Aborted { .. } | Event::ForceStopped { .. } | Event::Hastened { .. } => {}
         }
     }

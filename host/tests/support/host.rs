@@ -30,7 +30,9 @@ pub struct Setup {
 impl Setup {
     /// For tests in real time.
     pub fn new(directory: Arc<impl Directory>) -> Self {
-        let dir = Arc::new(tempfile::tempdir().unwrap());
+        // In memory where there is such a place: hundreds of stores are opened, and no real disk is tested here.
+        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        let dir = Arc::new(dir.unwrap());
         Self { dir, directory, settings: Settings::default(), clock: Clock::start(), is_prompt: false }
     }
 
@@ -83,7 +85,16 @@ impl Host {
     pub async fn stop(self, grace: Duration) -> Setup {
         self.engine.stop(grace).await;
         drop(self.engine);
-        drop(Arc::into_inner(self.store).expect("the store is still in use"));
+        // What has been given up on other threads lets go of it a moment later.
+        let mut store = Some(self.store);
+        until(async || match Arc::try_unwrap(store.take()?) {
+            Ok(store) => Some(drop(store)),
+            Err(shared) => {
+                store = Some(shared);
+                None
+            }
+        })
+        .await;
         self.setup
     }
 
@@ -113,8 +124,9 @@ impl Host {
     }
 
     /// Submits and hands over what came of it, which must be a settled saga.
-    pub async fn settle(&self, plan: &Plan) -> Arc<Saga> {
-        settled(self.engine.submit(plan.now(&self.engine)).await.unwrap())
+    pub fn settle<'a>(&'a self, plan: &Plan) -> impl Future<Output = Arc<Saga>> + use<'a> {
+        let definition = plan.now(&self.engine);
+        async { settled(self.engine.submit(definition).await.unwrap()) }
     }
 
     /// Submits without waiting for the result.

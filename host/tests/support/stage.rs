@@ -1,7 +1,7 @@
 //! Branches that the test plays itself.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -21,6 +21,7 @@ pub struct Stage {
     started: mpsc::UnboundedSender<Attempt>,
     attempts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Attempt>>,
     closed: Mutex<HashMap<String, &'static str>>,
+    traps: Mutex<HashSet<String>>,
 }
 
 /// An attempt that waits for its answer.
@@ -33,7 +34,7 @@ pub struct Attempt {
 impl Stage {
     pub fn new() -> Arc<Self> {
         let (started, attempts) = mpsc::unbounded_channel();
-        Arc::new(Self { started, attempts: attempts.into(), closed: Mutex::default() })
+        Arc::new(Self { started, attempts: attempts.into(), closed: Mutex::default(), traps: Mutex::default() })
     }
 
     /// The next attempt, whenever it comes. In paused time, that may be long from now.
@@ -70,9 +71,15 @@ impl Stage {
         self.closed.lock().unwrap().insert(address.into(), why);
     }
 
-    /// Ends [`Stage::close`].
+    /// From now on whoever looks for the address panics.
+    pub fn trap(&self, address: &str) {
+        self.traps.lock().unwrap().insert(address.into());
+    }
+
+    /// Ends [`Stage::close`] and [`Stage::trap`].
     pub fn open(&self, address: &str) {
         self.closed.lock().unwrap().remove(address);
+        self.traps.lock().unwrap().remove(address);
     }
 }
 
@@ -133,6 +140,8 @@ impl Attempt {
 impl Directory for Stage {
     fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
         let address = saga.target(slot);
+        let is_trap = self.traps.lock().unwrap().contains(address);
+        assert!(!is_trap, "the test lets the directory panic");
         if let Some(why) = self.closed.lock().unwrap().get(address) {
             return Err(Nowhere((*why).to_owned()));
         }

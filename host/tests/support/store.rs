@@ -28,6 +28,8 @@ pub struct TestStore {
 struct Script {
     commits: u64,
     fail_from: Option<u64>,
+    /// Whoever reads a key that begins so panics, once.
+    trap: Option<Vec<u8>>,
     /// How many of the next commits that carry effects are refused, and how.
     refusals: Vec<CommitError>,
 }
@@ -50,6 +52,17 @@ impl TestStore {
     /// The `commit`th commit, counted from 1, fails as a store that has lost its disk does, and all after it.
     pub fn fail_from(&self, commit: u64) {
         self.script().fail_from = Some(commit);
+    }
+
+    /// Whether a commit has failed so.
+    pub fn has_failed(&self) -> bool {
+        let script = self.script();
+        script.fail_from.is_some_and(|from| from <= script.commits)
+    }
+
+    /// Whoever is the next to read a key that begins with `prefix` panics.
+    pub fn trap(&self, prefix: &[u8]) {
+        self.script().trap = Some(prefix.into());
     }
 
     /// The next `count` commits that carry effects meet a conflict.
@@ -94,6 +107,8 @@ impl TestStore {
 
 impl Store for TestStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        let trapped = self.script().trap.take_if(|prefix| key.starts_with(prefix)).is_some();
+        assert!(!trapped, "the test lets the store panic");
         self.inner.get(key)
     }
 

@@ -15,7 +15,7 @@ use wasaga::{
     store::{Batch, Store},
 };
 
-use super::{TestStore, stage::reach, store::EFFECTS};
+use super::{Host, Setup, TestStore, stage::reach, store::EFFECTS, until};
 
 /// How often attempts go wrong, in percent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,18 +78,24 @@ impl World {
         Arc::new(Self { state: Mutex::new(state), store: Mutex::default() })
     }
 
-    /// From now on the store of this host takes the effects of contained branches.
-    pub fn begin_life(&self, store: Arc<TestStore>) {
-        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store);
+    /// Starts a host whose store takes the effects of contained branches.
+    pub fn begin_life(&self, setup: &Setup) -> Host {
+        let (store, disk) = setup.open();
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = Some(store.clone());
+        setup.start_on(store, disk)
     }
 
-    /// The host has died, and nothing of it runs any more.
-    pub fn end_life(&self) {
-        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    /// The power of the host is cut, and everything of it ends.
+    pub async fn end_life(&self, host: Host) {
+        host.disk.cut();
+        host.engine.stop(Duration::ZERO).await;
+        // Attempts that run on other threads end a moment after they have been given up.
+        until(async || self.state().scores.values().all(|score| score.running.is_empty()).then_some(())).await;
         for score in self.state().scores.values_mut() {
             score.turned_back_in_this_life = false;
-            assert!(score.running.is_empty(), "the host is still alive");
         }
+        *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        host.stop(Duration::ZERO).await;
     }
 
     /// The directory that leads to it.
@@ -159,7 +165,7 @@ impl World {
     }
 
     /// What must hold whenever an operation is called.
-    fn check_call(&self, call: &Call, reach: Reach) {
+    fn check_call(&self, call: &Call, reach: Reach, had_turned_back: bool) {
         let (saga, Slot { step, op }) = (&call.saga, call.slot);
         let followers =
             || (0..saga.steps().len()).filter(|later| saga.predecessors(*later).any(|before| before == step));
@@ -189,9 +195,10 @@ impl World {
         let mut state = self.state();
         let score = state.scores.entry(saga.gid().to_string()).or_default();
         let is_repeated = !score.running.insert(call.slot);
-        let races = op == Op::Compensate
-            && followers().chain([step]).any(|step| score.running.contains(&Slot { step, op: Op::Action }));
-        let goes_forward_again = op == Op::Action && (score.turned_back || score.turned_back_in_this_life);
+        // A contained attempt that was dropped may still be ending on another thread; it has no effect.
+        let runs = |slot| score.running.contains(&slot) && score.attempts.contains_key(&slot);
+        let races = op == Op::Compensate && followers().chain([step]).any(|step| runs(Slot { step, op: Op::Action }));
+        let goes_forward_again = op == Op::Action && had_turned_back;
         let mut is_forgotten = false;
         if reach == Reach::External {
             let newest = score.attempts.insert(call.slot, call.attempt).unwrap_or(0);
@@ -212,6 +219,12 @@ impl World {
         }
     }
 
+    fn has_turned_back(&self, saga: &Definition) -> bool {
+        let state = self.state();
+        let score = state.scores.get(saga.gid().as_str());
+        score.is_some_and(|score| score.turned_back || score.turned_back_in_this_life)
+    }
+
     fn draw(&self, call: &Call, reach: Reach) -> (Fate, Duration) {
         let may_reject = !call.is_compensation() && self.has_effect(&call.saga, call.slot.step) != Some(true);
         let State { random, troubles, .. } = &mut *self.state();
@@ -223,22 +236,22 @@ impl World {
             threshold += percent;
             roll < threshold
         };
-        let fate = if falls(troubles.rejected) && may_reject {
-            Fate::IsRejected
-        } else if falls(troubles.unknown) {
+        let fate = if falls(troubles.unknown) {
             Fate::IsLost { after_effect: reach == Reach::External && random.bool() }
         } else if falls(troubles.ongoing) {
             Fate::IsOngoing
         } else if falls(troubles.panicking) {
             Fate::Panics
+        } else if falls(troubles.rejected) && may_reject {
+            Fate::IsRejected
         } else {
             Fate::Succeeds
         };
         (fate, pause)
     }
 
-    async fn act(&self, call: &Call, reach: Reach) -> Outcome {
-        self.check_call(call, reach);
+    async fn act(&self, call: &Call, reach: Reach, had_turned_back: bool) -> Outcome {
+        self.check_call(call, reach, had_turned_back);
         let mut running = Running { world: self, call, is_loose: reach == Reach::External };
         let (fate, pause) = self.draw(call, reach);
         if !pause.is_zero() {
@@ -343,18 +356,22 @@ struct Map(Arc<World>);
 
 impl Directory for Map {
     fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
-        Ok(Arc::new(Fated { world: self.0.clone(), reach: reach(saga.target(slot))? }))
+        let had_turned_back = self.0.has_turned_back(saga);
+        Ok(Arc::new(Fated { world: self.0.clone(), reach: reach(saga.target(slot))?, had_turned_back }))
     }
 }
 
 struct Fated {
     world: Arc<World>,
     reach: Reach,
+    /// A compensation had been called when the host decided to make this call. (The call itself may come later: an
+    /// external one waits for the disk, and the steps of a concurrent saga do not wait for each other.)
+    had_turned_back: bool,
 }
 
 impl Branch for Fated {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        self.world.act(call, self.reach).boxed()
+        self.world.act(call, self.reach, self.had_turned_back).boxed()
     }
 
     fn reach(&self) -> Reach {

@@ -1,0 +1,63 @@
+//! Retrying many sagas now: for when a participant is back, and its sagas would wait out their backoff.
+
+use super::{
+    ControlError, Engine, Error,
+    record::{self, OPEN, Open},
+};
+use crate::{
+    saga::{Event, Timestamp},
+    store::{self, Range, Ticket},
+};
+
+/// What [`Engine::hasten_later_than`] has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hastened {
+    /// So many sagas are retried now.
+    pub count: u64,
+    /// Others wait for as long and are left as they are.
+    pub has_more: bool,
+}
+
+impl Engine {
+    /// Retries now up to `limit` unfinished sagas that wait until later than `moment`, the oldest first.
+    ///
+    /// Prepared sagas wait for their submission and running ones for nothing: neither counts. Looks at every unfinished
+    /// saga until it has found enough and one more, about a second for a million of them, a page at a time between
+    /// other work.
+    pub async fn hasten_later_than(&self, moment: Timestamp, limit: u64) -> Result<Hastened, Error> {
+        let mut range = Range::prefix(OPEN);
+        let mut hastened = Hastened::default();
+        let mut newest: Option<Ticket> = None;
+        'pages: loop {
+            let page = self.0.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
+            let Some((last, _)) = page.last() else { break };
+            range = range.beyond(last);
+            for (_, row) in &page {
+                // What cannot be read has been reported at the start.
+                let Ok(Open { due: Some(due), gid, .. }) = record::read_open(row) else { continue };
+                if due <= moment {
+                    continue;
+                }
+                if hastened.count == limit {
+                    hastened.has_more = true;
+                    break 'pages;
+                }
+                match self.0.control(gid.as_str(), |at| Event::Hastened { at }) {
+                    Ok(ticket) => {
+                        newest = Some(ticket);
+                        hastened.count += 1;
+                    }
+                    // It has ended since the page was read.
+                    Err(ControlError::NotFound | ControlError::Finished(_)) => {}
+                    Err(ControlError::Engine(error)) => return Err(error),
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+        // Commits have one order: when the newest is on disk, all are.
+        if let Some(ticket) = newest {
+            self.0.durable(&ticket).await?;
+        }
+        Ok(hastened)
+    }
+}

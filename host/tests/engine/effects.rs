@@ -1,0 +1,190 @@
+//! What a contained attempt changes is committed with its outcome, or not at all.
+//!
+//! 1. A crash shows both or neither, and takes back a suffix of what was committed, never a part from the middle.
+//! 2. A conflict means that the attempt had no effect: it runs again at once, and is no failure.
+//! 3. Effects that can never be committed are a failed attempt; the saga goes on.
+
+use bytes::Bytes;
+use wasaga::{
+    saga::{Event, Op, Slot, Status},
+    store::{Batch, Store},
+};
+
+use crate::support::{Host, Plan, Setup, Stage, Troubles, World, settle, until};
+
+fn put(key: &str) -> Batch {
+    let mut effects = Batch::new();
+    effects.put(format!("x{key}"), b"1");
+    effects
+}
+
+fn keys(host: &Host) -> Vec<String> {
+    host.store.rows(b"x").into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+}
+
+fn has_succeeded(host_log: &[Event], step: usize, op: Op) -> bool {
+    host_log.iter().any(|event| matches!(event, Event::Succeeded { .. }) && event.slot() == Some(Slot { step, op }))
+}
+
+#[tokio::test]
+async fn a_crash_shows_an_effect_with_its_outcome_or_neither() {
+    for cut_after in 0..=2 {
+        let stage = Stage::new();
+        let host = Setup::new(stage.clone()).start();
+        host.submit(&Plan::new("g").contained().contained().contained()).await;
+        let mut reached = 0;
+        for step in 0..2 {
+            let attempt = stage.action(step, 1).await;
+            if step == cut_after {
+                host.disk.hold();
+            }
+            let commits = host.store.commits();
+            attempt.effects(put(&step.to_string()));
+            until(async || (host.store.commits() > commits).then_some(())).await;
+            if step < cut_after {
+                host.store.barrier().durable().await.unwrap();
+                reached += 1;
+            }
+        }
+        let _third = stage.action(2, 1).await;
+        assert_eq!(keys(&host), ["x0", "x1"], "visible before it is durable");
+        let host = host.kill().await.start();
+        assert_eq!(keys(&host).len(), reached);
+        let log = host.find("g").await.log;
+        for step in 0..2 {
+            assert_eq!(has_succeeded(&log, step, Op::Action), step < reached);
+        }
+        for step in reached..3 {
+            stage.action(step, 1).await.effects(put(&step.to_string()));
+        }
+        host.until_status("g", Status::Succeed).await;
+        assert_eq!(keys(&host), ["x0", "x1", "x2"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_conflict_the_attempt_runs_again_at_once_and_has_not_failed() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    let start = host.engine.now();
+    host.submit(&Plan::new("g").contained().contained().with(|options| options.retry_limit = 1)).await;
+    // Not committed yet when the conflict comes; it must not be lost with it.
+    stage.action(0, 1).await.output("first");
+    host.store.conflict_next(20);
+    for _ in 0..=20 {
+        let attempt = stage.action(1, 1).await;
+        assert_eq!(attempt.call.results.len(), 1);
+        attempt.effects(put("1"));
+    }
+    let record = host.until_status("g", Status::Succeed).await;
+    let action = &record.saga.steps()[1].action;
+    assert_eq!((action.attempts, action.failures, record.saga.retries()), (1, 0, 0));
+    assert_eq!(record.saga.outputs().next(), Some((0, "first")));
+    assert_eq!(start.until(record.saga.updated_at()).as_millis(), 0, "it waited");
+    assert_eq!(keys(&host), ["x1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_precondition_that_does_not_hold_is_a_conflict() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").contained()).await;
+    let read_before = |was: Option<&'static [u8]>| {
+        let mut effects = put("mine");
+        effects.expect(b"xshared", was.map(Bytes::from_static));
+        effects
+    };
+    let first = stage.action(0, 1).await;
+    host.store.local().commit(put("shared")).unwrap();
+    first.effects(read_before(None));
+    let second = stage.action(0, 1).await;
+    assert_eq!(keys(&host), ["xshared"]);
+    // Reads alone are checked too.
+    let mut only_reads = Batch::new();
+    only_reads.expect(b"xshared", None);
+    second.effects(only_reads);
+    stage.action(0, 1).await.effects(read_before(Some(b"1")));
+    host.until_status("g", Status::Succeed).await;
+    assert_eq!(keys(&host), ["xmine", "xshared"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_meets_a_compensation_and_an_external_plugin_as_well() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").contained().external()).await;
+    stage.action(0, 1).await.effects(put("0"));
+    // An external attempt has started, whatever becomes of its local effects: the next one is another.
+    let attempt = stage.action(1, 1).await;
+    host.store.conflict_next(1);
+    attempt.effects(put("1"));
+    stage.action(1, 2).await.reject();
+    let mut undo = Batch::new();
+    undo.delete(b"x1");
+    let attempt = stage.compensation(1, 1).await;
+    host.store.conflict_next(1);
+    attempt.effects(undo.clone());
+    stage.compensation(1, 2).await.effects(undo);
+    let mut undo = Batch::new();
+    undo.delete(b"x0");
+    let attempt = stage.compensation(0, 1).await;
+    host.store.conflict_next(1);
+    attempt.effects(undo.clone());
+    stage.compensation(0, 1).await.effects(undo);
+    let saga = host.until_status("g", Status::Failed).await.saga;
+    assert_eq!(saga.steps()[1].action.failures, 0);
+    assert!(keys(&host).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn time_that_runs_out_between_conflicts_turns_the_saga_back() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").contained().with(|options| options.timeout_to_fail_s = 10)).await;
+    let attempt = stage.action(0, 1).await;
+    host.store.conflict_next(1);
+    attempt.effects(put("0"));
+    let mut again = stage.action(0, 1).await;
+    again.given_up().await;
+    host.until_status("g", Status::Failed).await;
+    assert!(keys(&host).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn effects_that_are_too_large_are_a_failed_attempt() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").contained()).await;
+    host.store.too_large_next(1);
+    stage.action(0, 1).await.effects(put("0"));
+    host.until_idle().await;
+    let saga = host.find("g").await.saga;
+    let action = &saga.steps()[0].action;
+    assert_eq!((saga.status(), action.failures), (Status::Submitted, 1));
+    assert!(action.last_error.as_deref().is_some_and(|error| error.contains("too large")), "{:?}", action.last_error);
+    assert!(keys(&host).is_empty());
+    stage.action(0, 2).await.effects(put("0"));
+    host.until_status("g", Status::Succeed).await;
+    settle().await;
+    assert_eq!(keys(&host), ["x0"]);
+}
+
+/// Many sagas that read and write one counter: none is lost and none counts twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sagas_that_change_the_same_value_do_not_lose_each_others_changes() {
+    let world = World::new(7, Troubles { rejected: 10, slow: 30, ..Troubles::default() });
+    let host = world.begin_life(&Setup::new(world.map()));
+    let clients: Vec<_> = (0..300)
+        .map(|n| {
+            let plan = Plan::new(format!("g{n}")).contained().contained().contained().wait();
+            let plan = if n % 2 == 0 { plan } else { plan.concurrent() };
+            let (engine, definition) = (host.engine.clone(), plan.now(&host.engine));
+            tokio::spawn(async move { engine.submit(definition).await.map(|_| plan.gid) })
+        })
+        .collect();
+    for client in clients {
+        let gid: String = client.await.unwrap().unwrap();
+        world.check_end(&host.find(&gid).await);
+    }
+    world.check();
+}
