@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-readme lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := service-a service-b
@@ -18,9 +18,16 @@ run: plugins ## Build everything and serve on 127.0.0.1:36789
 test: plugins fixtures ## Run all tests that need nothing but Rust
 	cargo test --release -p wasaga
 
+test-clients: plugins ## Run DTM's own clients (Python, Go) against the host; installs what they need
+	@cargo build --release -p wasaga --bin wasaga
+	@examples/clients/run.sh
+
 lint: ## Check format and lints
 	cargo fmt --all -- --check
 	cargo clippy --release --workspace --all-targets -- -D warnings
+
+test-readme: ## Run the commands of the README
+	@examples/readme.sh
 
 bench: plugins ## Measure speed (needs wrk; options: BENCH="--quick --only c,d")
 	@cargo build --release -p wasaga --bin wasaga --example bench_peer

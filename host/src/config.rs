@@ -208,9 +208,9 @@ impl Config {
     pub fn store_settings(&self) -> store::Settings {
         let Store { cache_bytes, verify_on_open, base_bytes, salvage } = self.store;
         store::Settings {
+            base_bytes,
             cache_bytes,
             verify_on_open,
-            base_bytes,
             salvage,
             ..store::Settings::new(self.data.join("store"))
         }

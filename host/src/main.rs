@@ -52,13 +52,13 @@ fn chain(error: &dyn Error) -> String {
 fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("the log filter {:?} is wrong: {error}", settings.filter))?;
-    // A slow terminal or pipe must not hold up sagas: beyond this many lines the log loses lines, and says so.
+    // A slow terminal or pipe must not hold up sagas: beyond this many waiting lines, new ones are lost.
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(std::io::stderr());
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
     if settings.json {
-        log.json().init()
+        log.json().init();
     } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init()
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
     }
     Ok(guard)
 }

@@ -1,1 +1,14 @@
+//! The HTTP API as clients see it: statuses, headers and bodies, byte for byte, in front of a real engine and store.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "api/connections.rs"]
+mod connections;
+#[path = "api/host.rs"]
+mod host;
+#[path = "api/lists.rs"]
+mod lists;
+#[path = "api/refusals.rs"]
+mod refusals;
+#[path = "api/sagas.rs"]
+mod sagas;

@@ -24,9 +24,10 @@ use axum::{
     routing::post,
 };
 use common::Host;
+use futures_util::{StreamExt, stream};
 use serde_json::json;
 
-const ROUNDS: u64 = 12;
+const ROUNDS: u64 = 8;
 const CLIENTS: u64 = 16;
 
 /// What the participant knows of one branch.
@@ -127,17 +128,20 @@ async fn nothing_acknowledged_is_lost_and_no_effect_leaks() {
     }
     assert!(acknowledged.len() > 100, "too little load to tell anything: {}", acknowledged.len());
 
-    let host = Host::start(data.path());
+    let host = &Host::start(data.path());
     let called: BTreeSet<String> = participant.scores.lock().unwrap().keys().map(|(gid, _)| gid.clone()).collect();
-    for gid in acknowledged.iter().chain(&called) {
-        assert!(!host.query(gid).await["transaction"].is_null(), "{gid} is unknown to the host");
-        let view = host.wait_for_end(gid).await;
-        let status = view["transaction"]["status"].as_str().unwrap();
-        for branch in ["01", "03"] {
-            let score = participant.scores.lock().unwrap().get(&(gid.clone(), branch.to_owned())).copied();
-            let has_effect = score.unwrap_or_default().has_effect;
-            assert_eq!(has_effect, status == "succeed", "{gid} {branch} ended {status}: {view:#}");
-        }
-    }
+    let known = acknowledged.union(&called);
+    stream::iter(known).for_each_concurrent(16, async |gid| check(host, &participant, gid).await).await;
     println!("{} sagas acknowledged, {} called the participant", acknowledged.len(), called.len());
+}
+
+async fn check(host: &Host, participant: &Participant, gid: &str) {
+    assert!(!host.query(gid).await["transaction"].is_null(), "{gid} is unknown to the host");
+    let view = host.wait_for_end(gid).await;
+    let status = view["transaction"]["status"].as_str().unwrap();
+    for branch in ["01", "03"] {
+        let score = participant.scores.lock().unwrap().get(&(gid.to_owned(), branch.to_owned())).copied();
+        let has_effect = score.unwrap_or_default().has_effect;
+        assert_eq!(has_effect, status == "succeed", "{gid} {branch} ended {status}: {view:#}");
+    }
 }

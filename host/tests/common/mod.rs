@@ -39,12 +39,16 @@ impl Host {
 
     /// As [`Host::start`], with more flags.
     pub fn start_with(data: &Path, flags: &[&str]) -> Self {
+        // The host answers over plain HTTP, but the client wants to know how it would do TLS.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_wasaga"))
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--plugins")
             .arg(plugins())
             .args(flags)
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
@@ -64,7 +68,6 @@ impl Host {
             let _ = child.kill();
             panic!("the host did not become ready:\n{}", log.lock().unwrap().join("\n"));
         };
-        let http = reqwest::Client::builder().no_proxy().build().unwrap();
         Self { child: Mutex::new(child), address, log, http }
     }
 

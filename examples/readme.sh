@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# Run with: make test-readme
+#
+# Runs every `sh` block of the README in order, as a reader would, and checks what comes out. Three things differ: the
+# host keeps its data in a temporary folder, the plugin that the reader writes is made there too instead of beside the
+# checkout, and the host is restarted where the text asks for it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+server=http://127.0.0.1:36789
+work=$(mktemp -d)
+host=
+
+stop_host() {
+  [ -z "$host" ] || { kill -TERM "$host" 2>/dev/null || true; wait "$host" || true; }
+  host=
+}
+trap 'stop_host; rm -rf "$work" target/plugins/stock.wasm' EXIT
+
+fail() {
+  echo "README: $*" >&2
+  [ ! -e "$work/host.log" ] || tail -n 40 "$work/host.log" >&2
+  exit 1
+}
+
+start_host() {
+  WASAGA_DATA=$work/data bash -ec "exec $1" >"$work/host.log" 2>&1 &
+  host=$!
+  until curl -fsS "$server/api/ping" >"$work/ping" 2>&1; do
+    kill -0 "$host" 2>/dev/null || fail "the host did not start"
+    sleep 0.2
+  done
+}
+
+expect() {
+  grep -qF -- "$2" "$1" || { cat "$1" >&2; fail "expected to see: $2"; }
+}
+
+! curl -fsS "$server/api/ping" >/dev/null 2>&1 || fail "something listens on $server already: stop it first"
+awk -v dir="$work" '/^```sh$/ { file = sprintf("%s/%02d.sh", dir, ++n); next } /^```$/ { file = "" } file { print > file }' README.md
+
+for block in "$work"/*.sh; do
+  sed -i "s#\.\./stock#$work/stock#g" "$block"
+  echo "-- $(grep -v '^$' "$block" | head -n 1)"
+  if grep -qx 'make run' "$block"; then
+    start_host 'make run'
+    continue
+  fi
+  # Answers of a rolled-back saga and a page of help are both fine: what is expected is checked below.
+  bash -euo pipefail "$block" >"$work/out" 2>"$work/err" || { cat "$work/err" >&2; fail "failed: $(cat "$block")"; }
+  case $(cat "$block") in
+    *submit.json*) expect "$work/out" '{"dtm_result":"SUCCESS"}' ;;
+    */log*)
+      expect "$work/out" 'rejected: simulated failure'
+      expect "$work/out" '01 compensate succeeded  -> failed'
+      expect "$work/host.log" '[Service A] cancel: rolling back'
+      examples/tutorial/run.sh >"$work/out" 2>&1 && fail 'the same gid was accepted twice'
+      ;;
+    *stock.wasm*) stop_host; start_host 'make run' ;;
+    *first-order*)
+      expect "$work/out" '{"dtm_result":"SUCCESS"}'
+      expect "$work/host.log" 'reserved 3'
+      ;;
+    *--help*) expect "$work/out" 'WASAGA_LISTEN' ;;
+    *) fail "nobody checks what this prints: $(cat "$block")" ;;
+  esac
+done
+stop_host
+expect "$work/host.log" 'stopped'
+echo 'every command of the README does what it says'
