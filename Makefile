@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-readme lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := service-a service-b
@@ -21,6 +21,16 @@ test: plugins fixtures ## Run all tests that need nothing but Rust
 test-clients: plugins ## Run DTM's own clients (Python, Go) against the host; installs what they need
 	@cargo build --release -p wasaga --bin wasaga
 	@examples/clients/run.sh
+
+test-oscrash: ## Crash the file system under the store and look for what was acknowledged (needs root, loop devices)
+	@cargo build --release -p wasaga --example oscrash
+	@target/release/examples/oscrash; case $$? in \
+	  0) ;; \
+	  77) echo 'NOT RUN: no loop devices here; crashes of the operating system are not tested on this machine' ;; \
+	  *) exit 1 ;; esac
+
+test-cargo-component: plugins ## Build the plugins with `cargo component build` and run the tutorial on them
+	@plugins/cargo-component.sh
 
 lint: ## Check format and lints
 	cargo fmt --all -- --check

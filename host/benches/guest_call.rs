@@ -22,7 +22,7 @@ fn load(runtime: &Runtime, folder: &str) -> Registry {
 }
 
 fn call(payload: &str) -> Call {
-    let step = Step { action: String::new(), compensation: String::new(), payload: payload.to_owned() };
+    let step = Step { action: String::new(), compensation: String::new(), payload: payload.to_owned().into() };
     let gid = Gid::new("bench").unwrap();
     let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0)).unwrap();
     Call {

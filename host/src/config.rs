@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +26,9 @@ pub struct Flags {
     /// Address and port to listen on [default: 127.0.0.1:36789]
     #[arg(long, env = "WASAGA_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<String>,
+    /// Address and port of the gRPC API, "next" or "off" [default: next, the port after that of --listen]
+    #[arg(long, env = "WASAGA_GRPC_LISTEN", value_name = "ADDRESS")]
+    pub grpc_listen: Option<String>,
     /// Folder of the journal, the state and the compiled plugins [default: wasaga-data]
     #[arg(long, env = "WASAGA_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -42,6 +46,9 @@ pub struct Flags {
 pub struct Config {
     /// Address and port to listen on. Loopback: DTM's API has no authentication, so opening it is a decision.
     pub listen: String,
+    /// Address and port of the gRPC API. `next`: the port after that of `listen`, as under DTM (any free one if that is
+    /// 0). `off`: there is none.
+    pub grpc_listen: String,
     /// Folder of the journal, the state and the compiled plugins. Created if missing; used by one host at a time.
     pub data: PathBuf,
     /// How long a stopping host waits for running attempts before it gives them up.
@@ -117,6 +124,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: "127.0.0.1:36789".into(),
+            grpc_listen: "next".into(),
             data: "wasaga-data".into(),
             stop_grace: Duration::from_secs(10),
             log: Log::default(),
@@ -178,8 +186,9 @@ impl Config {
             Some(file) => Self::read(file)?,
             None => Self::default(),
         };
-        let Flags { config: _, listen, data, plugins, log } = flags;
+        let Flags { config: _, listen, grpc_listen, data, plugins, log } = flags;
         override_with(&mut config.listen, listen);
+        override_with(&mut config.grpc_listen, grpc_listen);
         override_with(&mut config.data, data);
         override_with(&mut config.plugins.dir, plugins);
         override_with(&mut config.log.filter, log);
@@ -189,6 +198,18 @@ impl Config {
     fn read(file: &Path) -> Result<Self, Error> {
         let text = fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
         toml::from_str(&text).map_err(|source| Error::Parse { file: file.to_owned(), source: Box::new(source) })
+    }
+
+    /// Where gRPC is served, if at all, when HTTP is served at `http`.
+    pub fn grpc_address(&self, http: SocketAddr) -> Option<String> {
+        match &*self.grpc_listen {
+            "off" => None,
+            "next" => {
+                let port = if self.listen.ends_with(":0") { 0 } else { http.port().wrapping_add(1) };
+                Some(SocketAddr::new(http.ip(), port).to_string())
+            }
+            address => Some(address.to_owned()),
+        }
     }
 
     /// How guests are run.

@@ -1,9 +1,9 @@
-//! Where branches are: plugins by name or by the addresses they own, everything else over HTTP.
+//! Where branches are: plugins by name or by the addresses they own, everything else over HTTP or gRPC.
 
 use std::{error::Error, sync::Arc};
 
 use crate::{
-    branch::{Branch, Directory, Nowhere, http},
+    branch::{Branch, Directory, Nowhere, grpc, http},
     plugin::Registry,
     saga::{Definition, Slot},
 };
@@ -12,12 +12,23 @@ use crate::{
 pub struct Branches {
     plugins: Registry,
     http: http::Client,
+    grpc: grpc::Client,
 }
 
 impl Branches {
-    /// Plugins first, then HTTP.
-    pub fn new(plugins: Registry, http: http::Client) -> Self {
-        Self { plugins, http }
+    /// Plugins first, then services.
+    pub fn new(plugins: Registry, http: http::Client, grpc: grpc::Client) -> Self {
+        Self { plugins, http, grpc }
+    }
+
+    fn service(&self, saga: &Definition, target: &str) -> Result<Arc<dyn Branch>, Nowhere> {
+        let options = saga.options();
+        if grpc::is_meant(&options.protocol, target) {
+            grpc::metadata(saga.gid(), &options.branch_headers).map_err(|error| nowhere(&error))?;
+            return Ok(Arc::new(self.grpc.branch(target).map_err(|error| nowhere(&error))?));
+        }
+        http::headers(&options.branch_headers).map_err(|error| nowhere(&error))?;
+        Ok(Arc::new(self.http.branch(target).map_err(|error| nowhere(&error))?))
     }
 }
 
@@ -25,12 +36,11 @@ impl Directory for Branches {
     fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
         let target = saga.target(slot);
         match self.plugins.resolve(target, slot.op) {
-            Ok(Some(plugin)) => Ok(plugin),
-            Ok(None) => {
-                let service = self.http.branch(target).map_err(|error| nowhere(&error))?;
-                http::headers(&saga.options().branch_headers).map_err(|error| nowhere(&error))?;
-                Ok(Arc::new(service))
-            }
+            Ok(Some(plugin)) => match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {
+                Some(Err(_)) => Err(Nowhere("the payload is not UTF-8 text, which is all that a plugin takes".into())),
+                _ => Ok(plugin),
+            },
+            Ok(None) => self.service(saga, target),
             Err(unresolved) => Err(nowhere(&unresolved)),
         }
     }

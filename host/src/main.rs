@@ -10,7 +10,7 @@ use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use wasaga::{
     api,
-    branch::http,
+    branch::{grpc, http},
     config::{Config, Flags, Log},
     directory::Branches,
     engine::{Clock, Engine},
@@ -66,20 +66,31 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::new(&config.plugin_settings())?;
     let plugins = load_plugins(&runtime, config);
-    let branches = Arc::new(Branches::new(plugins, http::Client::new(&config.http)?));
+    let branches = Arc::new(Branches::new(plugins, http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
     let (store, recovery) = LocalStore::open(config.store_settings())?;
     info!(?recovery, "store opened");
     let store = Arc::new(store);
     let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
-    let listener = TcpListener::bind(&config.listen)
-        .await
-        .map_err(|error| format!("cannot listen on {}: {error}; is a host running already?", config.listen))?;
-    info!("ready on http://{}", listener.local_addr()?);
+    let listener = listen(&config.listen).await?;
+    let address = listener.local_addr()?;
+    let grpc_listener = match config.grpc_address(address) {
+        Some(address) => Some(listen(&address).await?),
+        None => None,
+    };
+    if let Some(listener) = &grpc_listener {
+        info!("gRPC on {}", listener.local_addr()?);
+    }
+    info!("ready on http://{address}");
 
-    let router = api::router(context(&engine, &store, config));
+    let context = context(&engine, &store, config);
     let stopping = CancellationToken::new();
-    let connections = config.api.connections.clone();
-    let serving = api::serve(listener, router, connections, stopping.clone().cancelled_owned());
+    let connections = &config.api.connections;
+    let serving = api::serve(listener, api::router(context.clone()), connections.clone(), stopping.cancelled());
+    let serving_grpc = async {
+        if let Some(listener) = grpc_listener {
+            api::serve_http2(listener, api::grpc::router(context), connections.clone(), stopping.cancelled()).await;
+        }
+    };
     let stop = async {
         let outcome = stop_signal(&engine).await;
         stopping.cancel();
@@ -87,11 +98,16 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         engine.stop(config.stop_grace).await;
         outcome
     };
-    let ((), outcome) = tokio::join!(serving, stop);
+    let ((), (), outcome) = tokio::join!(serving, serving_grpc, stop);
     outcome?;
     store.close()?;
     info!("stopped");
     Ok(())
+}
+
+async fn listen(address: &str) -> Result<TcpListener, String> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| format!("cannot listen on {address}: {error}; is a host running already?"))
 }
 
 fn load_plugins(runtime: &Runtime, config: &Config) -> Registry {

@@ -50,3 +50,17 @@ fn flags_override_the_file() {
     assert_eq!(config.listen, "127.0.0.1:2");
     assert_eq!(config.data, std::path::PathBuf::from("elsewhere"));
 }
+
+#[test]
+fn grpc_is_served_at_the_next_port_unless_told_otherwise() {
+    let at = |listen: &str, grpc_listen: &str, bound: &str| {
+        let config = Config { listen: listen.into(), grpc_listen: grpc_listen.into(), ..Config::default() };
+        config.grpc_address(bound.parse().unwrap())
+    };
+    let next = |listen, bound| at(listen, "next", bound).unwrap();
+    assert_eq!(next("localhost:36789", "127.0.0.1:36789"), "127.0.0.1:36790");
+    assert_eq!(next("[::]:80", "[::]:80"), "[::]:81");
+    assert_eq!(next("127.0.0.1:0", "127.0.0.1:40001"), "127.0.0.1:0");
+    assert_eq!(at("127.0.0.1:0", "0.0.0.0:9", "127.0.0.1:40001").unwrap(), "0.0.0.0:9");
+    assert_eq!(at("127.0.0.1:1", "off", "127.0.0.1:1"), None);
+}

@@ -114,7 +114,10 @@ fn call(payload: &str) -> Call {
 }
 
 fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
-    let step = |payload: &str| Step { action: String::new(), compensation: String::new(), payload: payload.into() };
+    let step = |payload: &str| {
+        let payload = payload.to_owned().into();
+        Step { action: String::new(), compensation: String::new(), payload }
+    };
     let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     let options = Options { branch_headers: headers, ..Options::default() };
     let steps = vec![step("first"), step(payload)];

@@ -283,7 +283,7 @@ fn all_orders(steps: usize) -> Vec<Order> {
 }
 
 fn define(steps: usize, order: Order, options: Options) -> Option<Arc<Definition>> {
-    let step = Step { action: "a".into(), compensation: "c".into(), payload: String::new() };
+    let step = Step { action: "a".into(), compensation: "c".into(), payload: "".into() };
     Definition::new(Gid::new("g").unwrap(), vec![step; steps], order, options, Timestamp(0)).ok().map(Arc::new)
 }
 

@@ -26,6 +26,17 @@ pub enum Error {
     /// The body does not describe what it should.
     #[error(transparent)]
     Request(#[from] request::Error),
+    /// No message of the method that was called.
+    #[error("the message cannot be decoded")]
+    Message(#[source] prost::DecodeError),
+    /// A time or a number of a gRPC request.
+    #[error("{field} is {given}: it must be 0 or more")]
+    Negative {
+        /// Its name in the message.
+        field: &'static str,
+        /// What was given.
+        given: i64,
+    },
     /// A limit.
     #[error("the body has more than {bytes_max} bytes, the limit: send less, or raise the limit")]
     BodyTooLarge {
@@ -74,6 +85,23 @@ pub enum Error {
     /// Not prepared.
     #[error(transparent)]
     Prepare(SubmitError),
+    /// A client that waits for the result learns that the saga has not succeeded: rolled back, or unfinished.
+    #[error("{message}")]
+    Unsuccessful {
+        /// In DTM's words.
+        message: String,
+        /// Where it stands, if it may still succeed.
+        stands: Option<&'static str>,
+    },
+    /// An endpoint of DTM that a saga has no use for.
+    #[error(
+        "{endpoint} belongs to other transaction modes (msg, tcc, xa, workflow), but Wasaga runs sagas only: \
+         send that to DTM, or write the transaction as a saga"
+    )]
+    OtherModes {
+        /// Its name.
+        endpoint: &'static str,
+    },
     /// Sagas cannot be aborted.
     #[error("trans type: 'saga' current status '{}', cannot abort. FAILURE", .0.as_str())]
     Abort(Status),
@@ -85,56 +113,97 @@ pub enum Error {
     Engine(#[from] engine::Error),
 }
 
+/// An error as it is answered, whatever the protocol: over HTTP with this status and these words.
+pub struct Answer {
+    /// 409 is DTM's FAILURE, anything else no verdict.
+    pub status: StatusCode,
+    /// Says what is wrong, where, and what would do.
+    pub message: String,
+    /// Where the saga stands, when a FAILURE alone would mislead.
+    stands: Option<&'static str>,
+    retry_after: Option<Duration>,
+}
+
+impl Answer {
+    fn new(status: StatusCode, message: String) -> Self {
+        Self { status, message, stands: None, retry_after: None }
+    }
+
+    fn failure(message: String) -> Self {
+        Self::new(StatusCode::CONFLICT, message)
+    }
+
+    fn unavailable(error: &SubmitError, retry_after: Duration) -> Self {
+        let retry_after = Some(retry_after);
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message(error)) }
+    }
+
+    /// The client is told what it can do, the log why.
+    fn internal(error: &engine::Error) -> Self {
+        error!(error = message(error), "request failed");
+        let hint = "the host's log has the cause; whether it took effect is not known, sending it again is safe";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}: {hint}"))
+    }
+
+    /// Why a saga was not taken on; `verb` is what DTM calls that.
+    fn refusal(error: &SubmitError, verb: &str) -> Self {
+        match error {
+            SubmitError::Status(_) => Self::failure(format!("{error}, cannot {verb}. FAILURE")),
+            SubmitError::Different => Self::failure(format!("{error}. FAILURE")),
+            SubmitError::Target { .. } => Self::new(StatusCode::BAD_REQUEST, message(error)),
+            SubmitError::Busy { retry_after } => Self::unavailable(error, *retry_after),
+            SubmitError::Stopping => Self::unavailable(error, Duration::from_secs(1)),
+            SubmitError::Engine(error) => Self::internal(error),
+        }
+    }
+}
+
+impl From<Error> for Answer {
+    fn from(error: Error) -> Self {
+        let status = match &error {
+            Error::Submit(refused) => return Self::refusal(refused, "sumbmit"),
+            Error::Prepare(refused) => return Self::refusal(refused, "prepare"),
+            Error::Engine(error) => return Self::internal(error),
+            Error::Unsuccessful { stands, .. } => return Self { stands: *stands, ..Self::failure(error.to_string()) },
+            Error::Abort(_) | Error::ForceStop(_) => return Self::failure(error.to_string()),
+            Error::Request(_)
+            | Error::Message(_)
+            | Error::Negative { .. }
+            | Error::BodyBroken(_)
+            | Error::Position { .. } => StatusCode::BAD_REQUEST,
+            Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Error::NotFound { .. } => StatusCode::NOT_FOUND,
+            Error::OtherModes { .. } => StatusCode::NOT_IMPLEMENTED,
+            Error::NoGid | Error::NotInteger { .. } | Error::Unknown { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, message(&error))
+    }
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let status = match self {
-            Self::Submit(error) => return refusal(error, "sumbmit"),
-            Self::Prepare(error) => return refusal(error, "prepare"),
-            Self::Engine(error) => return internal(&error),
-            Self::Abort(_) | Self::ForceStop(_) => return response::failure(&self.to_string(), None),
-            Self::Request(_) | Self::BodyBroken(_) | Self::Position { .. } => StatusCode::BAD_REQUEST,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Self::NotFound { .. } => StatusCode::NOT_FOUND,
-            Self::NoGid | Self::NotInteger { .. } | Self::Unknown { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        let Answer { status, message, stands, retry_after } = self.into();
+        let mut response = match status {
+            StatusCode::CONFLICT => response::failure(&message, stands),
+            status => response::error(status, &message),
         };
-        response::error(status, &message(&self))
+        // Whole seconds; never 0, which would invite an endless loop.
+        let seconds = retry_after.map(|wait| wait.as_millis().div_ceil(1000).max(1).to_string());
+        if let Some(Ok(seconds)) = seconds.map(HeaderValue::try_from) {
+            response.headers_mut().insert(RETRY_AFTER, seconds);
+        }
+        response
     }
-}
-
-/// Why a saga was not taken on; `verb` is what DTM calls that.
-fn refusal(error: SubmitError, verb: &str) -> Response {
-    match error {
-        SubmitError::Status(_) => response::failure(&format!("{error}, cannot {verb}. FAILURE"), None),
-        SubmitError::Different => response::failure(&format!("{error}. FAILURE"), None),
-        SubmitError::Target { .. } => response::error(StatusCode::BAD_REQUEST, &message(&error)),
-        SubmitError::Busy { retry_after } => unavailable(&error, retry_after),
-        SubmitError::Stopping => unavailable(&error, Duration::from_secs(1)),
-        SubmitError::Engine(error) => internal(&error),
-    }
-}
-
-fn unavailable(error: &SubmitError, retry_after: Duration) -> Response {
-    let mut response = response::error(StatusCode::SERVICE_UNAVAILABLE, &message(error));
-    // Whole seconds; never 0, which would invite an endless loop.
-    let seconds = retry_after.as_millis().div_ceil(1000).max(1);
-    if let Ok(seconds) = HeaderValue::try_from(seconds.to_string()) {
-        response.headers_mut().insert(RETRY_AFTER, seconds);
-    }
-    response
-}
-
-/// The client is told what it can do, the log why.
-fn internal(error: &engine::Error) -> Response {
-    error!(error = message(error), "request failed");
-    let hint = "the host's log has the cause; whether it took effect is not known, sending it again is safe";
-    response::error(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}: {hint}"))
 }
 
 /// An error with its causes, not longer than a message may be.
 fn message(error: &dyn error::Error) -> String {
     let causes = iter::successors(Some(error), |error| error.source());
-    let mut text = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    let mut texts: Vec<_> = causes.map(ToString::to_string).collect();
+    // Some errors of libraries are wrappers that say what their cause says.
+    texts.dedup();
+    let mut text = texts.join(": ");
     if text.len() > MESSAGE_BYTES_MAX {
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
         text.push('…');

@@ -1,4 +1,4 @@
-//! The HTTP API: DTM's own, ours, and metrics.
+//! The API: DTM's over HTTP and over gRPC ([`grpc`]), ours, and metrics.
 //!
 //! ```text
 //!  connection ──> router ──> body ──> dtm::request ──> engine ──> dtm::view, dtm::response ──> answer
@@ -12,19 +12,20 @@
 mod body;
 pub mod dtm;
 mod error;
+pub mod grpc;
 pub mod metrics;
 pub mod serve;
 mod v1;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 
 pub use self::error::Error;
-pub use self::serve::serve;
+pub use self::serve::{serve, serve_http2};
 use crate::engine::Engine;
 
 /// Limits of one request.
@@ -53,12 +54,15 @@ struct Parts {
     registry: Registry,
     limits: Limits,
     gids: dtm::gid::Source,
+    requests: Arc<dtm::metrics::Requests>,
 }
 
 impl Context {
     /// An API in front of `engine`. What `registry` holds is shown by `/api/metrics`.
-    pub fn new(engine: Engine, registry: Registry, limits: Limits) -> Self {
-        Self(Arc::new(Parts { engine, registry, limits, gids: dtm::gid::Source::default() }))
+    pub fn new(engine: Engine, mut registry: Registry, limits: Limits) -> Self {
+        let requests = Arc::new(dtm::metrics::Requests::default());
+        dtm::metrics::register(&mut registry, engine.clone(), requests.clone());
+        Self(Arc::new(Parts { engine, registry, limits, gids: dtm::gid::Source::default(), requests }))
     }
 
     fn engine(&self) -> &Engine {
@@ -73,15 +77,19 @@ impl Context {
         &self.0.limits
     }
 
+    fn requests(&self) -> &dtm::metrics::Requests {
+        &self.0.requests
+    }
+
     fn gids(&self) -> &dtm::gid::Source {
         &self.0.gids
     }
 }
 
-/// All routes. Whatever is none of them is answered as DTM does, a known path with the wrong method too.
+/// All routes of HTTP. Whatever is none of them is answered as DTM does, a known path with the wrong method too.
 pub fn router(context: Context) -> Router {
     Router::new()
-        .merge(dtm::routes())
+        .merge(dtm::routes().route_layer(from_fn_with_state(context.clone(), dtm::metrics::count_http)))
         .merge(v1::routes())
         .merge(metrics::routes())
         .fallback(async || dtm::response::not_found())

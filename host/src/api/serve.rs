@@ -3,9 +3,10 @@
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use axum::Router;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper_util::{
-    rt::{TokioIo, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
     service::TowerToHyperService,
 };
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
@@ -20,6 +21,12 @@ use tracing::{debug, warn};
 /// Pause after the system refused a connection for want of something (file descriptors, mostly) that others must give
 /// back first.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Most requests under way at once in one HTTP/2 connection; a client that wants more waits, or opens another.
+const STREAMS_MAX: u32 = 1000;
+
+/// The smallest buffer that hyper works with, in bytes.
+const BUFFER_BYTES_MIN: usize = 8 << 10;
 
 /// Limits of connections.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -41,14 +48,48 @@ impl Default for Settings {
     }
 }
 
-/// Serves until `shutdown`, then accepts nothing more, closes idle connections, and returns when the requests under way
-/// are answered. That can take as long as the slowest of them: bound it from outside.
+/// Serves HTTP/1.1 until `shutdown`, then accepts nothing more, closes idle connections, and returns when the requests
+/// under way are answered. That can take as long as the slowest of them: bound it from outside.
 pub async fn serve(listener: TcpListener, router: Router, settings: Settings, shutdown: impl Future<Output = ()>) {
-    let places = Arc::new(Semaphore::new(settings.connections_max));
+    let mut http = http1::Builder::new();
+    let buffer_bytes_max = settings.buffer_bytes_max.max(BUFFER_BYTES_MIN);
+    http.timer(TokioTimer::new())
+        .header_read_timeout(settings.header_timeout)
+        .max_header_size(buffer_bytes_max)
+        .max_buf_size(buffer_bytes_max);
+    let connect = |stream| http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+    serve_connections(listener, settings.connections_max, connect, shutdown).await;
+}
+
+/// Serves HTTP/2 without TLS, for gRPC, in the same way. Its clients keep connections for as long as they live, so the
+/// header time-out bounds silence: a connection that does not answer a ping is closed.
+pub async fn serve_http2(
+    listener: TcpListener,
+    router: Router,
+    settings: Settings,
+    shutdown: impl Future<Output = ()>,
+) {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    let buffer_bytes_max = settings.buffer_bytes_max.max(BUFFER_BYTES_MIN);
+    http.timer(TokioTimer::new())
+        .keep_alive_interval(settings.header_timeout)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(u32::try_from(buffer_bytes_max).unwrap_or(u32::MAX));
+    let connect = |stream| http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+    serve_connections(listener, settings.connections_max, connect, shutdown).await;
+}
+
+async fn serve_connections<C>(
+    listener: TcpListener,
+    connections_max: usize,
+    connect: impl Fn(TcpStream) -> C,
+    shutdown: impl Future<Output = ()>,
+) where
+    C: GracefulConnection<Error = hyper::Error> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(settings.header_timeout).max_buf_size(settings.buffer_bytes_max);
     let mut shutdown = pin!(shutdown);
     loop {
         let place = tokio::select! {
@@ -61,7 +102,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, sh
             stream = accept(&listener) => stream,
             () = &mut shutdown => break,
         };
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router.clone()));
+        let connection = connect(stream);
         let closing = closing.clone();
         connections.spawn(async move {
             let mut connection = pin!(connection);

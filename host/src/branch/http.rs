@@ -15,7 +15,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Outcome, Reach};
+use super::{Branch, Call, Outcome, Reach, json_rpc};
 use crate::store::Batch;
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
@@ -46,6 +46,12 @@ pub struct Settings {
     pub redirects_max: usize,
     /// Sent as `User-Agent`, unless a branch header says otherwise.
     pub user_agent: String,
+    /// Every status from 200 to 299 is a success, and of the body only `dtm_result` is read. DTM: false, only 200 is,
+    /// and the words FAILURE and ONGOING count wherever they stand. A saga can say otherwise in its `custom_data`.
+    pub any_2xx_succeeds: bool,
+    /// The attempt of an action from which on a status from 500 to 599 is a rejection: 1 is at once, 0 never. DTM: 0,
+    /// it is tried again, for nobody knows whether it took effect. A saga can say otherwise in its `custom_data`.
+    pub rejects_5xx_after: u64,
 }
 
 impl Default for Settings {
@@ -57,6 +63,8 @@ impl Default for Settings {
             response_bytes_max: 1 << 20,
             redirects_max: 10,
             user_agent: concat!("wasaga/", env!("CARGO_PKG_VERSION")).to_owned(),
+            any_2xx_succeeds: false,
+            rejects_5xx_after: 0,
         }
     }
 }
@@ -66,6 +74,7 @@ impl Default for Settings {
 pub struct Client {
     http: reqwest::Client,
     response_bytes_max: usize,
+    rules: Rules,
 }
 
 impl Client {
@@ -86,7 +95,9 @@ impl Client {
             );
             Ok(client)
         });
-        Ok(Self { http: http.map_err(Error::Setup)?, response_bytes_max: settings.response_bytes_max })
+        let Settings { response_bytes_max, any_2xx_succeeds, rejects_5xx_after, .. } = *settings;
+        let rules = Rules { any_2xx_succeeds, rejects_5xx_after };
+        Ok(Self { http: http.map_err(Error::Setup)?, response_bytes_max, rules })
     }
 
     /// Checks an address and makes it callable. Resolves and connects nothing yet.
@@ -155,7 +166,7 @@ impl Branch for HttpBranch {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             match tokio::time::timeout(call.timeout, self.exchange(call)).await {
-                Ok(Ok(answer)) => understand(&answer),
+                Ok(Ok(answer)) => self.understand(&answer, call),
                 Ok(Err(error)) => Outcome::Unknown { error },
                 Err(_) => Outcome::Unknown { error: format!("no complete answer within {:?}", call.timeout) },
             }
@@ -171,16 +182,34 @@ impl HttpBranch {
     /// Asks and reads the answer. The error is for people, on one line and without the address and its credentials.
     async fn exchange(&self, call: &Call) -> Result<Answer, String> {
         let payload = call.payload();
-        let url = self.url_of(call);
-        let request = if payload.is_empty() {
-            self.client.http.get(url)
-        } else {
-            self.client.http.post(url).body(payload.to_owned())
+        let request = match self.json_rpc_method(call) {
+            Some(method) => self.client.http.post(self.url.clone()).body(json_rpc::request(call, &method)?),
+            None if payload.is_empty() => self.client.http.get(self.url_of(call)),
+            None => self.client.http.post(self.url_of(call)).body(payload),
         };
         let given = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).headers(given);
         let response = request.send().await.map_err(|error| in_one_line(&error.without_url()))?;
         Answer::read(response, self.client.response_bytes_max).await.map_err(|error| in_one_line(&error.without_url()))
+    }
+
+    /// The method that is called by JSON-RPC, where saga and address ask for that.
+    fn json_rpc_method(&self, call: &Call) -> Option<String> {
+        if call.saga.options().protocol != "json-rpc" {
+            return None;
+        }
+        self.url.query_pairs().find(|(name, _)| name == "method").map(|(_, method)| method.into_owned())
+    }
+
+    /// What the answer means, for a service that speaks JSON-RPC by its error too.
+    fn understand(&self, answer: &Answer, call: &Call) -> Outcome {
+        let outcome = understand(answer, self.client.rules.of(call), call);
+        match outcome {
+            Outcome::Succeeded { .. } if self.json_rpc_method(call).is_some() => {
+                json_rpc::understand(&answer.body).unwrap_or(outcome)
+            }
+            outcome => outcome,
+        }
     }
 
     /// The address with DTM's parameters behind its own query.
@@ -219,27 +248,81 @@ impl Answer {
     }
 }
 
-/// DTM's rules, in DTM's order: the words count in any body, and of the statuses only 200 means success.
+/// What an answer means.
+#[derive(Clone, Copy, Debug)]
+struct Rules {
+    any_2xx_succeeds: bool,
+    rejects_5xx_after: u64,
+}
+
+impl Rules {
+    /// Those of the call's saga, where it has its own.
+    fn of(self, call: &Call) -> Self {
+        let results = call.saga.options().results;
+        Self {
+            any_2xx_succeeds: results.any_2xx_succeeds.unwrap_or(self.any_2xx_succeeds),
+            rejects_5xx_after: results.rejects_5xx_after.unwrap_or(self.rejects_5xx_after),
+        }
+    }
+
+    fn is_success(self, status: StatusCode) -> bool {
+        if self.any_2xx_succeeds { status.is_success() } else { status == StatusCode::OK }
+    }
+
+    /// Whether the body holds this word: anywhere, or as its `dtm_result`.
+    fn says(self, body: &str, word: &str) -> bool {
+        if self.any_2xx_succeeds { verdict_of(body) == Some(word) } else { body.contains(word) }
+    }
+
+    fn is_rejection(self, status: StatusCode, call: &Call) -> bool {
+        self.rejects_5xx_after != 0
+            && status.is_server_error()
+            && !call.is_compensation()
+            && u64::from(call.attempt) >= self.rejects_5xx_after
+    }
+}
+
+/// The `dtm_result` of a body that is a JSON object, if it is one of DTM's words.
+fn verdict_of(body: &str) -> Option<&'static str> {
+    #[derive(Deserialize)]
+    struct Verdict<'a> {
+        #[serde(borrow)]
+        dtm_result: Cow<'a, str>,
+    }
+    // An array of one string would do for the decoder.
+    let object = body.trim_ascii_start().strip_prefix('{').map(|_| body)?;
+    let Verdict { dtm_result } = serde_json::from_str(object).ok()?;
+    ["FAILURE", "ONGOING"].into_iter().find(|word| *word == dtm_result)
+}
+
+/// DTM's rules, in DTM's order, unless host or saga have others: the words count in any body, and of the statuses only
+/// 200 means success.
 ///
-/// A 200 whose body was cut is not a success: the word that denies it may be in the rest.
-fn understand(answer: &Answer) -> Outcome {
+/// A success whose body was cut is none: the word that denies it may be in the rest.
+fn understand(answer: &Answer, rules: Rules, call: &Call) -> Outcome {
     let body = String::from_utf8_lossy(&answer.body);
+    let failed = || format!("HTTP {}: {}", answer.status.as_u16(), excerpt(&body));
     match answer.status {
-        status if status == StatusCode::TOO_EARLY || body.contains("ONGOING") => Outcome::Ongoing { retry_after: None },
-        status if status == StatusCode::CONFLICT || body.contains("FAILURE") => {
+        status if status == StatusCode::TOO_EARLY || rules.says(&body, "ONGOING") => {
+            Outcome::Ongoing { retry_after: None }
+        }
+        status if status == StatusCode::CONFLICT || rules.says(&body, "FAILURE") => {
             Outcome::Rejected { reason: excerpt(&body).into_owned() }
         }
-        StatusCode::OK if answer.whole => Outcome::Succeeded { output: None, effects: Batch::new() },
-        StatusCode::OK => {
+        status if rules.is_success(status) && answer.whole => {
+            Outcome::Succeeded { output: None, effects: Batch::new() }
+        }
+        status if rules.is_success(status) => {
             let bytes = answer.body.len();
             Outcome::Unknown { error: format!("the answer is longer than the limit of {bytes} bytes") }
         }
-        status => Outcome::Unknown { error: format!("HTTP {}: {}", status.as_u16(), excerpt(&body)) },
+        status if rules.is_rejection(status, call) => Outcome::Rejected { reason: failed() },
+        _ => Outcome::Unknown { error: failed() },
     }
 }
 
 /// The text, or as much of its beginning as is kept, marked as cut.
-fn excerpt(text: &str) -> Cow<'_, str> {
+pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     if text.len() <= EXCERPT_BYTES_MAX {
         return Cow::Borrowed(text);
     }
@@ -248,7 +331,7 @@ fn excerpt(text: &str) -> Cow<'_, str> {
 }
 
 /// An error and its causes.
-fn in_one_line(error: &dyn error::Error) -> String {
+pub(super) fn in_one_line(error: &dyn error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -301,14 +384,28 @@ pub enum Error {
 mod tests {
     use super::*;
 
-    fn outcome(status: u16, body: &[u8]) -> Outcome {
-        understand(&Answer { status: StatusCode::from_u16(status).unwrap(), body: body.to_vec(), whole: true })
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let body = format!("x{}", "é".repeat(EXCERPT_BYTES_MAX));
+        assert_eq!(excerpt(&body), format!("x{}…", "é".repeat((EXCERPT_BYTES_MAX - 1) / 2)));
     }
 
     #[test]
-    fn a_long_reason_is_cut_between_characters() {
-        let body = "é".repeat(EXCERPT_BYTES_MAX);
-        let Outcome::Rejected { reason } = outcome(409, format!("x{body}").as_bytes()) else { panic!() };
-        assert_eq!(reason, format!("x{}…", "é".repeat((EXCERPT_BYTES_MAX - 1) / 2)));
+    fn a_verdict_is_the_whole_value_of_dtm_result() {
+        for (body, verdict) in [
+            (r#"{"dtm_result":"FAILURE"}"#, Some("FAILURE")),
+            (r#" {"a":{"dtm_result":1},"dtm_result":"ONGOING"} "#, Some("ONGOING")),
+            (r#"{"dtm_result":"\u0046AILURE"}"#, Some("FAILURE")),
+            (r#"{"dtm_result":"SUCCESS"}"#, None),
+            (r#"{"dtm_result":"a FAILURE"}"#, None),
+            (r#"{"dtm_result":["FAILURE"]}"#, None),
+            (r#"{"message":"FAILURE"}"#, None),
+            (r#"[{"dtm_result":"FAILURE"}]"#, None),
+            (r#"["FAILURE"]"#, None),
+            ("FAILURE", None),
+            ("", None),
+        ] {
+            assert_eq!(verdict_of(body), verdict, "{body}");
+        }
     }
 }

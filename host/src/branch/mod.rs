@@ -1,12 +1,16 @@
 //! The seam between a saga and whatever does its work.
 //!
-//! The engine sees one trait, [`Branch`]. Behind it stand Wasm plugins (`plugin`) and HTTP services ([`http`]); tests
-//! put scripts there. A branch never decides about the saga: it is called once per attempt and says what came of it.
+//! The engine sees one trait, [`Branch`]. Behind it stand Wasm plugins (`plugin`), services over HTTP ([`http`]) and over
+//! gRPC ([`grpc`]); tests put scripts there. A branch never decides about the saga: it is called once per attempt and
+//! says what came of it.
 
+pub mod grpc;
 pub mod http;
+mod json_rpc;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
@@ -48,8 +52,8 @@ impl Call {
     }
 
     /// The step's payload.
-    pub fn payload(&self) -> &str {
-        self.saga.steps().get(self.slot.step).map_or("", |step| &step.payload)
+    pub fn payload(&self) -> Bytes {
+        self.saga.steps().get(self.slot.step).map_or_else(Bytes::new, |step| step.payload.clone())
     }
 
     /// The address that the client gave for this operation.

@@ -5,7 +5,7 @@ use tracing::error;
 use super::{
     Engine, Inner,
     error::Error,
-    live::Core,
+    live::{Chunk, Core},
     record::{self, FAILED, LOGS, OPEN, OpenStatus, Record, SagaId},
 };
 use crate::{
@@ -141,7 +141,7 @@ impl Inner {
     }
 
     /// Replays a saga from the store; also gives its newest chunk, and that one's number.
-    fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, (u32, Vec<u8>))>, Error> {
+    fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, Chunk)>, Error> {
         let mut range = Range::prefix(&record::log_prefix(id));
         let mut chunks = Vec::new();
         loop {

@@ -1,5 +1,7 @@
 //! Retrying many sagas now: for when a participant is back, and its sagas would wait out their backoff.
 
+use tracing::error;
+
 use super::{
     ControlError, Engine, Error,
     record::{self, OPEN, Open},
@@ -49,7 +51,13 @@ impl Engine {
                     }
                     // It has ended since the page was read.
                     Err(ControlError::NotFound | ControlError::Finished(_)) => {}
-                    Err(ControlError::Engine(error)) => return Err(error),
+                    Err(ControlError::Engine(error @ Error::Unreadable { .. })) => {
+                        error!(%gid, error = &error as &dyn std::error::Error, "a saga is not hastened");
+                    }
+                    Err(ControlError::Engine(error)) => {
+                        self.0.notice(&error);
+                        return Err(error);
+                    }
                 }
             }
             tokio::task::yield_now().await;

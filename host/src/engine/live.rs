@@ -74,6 +74,9 @@ impl Table {
     }
 }
 
+/// A piece of a saga's log as stored: its number, and what is in it.
+pub(super) type Chunk = (u32, Vec<u8>);
+
 /// A saga's state, what of its log the store does not have yet, and who waits for it.
 pub(super) struct Core {
     pub id: SagaId,
@@ -81,7 +84,7 @@ pub(super) struct Core {
     waiters: Vec<oneshot::Sender<Settled>>,
     saga: Saga,
     /// The newest chunk of the log as stored, and its number.
-    chunk: (u32, Vec<u8>),
+    chunk: Chunk,
     /// Entries that follow it, not yet committed. The output rule says when they must be.
     unsaved: Vec<u8>,
     /// Events in the log.
@@ -114,7 +117,7 @@ impl Core {
     }
 
     /// A saga as it was stored, with its newest chunk and its row among the unfinished.
-    pub fn stored(record: Record, chunk: (u32, Vec<u8>), open: Option<Open>) -> Self {
+    pub fn stored(record: Record, chunk: Chunk, open: Option<Open>) -> Self {
         Self {
             id: record.id,
             flight: Flight::default(),
@@ -178,7 +181,7 @@ impl Core {
     pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<(), Error> {
         let (before, length, events) = (self.saga.clone(), self.unsaved.len(), self.events);
         self.apply(event)?;
-        if let Err(refused) = self.commit(store, self.running_due(event.at()), effects) {
+        if let Err(refused) = self.commit(store, Some(self.running_due(event.at())), effects) {
             self.saga = before;
             self.unsaved.truncate(length);
             self.events = events;
@@ -189,7 +192,7 @@ impl Core {
 
     /// Commits everything so far. The ticket resolves when the saga as it stands now is on disk.
     pub fn save(&mut self, store: &dyn Store, now: Timestamp) -> Result<Ticket, Error> {
-        Ok(self.commit(store, self.running_due(now), Batch::new())?)
+        Ok(self.commit(store, Some(self.running_due(now)), Batch::new())?)
     }
 
     /// As [`Core::save`], for a saga that is left alone until `due`.
@@ -209,10 +212,10 @@ impl Core {
         }
     }
 
-    /// What the row of an unfinished saga says while it runs: due at once. Left as it is while that is true.
-    fn running_due(&self, now: Timestamp) -> Option<Timestamp> {
+    /// When the row of an unfinished saga says that it is due while it runs: at once. Left as it is while that is true.
+    fn running_due(&self, now: Timestamp) -> Timestamp {
         let stored = self.open.and_then(|(due, _)| due);
-        Some(stored.filter(|due| *due <= now).unwrap_or_default())
+        stored.filter(|due| *due <= now).unwrap_or_default()
     }
 
     fn commit(&mut self, store: &dyn Store, due: Option<Timestamp>, mut batch: Batch) -> Result<Ticket, CommitError> {
@@ -258,7 +261,7 @@ impl Core {
     }
 
     /// The chunk that takes what is unsaved: the newest one, or a new one if that is long enough.
-    fn next_chunk(&self) -> Option<(u32, Vec<u8>)> {
+    fn next_chunk(&self) -> Option<Chunk> {
         if self.unsaved.is_empty() {
             return None;
         }

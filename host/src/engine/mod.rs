@@ -24,6 +24,7 @@ pub mod tally;
 mod timer;
 
 use std::{
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -314,17 +315,16 @@ impl Inner {
         let wait = definition.options().wait_result;
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
-        let (live, is_new, is_first) = match self.existing(&shard, gid.as_str())? {
-            Some(live) => {
-                let is_first = live.core().resubmit(&definition, self.clock.now())?;
-                (live, false, is_first)
-            }
-            None => {
-                let at = definition.created_at();
-                let mut core = self.create(definition)?;
-                core.apply(&Event::Submitted { at })?;
-                (Live::new(core), true, true)
-            }
+        let existing = self.existing(&shard, gid.as_str())?;
+        let is_new = existing.is_none();
+        let (live, is_first) = if let Some(live) = existing {
+            let is_first = live.core().resubmit(&definition, self.clock.now())?;
+            (live, is_first)
+        } else {
+            let at = definition.created_at();
+            let mut core = self.create(definition)?;
+            core.apply(&Event::Submitted { at })?;
+            (Live::new(core), true)
         };
         let entered = if wait {
             Entered::Waiting(live.core().wait())
@@ -452,7 +452,9 @@ impl Inner {
         loop {
             let id = self.timer.next(&self.clock).await;
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
-            if let Err(error) = self.wake(id, place) {
+            // A panic over one saga must not keep all others asleep.
+            let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place)));
+            if let Err(error) = woken.unwrap_or(Err(Error::Panicked)) {
                 error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
                 self.notice(&error);
             }

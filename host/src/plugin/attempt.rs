@@ -77,12 +77,13 @@ async fn call_guest(plugin: &Plugin, op: Op, call: &Call, store: &mut Store<Gues
     let instance = component.instance.instantiate_async(&mut *store).await?;
     let branch_id = call.branch_id().to_string();
     let idempotency_key = call.idempotency_key();
+    let payload = call.payload();
     let results: Vec<_> = call.results.iter().map(|(id, output)| (id.to_string(), output.as_str())).collect();
     let record = contract::Call {
         gid: call.saga.gid().as_str(),
         branch_id: &branch_id,
         attempt: call.attempt,
-        payload: call.payload(),
+        payload: str::from_utf8(&payload)?,
         headers: &call.saga.options().branch_headers,
         results: &results,
         idempotency_key: &idempotency_key,

@@ -287,3 +287,29 @@ impl Drop for Ticker {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        plugin::stdio::Origin,
+        saga::{Definition, Gid, Op, Options, Order, Slot, Timestamp},
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_guest_is_busy_once_its_free_ticks_are_used_up() {
+        let saga =
+            Definition::new(Gid::new("g").unwrap(), Vec::new(), Order::default(), Options::default(), Timestamp(0));
+        let slot = Slot { step: 0, op: Op::Action };
+        let origin = Origin { plugin: "p".into(), saga: Arc::new(saga.unwrap()), slot };
+        let (limits, busy) = (Limits::default(), Busy::default());
+        let mut guest = Guest::new(&Stdio::new(origin, &limits), busy.clone(), &limits);
+        for _ in 1..TICKS_FREE {
+            guest.tick();
+            assert!(!busy.is_set());
+        }
+        guest.tick();
+        assert!(busy.is_set());
+    }
+}

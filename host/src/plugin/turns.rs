@@ -26,6 +26,11 @@ impl Busy {
     pub fn set(&self) {
         self.0.store(true, Relaxed);
     }
+
+    /// Whether it has.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Relaxed)
+    }
 }
 
 /// A guest's future that takes turns with others once it is busy.
@@ -46,9 +51,8 @@ impl<F: Future + Unpin> Future for TakingTurns<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        let busy = self.busy.0.load(Relaxed);
         // Dropped at the end of this poll: the next guest in line gets the turn.
-        let _turn = if busy { ready!(self.turns.poll_acquire(cx)) } else { None };
+        let _turn = if self.busy.is_set() { ready!(self.turns.poll_acquire(cx)) } else { None };
         Pin::new(&mut self.guest).poll(cx)
     }
 }

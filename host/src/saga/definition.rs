@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch. The machine never reads a clock; time is an argument.
@@ -100,8 +101,8 @@ pub struct Step {
     pub action: String,
     /// Where the compensation is; empty as above.
     pub compensation: String,
-    /// Given verbatim to both.
-    pub payload: String,
+    /// Given verbatim to both. Text, except that gRPC branches take, and gRPC clients send, any bytes.
+    pub payload: Bytes,
 }
 
 impl Step {
@@ -313,7 +314,7 @@ mod tests {
     use super::*;
 
     fn define(steps: usize, order: Order) -> Result<Definition, Invalid> {
-        let step = Step { action: "a".into(), compensation: "c".into(), payload: String::new() };
+        let step = Step { action: "a".into(), compensation: "c".into(), payload: Bytes::new() };
         Definition::new(Gid::new("g").unwrap(), vec![step; steps], order, Options::default(), Timestamp(0))
     }
 

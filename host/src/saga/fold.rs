@@ -114,7 +114,7 @@ mod tests {
     use crate::saga::{AbortReason, Flight, Gid, Next, Options, Order, Policy, Status, Step, Timestamp, Verdict};
 
     fn define(steps: usize, order: Order, options: Options) -> Arc<Definition> {
-        let step = Step { action: "a".into(), compensation: "c".into(), payload: String::new() };
+        let step = Step { action: "a".into(), compensation: "c".into(), payload: "".into() };
         let gid = Gid::new("g").unwrap();
         Arc::new(Definition::new(gid, vec![step; steps], order, options, Timestamp(0)).unwrap())
     }

@@ -152,14 +152,14 @@ pub struct Stats {
 pub struct LocalStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Held until the end: the directory is ours.
-    _lock: fs::File,
+    /// Given back last, when nothing touches the directory any more.
+    _lock: DirLock,
 }
 
 impl LocalStore {
     /// Opens the directory, recovers what it holds, and starts the threads. Blocks while it replays.
     pub fn open(settings: Settings) -> Result<(Self, Recovery), OpenError> {
-        let lock = lock(&settings.dir)?;
+        let lock = lock(&settings.dir, settings.disk.as_ref())?;
         let Recovered { state, segments, start, last_seq, report } = recovery::recover(&settings)?;
         let counters = Counters::default();
         counters.applied.store(start.meta.applied, Ordering::Relaxed);
@@ -295,13 +295,28 @@ impl Drop for LocalStore {
     }
 }
 
-/// Makes sure that only one process has the directory open. The kernel gives the lock back however we end.
-fn lock(dir: &Path) -> Result<fs::File, OpenError> {
-    fs::create_dir_all(dir).map_err(Failure::disk("create", dir))?;
+/// Only one process has the directory open. The kernel gives the lock back however we end.
+#[derive(Debug)]
+struct DirLock(fs::File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing the file would not do while a child process that is just being started has a copy of it.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock(dir: &Path, disk: &dyn Disk) -> Result<DirLock, OpenError> {
+    if !dir.exists() {
+        fs::create_dir_all(dir).map_err(Failure::disk("create", dir))?;
+        // What is durable in it is of no use if a power cut takes the directory itself back.
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        disk.sync_dir(parent).map_err(Failure::disk("sync", parent))?;
+    }
     let path = dir.join("LOCK");
     let file = fs::File::options().create(true).append(true).open(&path).map_err(Failure::disk("create", &path))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(DirLock(file)),
         Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),
         Err(fs::TryLockError::Error(source)) => Err(Failure::disk("lock", path)(source).into()),
     }

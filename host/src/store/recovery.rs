@@ -1,8 +1,10 @@
 //! What happens before the store opens: decide what can be trusted, bring sled up to the journal's end.
 
 use std::{
-    fs, io, iter,
+    fs::{self, TryLockError},
+    io, iter,
     path::{Path, PathBuf},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -23,6 +25,9 @@ use super::{
 const ROUND_BYTES: usize = 8 << 20;
 /// Damaged sled directories kept for inspection. Each may be as big as the state.
 const SET_ASIDE_MAX: usize = 3;
+
+/// How long a process that is ending may take to let go of sled's file.
+const RELEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// What opening the store has found and done.
 #[derive(Clone, Debug)]
@@ -115,7 +120,7 @@ enum Source {
 /// Looks at everything and changes nothing (of ours: sled does as it likes with its files when it opens them).
 fn decide(settings: &Settings, survey: &Survey) -> Result<Plan, OpenError> {
     let bases = survey::list(&settings.base_dir(), "base").map_err(Failure::disk("list", settings.base_dir()))?;
-    match inspect(settings) {
+    match inspect(settings)? {
         Inspected::Sound(state, meta) => match contradiction(settings, survey, &meta)? {
             None => {
                 let (base, damaged_base) = base_to_keep(settings, bases)?;
@@ -253,23 +258,39 @@ enum Inspected {
 }
 
 /// Opens sled and checks what it holds.
-fn inspect(settings: &Settings) -> Inspected {
+fn inspect(settings: &Settings) -> Result<Inspected, OpenError> {
+    let dir = settings.state_dir();
     if settings.rebuild_marker().exists() {
-        return Inspected::Unsound("an earlier run has found it damaged".into());
+        return Ok(Inspected::Unsound("an earlier run has found it damaged".into()));
     }
-    if !settings.state_dir().exists() {
-        return Inspected::Blank(None);
+    if !dir.exists() {
+        return Ok(Inspected::Blank(None));
     }
-    let state = match State::open(&settings.state_dir(), settings.cache_bytes) {
+    await_release(&State::file(&dir))?;
+    let state = match State::open(&dir, settings.cache_bytes) {
         Ok(state) => state,
-        Err(failure) => return Inspected::Unsound(failure.to_string()),
+        Err(failure) => return Ok(Inspected::Unsound(failure.to_string())),
     };
-    match sound_meta(&state, settings) {
+    Ok(match sound_meta(&state, settings) {
         Ok(Some(meta)) => Inspected::Sound(state, meta),
         Ok(None) => Inspected::Blank(Some(state)),
         Err(failure) => {
             state.discard();
             Inspected::Unsound(failure.to_string())
+        }
+    })
+}
+
+/// That somebody else has sled's file open must not be taken for damage. One who is just ending is waited for.
+fn await_release(file: &Path) -> Result<(), OpenError> {
+    let deadline = Instant::now() + RELEASE_WAIT_MAX;
+    let Ok(opened) = fs::File::open(file) else { return Ok(()) };
+    loop {
+        match opened.try_lock() {
+            Ok(()) => return opened.unlock().map_err(|source| Failure::disk("unlock", file)(source).into()),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked { dir: file.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(Failure::disk("lock", file)(source).into()),
         }
     }
 }
@@ -295,9 +316,7 @@ fn carry_out(
     // Before anything is built on it, what was read of the journal must be on disk, and nothing may follow it.
     settle_journal(settings, &mut survey, plan.last_seq)?;
     let since_base = journal_since(settings, &survey, &plan);
-    if let Some(path) = &plan.damaged_base {
-        rename(settings, path, &path.with_extension("base-damaged"))?;
-    }
+    settle_bases(settings, &plan)?;
     let (state, mut meta, origin) = match plan.source {
         Source::State(state, meta) => (state, meta, StateOrigin::Kept),
         Source::Nothing => {
@@ -311,6 +330,10 @@ fn carry_out(
         }
     };
     let replayed = replay(&survey, &state, &mut meta)?;
+    if meta.applied != plan.last_seq {
+        let (found, expected) = (meta.applied, plan.last_seq);
+        return Err(Failure::Damaged(format!("a replay led to record {found} instead of {expected}")).into());
+    }
     follower::checkpoint(&state, settings)?;
     sync_dir(settings, &settings.state_dir())?;
     if settings.rebuild_marker().exists() {
@@ -358,6 +381,21 @@ fn settle_journal(settings: &Settings, survey: &mut Survey, last_seq: u64) -> Re
         disk.sync(&last.path).map_err(Failure::disk("sync", &last.path))?;
     }
     sync_dir(settings, &settings.journal_dir())
+}
+
+/// Puts a damaged base aside, and removes what a crash has left of the one before the one that is used.
+fn settle_bases(settings: &Settings, plan: &Plan) -> Result<(), Failure> {
+    let dir = settings.base_dir();
+    if let Some(path) = &plan.damaged_base {
+        rename(settings, path, &path.with_extension("base-damaged"))?;
+    }
+    let Some(used) = &plan.base else { return Ok(()) };
+    for (seq, path) in survey::list(&dir, "base").map_err(Failure::disk("list", dir))? {
+        if seq < used.seq {
+            settings.disk.remove(&path).map_err(Failure::disk("remove", path))?;
+        }
+    }
+    Ok(())
 }
 
 /// Moves sled's directory out of the way.

@@ -20,7 +20,9 @@ fn overwrite(host: &Host, prefix: &[u8], gid: &str, value: &[u8]) {
     let mut damage = Batch::new();
     let rows = host.store.rows(&[prefix, id].concat());
     assert!(!rows.is_empty());
-    rows.iter().for_each(|(key, _)| damage.put(key, value));
+    for (key, _) in &rows {
+        damage.put(key, value);
+    }
     host.store.local().commit(damage).unwrap();
 }
 
@@ -94,6 +96,26 @@ async fn a_damaged_row_of_an_open_saga_concerns_its_saga_alone() {
             host.engine.list(&open).await.unwrap();
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_saga_does_not_keep_others_from_being_hastened() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    let gids = ["one", "bad", "two"];
+    for gid in gids {
+        host.submit(&Plan::new(gid).external().with(|options| options.retry_interval_s = 1000)).await;
+        stage.action(0, 1).await.fail();
+    }
+    host.until_idle().await;
+    overwrite(&host, b"s", "bad", b"");
+    let from = host.engine.now();
+    let hastened = host.engine.hasten_later_than(from, 10).await.unwrap();
+    assert_eq!((hastened.count, hastened.has_more), (2, false));
+    for _ in 0..2 {
+        stage.action(0, 2).await.succeed();
+    }
+    assert_eq!(host.engine.now(), from);
 }
 
 #[tokio::test(start_paused = true)]

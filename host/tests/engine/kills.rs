@@ -87,6 +87,15 @@ async fn live(host: &Host, life: u64, random: &mut fastrand::Rng, promised: &Arc
     }
 }
 
+/// What was promised is there. How many sagas that are.
+async fn check_promises(host: &Host, promised: &Mutex<BTreeSet<String>>) -> usize {
+    let promised = promised.lock().unwrap().clone();
+    for gid in &promised {
+        assert!(host.engine.find(gid).await.unwrap().is_some(), "{gid} was promised and is gone");
+    }
+    promised.len()
+}
+
 fn kill_again_and_again(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let world = World::new(seed, TROUBLES);
@@ -101,9 +110,7 @@ fn kill_again_and_again(seed: u64) {
     for life in 0..LIVES {
         runtime().block_on(async {
             let host = world.begin_life(&setup);
-            for gid in promised.lock().unwrap().iter() {
-                assert!(host.engine.find(gid).await.unwrap().is_some(), "{gid} was promised and is gone");
-            }
+            check_promises(&host, &promised).await;
             live(&host, life, &mut random, &promised).await;
             world.end_life(host).await;
         });
@@ -111,22 +118,19 @@ fn kill_again_and_again(seed: u64) {
     runtime().block_on(async {
         world.trouble(Troubles::default());
         let host = world.begin_life(&setup);
-        let promised = promised.lock().unwrap();
         until(async || {
             let prepared = Filter { status: Some(Status::Prepared), limit: 4096, ..Filter::default() };
             let prepared = host.engine.list(&prepared).await.unwrap().sagas.len() as u64;
             (host.engine.counts().open == prepared).then_some(())
         })
         .await;
-        for gid in promised.iter() {
-            assert!(host.engine.find(gid).await.unwrap().is_some(), "{gid} was promised and is gone");
-        }
+        let promised = check_promises(&host, &promised).await;
         let all = host.engine.list(&Filter { limit: usize::MAX, ..Filter::default() }).await.unwrap().sagas;
         for record in all.iter().filter(|record| record.saga.status() != Status::Prepared) {
             world.check_end(record);
         }
-        assert!(promised.len() > 50, "only {} were promised", promised.len());
-        println!("seed {seed}: {} sagas, {} promised", all.len(), promised.len());
+        assert!(promised > 50, "only {promised} were promised");
+        println!("seed {seed}: {} sagas, {promised} promised", all.len());
         world.check();
         world.end_life(host).await;
     });

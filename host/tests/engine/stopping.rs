@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use wasaga::{
-    engine::{SubmitError, Submitted},
+    engine::SubmitError,
     saga::{Event, Status},
 };
 
@@ -71,7 +71,7 @@ async fn what_runs_longer_is_given_up_and_goes_on_at_the_next_start() {
     attempts.remove(0).succeed();
     settle().await;
     let setup = host.stop(GRACE).await;
-    assert!(attempts.iter().all(|attempt| attempt.is_given_up()));
+    assert!(attempts.iter().all(Attempt::is_given_up));
     assert_eq!(settled(client.await.unwrap().unwrap()).status(), Status::Submitted);
 
     let host = setup.start();
@@ -157,8 +157,8 @@ fn whoever_comes_while_the_host_stops_is_answered() {
                             let plan = plan.contained().external();
                             let plan = if n % 2 == 0 { plan.wait() } else { plan };
                             match engine.submit(plan.now(&engine)).await {
-                                Ok(Submitted::Accepted | Submitted::Settled(_)) => taken.push(plan.gid),
-                                Err(SubmitError::Status(_)) => taken.push(plan.gid),
+                                // "Status": another client has submitted it, and it has ended.
+                                Ok(_) | Err(SubmitError::Status(_)) => taken.push(plan.gid),
                                 Err(SubmitError::Stopping) => return taken,
                                 Err(other) => panic!("{other:?}"),
                             }

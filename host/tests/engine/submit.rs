@@ -272,7 +272,7 @@ async fn every_step_is_given_what_it_may_know() {
     let plan = Plan::new("g").contained().external().contained().with(|options| options.request_timeout_s = 7);
     host.submit(&plan).await;
     let first = stage.action(0, 1).await;
-    assert_eq!((first.call.payload(), first.call.tried.as_deref()), ("payload 0", None));
+    assert_eq!((first.call.payload(), first.call.tried.as_deref()), ("payload 0".into(), None));
     assert_eq!(first.call.timeout, Duration::from_secs(7));
     assert!(first.call.results.is_empty());
     first.output("0");
@@ -285,7 +285,11 @@ async fn every_step_is_given_what_it_may_know() {
     assert_eq!(results, [("01".to_owned(), "0"), ("02".to_owned(), "")], "a step without an output has an empty one");
     third.reject();
     let back = stage.compensation(1, 1).await;
-    assert_eq!((back.call.payload(), back.call.tried.as_deref()), ("payload 1", Some("")), "no output, yet committed");
+    assert_eq!(
+        (back.call.payload(), back.call.tried.as_deref()),
+        ("payload 1".into(), Some("")),
+        "no output, yet committed"
+    );
     assert_eq!(back.call.idempotency_key(), "g-02-compensate");
     back.succeed();
     let back = stage.compensation(0, 1).await;

@@ -60,7 +60,7 @@ fn call(op: Op, payload: &str) -> Call {
     let step = Step {
         action: "wasm://chaos/try".into(),
         compensation: "wasm://chaos/cancel".into(),
-        payload: payload.to_owned(),
+        payload: payload.to_owned().into(),
     };
     let steps = vec![step.clone(), step];
     let options = Options { branch_headers: vec![("x-test".into(), "1".into())], ..Options::default() };

@@ -133,10 +133,10 @@ fn damage_before_acknowledged_records_is_refused_at_any_byte() {
         bytes[at] ^= 0x41;
         fs::write(&segment, &bytes).unwrap();
         let found = refusal(settings(dir.path()));
-        let record = offsets.iter().rposition(|offset| *offset <= at).map_or(0, |index| index as u64 + 1);
+        let record = offsets.iter().filter(|offset| **offset <= at).count();
         assert_eq!(found.file, segment, "byte {at}");
-        assert_eq!(found.first_seq, record.max(1), "byte {at}: {found}");
-        assert_eq!(found.offset, if record == 0 { 0 } else { offsets[record as usize - 1] as u64 }, "byte {at}");
+        assert_eq!(found.first_seq, record.max(1) as u64, "byte {at}: {found}");
+        assert_eq!(found.offset, if record == 0 { 0 } else { offsets[record - 1] as u64 }, "byte {at}");
         assert_eq!(fs::read(&segment).unwrap(), bytes, "nothing was changed");
     }
     let message = OpenError::Corrupt(refusal(settings(dir.path()))).to_string();
@@ -231,7 +231,7 @@ fn segments_stay_until_sled_is_on_disk_beyond_them() {
     let settings = Settings {
         segment_bytes: 300,
         base_bytes: 1000,
-        checkpoint_interval: Duration::from_secs(3600),
+        checkpoint_interval: Duration::from_hours(1),
         ..settings(dir.path())
     };
     let (store, _) = open(with_disk(settings, &disk));

@@ -2,7 +2,8 @@
 
 use tempfile::tempdir;
 use wasaga::store::{
-    Batch, CommitError, Error, KEY_BYTES_MAX, LocalStore, OpenError, Range, SCAN_ENTRIES_MAX, Settings, Store,
+    Batch, CommitError, Error, KEY_BYTES_MAX, LocalStore, OpenError, Range, SCAN_ENTRIES_MAX, Settings, StateOrigin,
+    Store,
 };
 
 use crate::support::{contents, open, put, small};
@@ -16,6 +17,19 @@ fn a_directory_has_one_owner() {
     assert!(refused.to_string().contains("in use by another process"));
     drop(store);
     open(small(dir.path()));
+}
+
+#[test]
+fn somebody_in_sleds_files_is_no_damage() {
+    let dir = tempdir().unwrap();
+    open(small(dir.path())).0.commit(put("k", "v")).unwrap();
+    let intruder = std::fs::File::open(dir.path().join("state/db")).unwrap();
+    intruder.lock().unwrap();
+    let refused = LocalStore::open(small(dir.path())).unwrap_err();
+    assert!(matches!(refused, OpenError::Locked { .. }), "{refused}");
+    drop(intruder);
+    let (store, report) = open(small(dir.path()));
+    assert_eq!((report.state, contents(&store).len()), (StateOrigin::Kept, 1));
 }
 
 #[test]
@@ -68,7 +82,7 @@ fn a_scan_has_a_limit() {
     let dir = tempdir().unwrap();
     let (store, _) = open(small(dir.path()));
     let mut batch = Batch::new();
-    for n in 0..SCAN_ENTRIES_MAX + 1 {
+    for n in 0..=SCAN_ENTRIES_MAX {
         batch.put(format!("{n:06}"), "v");
     }
     store.commit(batch).unwrap();

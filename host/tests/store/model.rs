@@ -30,7 +30,7 @@ fn run(seed: u64) {
                 drop(store);
                 let (reopened, report) = open(settings.clone());
                 store = reopened;
-                assert_ne!(matches!(report.state, StateOrigin::Rebuilt { .. }), true, "seed {seed}: {report:?}");
+                assert!(!matches!(report.state, StateOrigin::Rebuilt { .. }), "seed {seed}: {report:?}");
                 assert_eq!(report.entries, model.len() as u64, "seed {seed} step {step}");
                 assert_same(&contents(&store), &model, seed, step);
             }

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use tempfile::{TempDir, tempdir};
 use wasaga::store::{Batch, LocalStore, OpenError, Recovery, Settings, StateOrigin, Store};
 
-use crate::support::{contents, eventually, files, open, put, segments, small};
+use crate::support::{TestDisk, contents, eventually, files, open, put, segments, small, with_disk};
 
 fn settings(dir: &Path) -> Settings {
     Settings { segment_bytes: 8 << 10, base_bytes: 32 << 10, ..small(dir) }
@@ -121,7 +121,13 @@ fn sled_with_blocks_overwritten() {
 
 /// Opens sled itself, as no one else may, and changes it.
 fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
-    let db = sled::Config::new().path(dir.join("state")).segment_size(8 << 20).open().unwrap();
+    let config = sled::Config::new().path(dir.join("state")).segment_size(8 << 20);
+    let mut db = None;
+    eventually("sled's file is free", || {
+        db = config.open().ok();
+        db.is_some()
+    });
+    let db = db.unwrap();
     change(&db);
     db.flush().unwrap();
 }
@@ -217,25 +223,38 @@ fn a_damaged_base_is_replaced_while_sled_is_sound_and_refused_when_it_is_needed(
 }
 
 #[test]
+fn an_old_base_that_a_crash_has_left_goes_at_the_next_start() {
+    let (dir, expected) = filled();
+    let bases = dir.path().join("base");
+    let newest = files(&bases, "base").remove(0);
+    fs::write(bases.join("00000000000000000007.base"), b"whatever it was").unwrap();
+    reopen(dir.path(), &expected, "two bases");
+    assert!(files(&bases, "base").iter().all(|base| *base >= newest));
+}
+
+#[test]
 fn a_base_that_was_copied_while_everything_changed_is_as_good_as_any() {
-    // The base is begun early and takes many slices; every round changes keys before and behind its cursor.
     let dir = tempdir().unwrap();
-    let (store, _) = open(Settings { segment_bytes: 1 << 20, base_bytes: 12 << 20, ..settings(dir.path()) });
-    let mut rng = Rng::with_seed(5);
-    for n in 0..400_u32 {
-        store.commit(put(format!("k{:04}", n % 400), vec![1; 30_000])).unwrap();
+    let disk = TestDisk::new();
+    let settings = |dir: &Path| Settings { segment_bytes: 1 << 20, base_bytes: 11 << 20, ..settings(dir) };
+    let (store, _) = open(with_disk(settings(dir.path()), &disk));
+    // The copy stops at its first sync, two thirds through.
+    disk.close_gate("sync draft");
+    for n in 0..400 {
+        store.commit(put(format!("k{n:04}"), vec![1; 30_000])).unwrap();
     }
-    let mut n = 0;
-    eventually("a base is written while commits go on", || {
-        for _ in 0..20 {
-            n += 1;
-            let mut batch = Batch::new();
-            batch.put(format!("k{:04}", rng.u32(..800)), n.to_string());
-            batch.delete(format!("k{:04}", rng.u32(..800)));
-            store.commit(batch).unwrap();
-        }
-        store.stats().bases > 0
-    });
+    disk.wait_until_stopped();
+    // Changes before and behind its cursor.
+    let mut rng = Rng::with_seed(5);
+    for n in 0..200 {
+        let mut batch = Batch::new();
+        batch.put(format!("k{:04}", rng.u32(..800)), n.to_string());
+        batch.delete(format!("k{:04}", rng.u32(..800)));
+        store.commit(batch).unwrap();
+    }
+    eventually("they are durable", || store.barrier().is_durable());
+    disk.open_gate();
+    eventually("the base is done", || store.stats().bases > 0);
     store.close().unwrap();
     let expected = contents(&store);
     drop(store);
@@ -253,7 +272,9 @@ fn a_base_that_was_copied_while_everything_changed_is_as_good_as_any() {
     fs::remove_dir_all(dir.path().join("state")).unwrap();
     let (kept, later): (Vec<_>, Vec<_>) =
         segments(dir.path()).into_iter().partition(|segment| number(segment) <= number(&base) + 1);
-    later.iter().for_each(|segment| fs::remove_file(segment).unwrap());
+    for segment in later {
+        fs::remove_file(segment).unwrap();
+    }
     let segment = kept.last().unwrap();
     let mut bytes = fs::read(segment).unwrap();
     let (mut at, mut seq) = (24, number(segment));

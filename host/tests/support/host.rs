@@ -56,7 +56,7 @@ impl Setup {
             ..store::Settings::new(self.dir.path())
         };
         let (store, _) = LocalStore::open(settings).unwrap();
-        (Arc::new(TestStore::new(store, self.is_prompt)), disk)
+        (Arc::new(TestStore::new(store, disk.clone(), self.is_prompt)), disk)
     }
 
     /// Starts a host.
@@ -88,7 +88,10 @@ impl Host {
         // What has been given up on other threads lets go of it a moment later.
         let mut store = Some(self.store);
         until(async || match Arc::try_unwrap(store.take()?) {
-            Ok(store) => Some(drop(store)),
+            Ok(store) => {
+                drop(store);
+                Some(())
+            }
             Err(shared) => {
                 store = Some(shared);
                 None

@@ -32,7 +32,7 @@ impl Plan {
 
     /// Adds a step; the addresses are `contained`, `external`, or begin so, or empty.
     pub fn step(mut self, action: &str, compensation: &str) -> Self {
-        let payload = format!("payload {}", self.steps.len());
+        let payload = format!("payload {}", self.steps.len()).into();
         self.steps.push(Step { action: action.into(), compensation: compensation.into(), payload });
         self
     }

@@ -109,7 +109,11 @@ impl Attempt {
 
     pub fn fail(self) {
         let error = format!("trouble {}", self.call.attempt);
-        self.answer(Outcome::Unknown { error });
+        self.fail_because(&error);
+    }
+
+    pub fn fail_because(self, error: &str) {
+        self.answer(Outcome::Unknown { error: error.into() });
     }
 
     pub fn ongoing(self, retry_after: Option<Duration>) {

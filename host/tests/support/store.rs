@@ -13,6 +13,8 @@ use std::{
 use bytes::Bytes;
 use wasaga::store::{Batch, CommitError, Error, Failure, LocalStore, Range, Store, Ticket};
 
+use super::TestDisk;
+
 /// Keys that begin so are effects of contained branches in these tests.
 pub const EFFECTS: &[u8] = b"x";
 
@@ -22,6 +24,7 @@ pub struct TestStore {
     /// Every commit is on disk when it returns: for tests in paused time, which must not run on while a disk works.
     is_prompt: bool,
     script: Mutex<Script>,
+    disk: TestDisk,
 }
 
 #[derive(Default)]
@@ -35,8 +38,8 @@ struct Script {
 }
 
 impl TestStore {
-    pub fn new(inner: LocalStore, is_prompt: bool) -> Self {
-        Self { inner, is_prompt, script: Mutex::default() }
+    pub fn new(inner: LocalStore, disk: TestDisk, is_prompt: bool) -> Self {
+        Self { inner, is_prompt, script: Mutex::default(), disk }
     }
 
     /// The real store.
@@ -102,6 +105,13 @@ impl TestStore {
 
     fn settle(&self, ticket: Ticket) -> Ticket {
         if self.is_prompt && block_on(ticket.durable()).is_ok() { Ticket::settled(ticket.seq()) } else { ticket }
+    }
+}
+
+impl Drop for TestStore {
+    /// A test that fails while the disk is held must not hang: the real store finishes its work when it is dropped.
+    fn drop(&mut self) {
+        self.disk.release();
     }
 }
 

@@ -185,7 +185,7 @@ impl World {
                 if followers().any(|later| self.has_effect(saga, later) == Some(true)) {
                     self.breach(call, "called before the effect of its follower is taken back");
                 }
-                let output = has_output(saga, step).then(|| output(saga, step)).unwrap_or_default();
+                let output = if has_output(saga, step) { output(saga, step) } else { String::new() };
                 let tried_well = call.tried.as_ref().map_or(reach == Reach::External, |tried| *tried == output);
                 if !tried_well {
                     self.breach(call, "not given what the action gave");
@@ -282,7 +282,7 @@ impl World {
         let store = self.store();
         let key = effect_key(&call.saga, call.slot.step);
         let (had, counted) = (store.get(&key).unwrap(), store.get(COUNTER).unwrap());
-        let count = counted.as_ref().map_or(0, |value| number(value));
+        let count = counted.as_ref().map_or(0, number);
         let mut batch = Batch::new();
         batch.expect(&key, had.clone());
         batch.expect(COUNTER, counted);

@@ -117,6 +117,12 @@ impl From<Whole> for u64 {
     }
 }
 
+impl From<Whole> for Option<u64> {
+    fn from(whole: Whole) -> Self {
+        Some(whole.0)
+    }
+}
+
 impl<'de> Deserialize<'de> for Whole {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Reader;

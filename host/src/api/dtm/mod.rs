@@ -3,14 +3,20 @@
 //! A request passes [`request`] (bytes to a definition), the engine, and [`response`] or [`view`] (state to bytes). The
 //! content type of a request is ignored, as DTM ignores it.
 //!
-//! Reading order: [`lenient`], [`request`], [`order`], this file, [`response`], [`view`].
+//! Reading order: [`lenient`], [`request`], [`order`], this file, [`response`], [`view`], [`json_rpc`],
+//! [`other_modes`], [`metrics`].
 
 pub mod gid;
+mod json_rpc;
 mod lenient;
+pub(super) mod metrics;
 mod order;
+mod other_modes;
 pub mod request;
 pub mod response;
 mod view;
+
+use std::time::Duration;
 
 use axum::{
     Router,
@@ -23,9 +29,16 @@ use serde::Serialize;
 
 use super::{Context, body::Body, error::Error};
 use crate::{
-    engine::{ControlError, Filter, SagaId, Submitted},
-    saga::{Saga, Status, Timestamp},
+    engine::{ControlError, Filter, Hastened, SagaId, Submitted},
+    saga::{Definition, Saga, Status, Timestamp},
 };
+
+/// Wait from which on `resetCronTime` retries sagas when the client does not say, in seconds: three times the time-out of
+/// DTM's other modes, as in DTM.
+const HASTEN_LATER_THAN_S: u64 = 105;
+
+/// How many sagas `resetCronTime` retries when the client does not say.
+const HASTEN_DEFAULT: u64 = 100;
 
 /// Sagas on a page of `all` when the client does not say.
 const LIST_DEFAULT: usize = 100;
@@ -52,8 +65,11 @@ pub fn routes() -> Router<Context> {
         .route("/api/dtmsvr/abort", post(abort))
         .route("/api/dtmsvr/forceStop", post(force_stop))
         .route("/api/dtmsvr/resetNextCronTime", post(reset_next_cron_time))
+        .route("/api/dtmsvr/resetCronTime", get(reset_cron_time))
         .route("/api/dtmsvr/query", get(query))
         .route("/api/dtmsvr/all", get(all))
+        .merge(json_rpc::routes())
+        .merge(other_modes::routes())
 }
 
 async fn ping() -> Response {
@@ -76,34 +92,49 @@ async fn new_gid(State(context): State<Context>) -> Response {
 }
 
 async fn prepare(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
-    let engine = context.engine();
-    let definition = request::decode(&body, engine.now())?;
-    drop(body);
-    engine.prepare(definition).await.map_err(Error::Prepare)?;
+    prepare_saga(&context, &body).await?;
     Ok(response::success())
 }
 
 async fn submit(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
+    submit_saga(&context, body).await?;
+    Ok(response::success())
+}
+
+/// Stores the saga that this JSON describes.
+async fn prepare_saga(context: &Context, json: &[u8]) -> Result<(), Error> {
     let engine = context.engine();
-    let definition = request::decode(&body, engine.now())?;
-    drop(body);
-    match engine.submit(definition).await.map_err(Error::Submit)? {
-        Submitted::Accepted => Ok(response::success()),
-        Submitted::Settled(saga) => Ok(verdict(&saga)),
+    let definition = request::decode(json, engine.now())?;
+    engine.prepare(definition).await.map_err(Error::Prepare)
+}
+
+/// Runs the saga that this JSON describes, and drops the JSON before it waits.
+async fn submit_saga(context: &Context, json: impl AsRef<[u8]>) -> Result<(), Error> {
+    let definition = request::decode(json.as_ref(), context.engine().now())?;
+    drop(json);
+    run(context, definition).await
+}
+
+/// Runs a saga; holds a client that waits for the result until there is one.
+pub(super) async fn run(context: &Context, definition: Definition) -> Result<(), Error> {
+    match context.engine().submit(definition).await.map_err(Error::Submit)? {
+        Submitted::Accepted => Ok(()),
+        Submitted::Settled(saga) => verdict(&saga),
     }
 }
 
-/// What a client that waited for the result learns. 409 does not mean that a saga has been rolled back, only that it
-/// has not succeeded, so an unfinished one also says where it stands.
-fn verdict(saga: &Saga) -> Response {
+/// What a client that waited for the result learns. A failure does not mean that a saga has been rolled back, only that
+/// it has not succeeded, so an unfinished one also says where it stands.
+fn verdict(saga: &Saga) -> Result<(), Error> {
     match saga.status() {
-        Status::Succeed => response::success(),
+        Status::Succeed => Ok(()),
         Status::Aborting | Status::Failed => {
             let reason = view::rollback_reason(saga).unwrap_or_default();
-            response::failure(&ending_in_failure(reason), None)
+            Err(Error::Unsuccessful { message: ending_in_failure(reason), stands: None })
         }
         status @ (Status::Prepared | Status::Submitted) => {
-            response::failure("wait result not return success: FAILURE", Some(status.as_str()))
+            let message = "wait result not return success: FAILURE".to_owned();
+            Err(Error::Unsuccessful { message, stands: Some(status.as_str()) })
         }
     }
 }
@@ -116,12 +147,23 @@ fn ending_in_failure(mut reason: String) -> String {
     reason
 }
 
-/// Sagas cannot be aborted from outside, whatever mode the request claims: always refused, in DTM's words.
 async fn abort(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
-    let gid = request::decode_gid(&body)?;
-    match context.engine().find(&gid).await? {
-        Some(record) => Err(Error::Abort(record.saga.status())),
-        None => Err(Error::Unknown { gid: gid.into_owned() }),
+    Err(refuse_abort(&context, &body).await)
+}
+
+async fn refuse_abort(context: &Context, json: &[u8]) -> Error {
+    match request::decode_gid(json) {
+        Ok(gid) => refuse_abort_of(context, &gid).await,
+        Err(error) => error.into(),
+    }
+}
+
+/// Sagas cannot be aborted from outside, whatever mode the request claims: always refused, in DTM's words.
+pub(super) async fn refuse_abort_of(context: &Context, gid: &str) -> Error {
+    match context.engine().find(gid).await {
+        Ok(Some(record)) => Error::Abort(record.saga.status()),
+        Ok(None) => Error::Unknown { gid: gid.to_owned() },
+        Err(error) => error.into(),
     }
 }
 
@@ -143,6 +185,25 @@ async fn reset_next_cron_time(State(context): State<Context>, Body(body): Body) 
         Err(ControlError::NotFound) => Err(Error::Unknown { gid: gid.into_owned() }),
         Err(ControlError::Engine(error)) => Err(error.into()),
     }
+}
+
+/// "Retry now" for all sagas that wait for longer than `timeout` seconds; `limit` of them.
+async fn reset_cron_time(State(context): State<Context>, Query(params): Query<Params>) -> Result<Response, Error> {
+    #[derive(Serialize)]
+    struct Body {
+        has_remaining: bool,
+        succeed_count: u64,
+    }
+    let number = |name, default| match integer(first(&params, name))? {
+        None => Ok::<_, Error>(default),
+        Some(given) => Ok(u64::try_from(given).unwrap_or_default()),
+    };
+    let (timeout_s, limit) = (number("timeout", HASTEN_LATER_THAN_S)?, number("limit", HASTEN_DEFAULT)?);
+    let engine = context.engine();
+    let moment = engine.now().after(Duration::from_secs(timeout_s));
+    let Hastened { count, has_more } = engine.hasten_later_than(moment, limit).await?;
+    let body = Body { has_remaining: has_more, succeed_count: count };
+    Ok(response::json(StatusCode::OK, response::to_json(&body)))
 }
 
 async fn query(State(context): State<Context>, Query(params): Query<Params>) -> Result<Response, Error> {

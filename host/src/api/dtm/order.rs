@@ -1,4 +1,6 @@
-//! `custom_data` of a saga: JSON in a string that says in which order the actions may start.
+//! `custom_data` of a saga: JSON in a string that says in which order the actions may start and, an addition of ours,
+//! how the answers of HTTP branches are understood: `any_2xx_succeeds` and `rejects_5xx_after`. DTM ignores both, and
+//! its clients can set them, since they let the program write `custom_data`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -8,26 +10,31 @@ use serde::{
 };
 
 use super::lenient::{Fields, Object, Text, Whole, set, within};
-use crate::saga::Order;
+use crate::saga::{Order, Results};
 
 /// Reads it. Nothing, `null`, `{}` and, since PHP knows no other empty map, `[]` mean one step after the other.
-pub fn decode(custom_data: &str) -> Result<Order, serde_json::Error> {
+pub fn decode(custom_data: &str) -> Result<(Order, Results), serde_json::Error> {
     match custom_data.trim_ascii() {
-        "" | "null" | "[]" => Ok(Order::default()),
-        json => serde_json::from_str(json).map(|Object(Custom(order))| order),
+        "" | "null" | "[]" => Ok(Default::default()),
+        json => serde_json::from_str(json).map(|Object(Custom { order, results })| (order, results)),
     }
 }
 
 #[derive(Default)]
-struct Custom(Order);
+struct Custom {
+    order: Order,
+    results: Results,
+}
 
 impl<'de> Fields<'de> for Custom {
-    const NAMES: &'static [&'static str] = &["concurrent", "orders"];
+    const NAMES: &'static [&'static str] = &["concurrent", "orders", "any_2xx_succeeds", "rejects_5xx_after"];
 
     fn read<A: MapAccess<'de>>(&mut self, name: &'static str, map: &mut A) -> Result<(), A::Error> {
         match name {
-            "concurrent" => set::<bool, _>(&mut self.0.concurrent, map),
-            _ => set::<Orders, _>(&mut self.0.after, map),
+            "concurrent" => set::<bool, _>(&mut self.order.concurrent, map),
+            "orders" => set::<Orders, _>(&mut self.order.after, map),
+            "any_2xx_succeeds" => set::<bool, _>(&mut self.results.any_2xx_succeeds, map),
+            _ => set::<Whole, _>(&mut self.results.rejects_5xx_after, map),
         }
     }
 }
@@ -97,12 +104,22 @@ mod tests {
     #[test]
     fn what_clients_send_is_understood() {
         for empty in ["", " ", "null", "{}", "[]", r#"{"orders":null,"concurrent":null}"#, r#"{"orders":[]}"#] {
-            assert_eq!(decode(empty).unwrap(), Order::default(), "{empty}");
+            assert_eq!(decode(empty).unwrap(), (Order::default(), Results::default()), "{empty}");
         }
         let go = r#"{"concurrent":true,"orders":{"1":[0],"2":[0,1]}}"#;
-        assert_eq!(decode(go).unwrap(), order(true, &[(1, &[0]), (2, &[0, 1])]));
+        assert_eq!(decode(go).unwrap().0, order(true, &[(1, &[0]), (2, &[0, 1])]));
         let odd = r#"{"CONCURRENT":true,"delay":3,"orders":{"01":[1],"01":null,"2":[0],"2":[1]}}"#;
-        assert_eq!(decode(odd).unwrap(), order(true, &[(1, &[]), (2, &[1])]));
+        assert_eq!(decode(odd).unwrap().0, order(true, &[(1, &[]), (2, &[1])]));
+    }
+
+    #[test]
+    fn what_answers_mean_can_be_said() {
+        let results = |json| decode(json).unwrap().1;
+        let said = Results { any_2xx_succeeds: Some(true), rejects_5xx_after: Some(3) };
+        assert_eq!(results(r#"{"any_2xx_succeeds":true,"rejects_5xx_after":3}"#), said);
+        let unsaid = Results { any_2xx_succeeds: Some(false), rejects_5xx_after: None };
+        assert_eq!(results(r#"{"any_2xx_succeeds":false,"rejects_5xx_after":null}"#), unsaid);
+        assert!(decode(r#"{"rejects_5xx_after":-1}"#).is_err() && decode(r#"{"any_2xx_succeeds":1}"#).is_err());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::response::to_json;
 use crate::{
     engine::Record,
     saga::{
-        AbortReason, BranchId, Op, Options, Policy, Saga, Slot, Status, Timestamp,
+        AbortReason, BranchId, Definition, Op, Options, Policy, Saga, Slot, Status, Timestamp,
         state::{OpState, Progress, Reason},
     },
 };
@@ -129,7 +129,7 @@ impl<'a> Transaction<'a> {
             gid: definition.gid().as_str(),
             trans_type: "saga",
             steps: definition.steps().iter().map(Step::of).collect(),
-            payloads: definition.steps().iter().map(|step| &*step.payload).collect(),
+            payloads: payloads(definition),
             status: saga.status().as_str(),
             query_prepared: &options.query_prepared,
             protocol: if options.protocol.is_empty() { "http" } else { &options.protocol },
@@ -144,6 +144,12 @@ impl<'a> Transaction<'a> {
             stuck: saga.is_stuck(policy),
         }
     }
+}
+
+/// The payloads if all are text; what gRPC clients send is shown with the branches, in base64, as under DTM.
+fn payloads(definition: &Definition) -> Vec<&str> {
+    let texts = definition.steps().iter().map(|step| str::from_utf8(&step.payload).ok());
+    texts.collect::<Option<_>>().unwrap_or_default()
 }
 
 #[derive(Serialize)]
@@ -207,6 +213,7 @@ impl Serialize for Headers<'_> {
 }
 
 #[derive(Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names are DTM's")]
 struct Branch<'a> {
     id: u32,
     create_time: Time,
@@ -309,7 +316,7 @@ impl Serialize for Time {
 }
 
 /// Bytes, as Go writes them.
-fn base64(bytes: &str) -> Option<String> {
+fn base64(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| BASE64_STANDARD.encode(bytes))
 }
 
@@ -330,7 +337,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::SagaId,
-        saga::{Definition, Event, Failure, Gid, Order},
+        saga::{Event, Failure, Gid, Order, Results},
     };
 
     const CREATED: u64 = 1_767_448_066_123;
@@ -343,7 +350,7 @@ mod tests {
         let step = |name: &str, payload: &str| crate::saga::Step {
             action: format!("http://{name}/try"),
             compensation: if name == "b" { String::new() } else { format!("http://{name}/cancel?x=1&y=<2>") },
-            payload: payload.into(),
+            payload: payload.to_owned().into(),
         };
         let steps = vec![step("a", r#"{"amount":30}"#), step("b", "")];
         let gid = Gid::new("g<1>").unwrap();
@@ -393,6 +400,7 @@ mod tests {
             protocol: "grpc".into(),
             custom_data: r#"{"orders":{}}"#.into(),
             query_prepared: "http://q".into(),
+            results: Results::default(),
         };
         let failed = |op, ms, retry_ms| {
             let failure = Failure::Unknown { error: "HTTP 500".into() };

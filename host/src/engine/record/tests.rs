@@ -10,7 +10,7 @@ fn definition() -> Definition {
     let step = |n: u8| Step {
         action: format!("wasm://a{n}/try"),
         compensation: format!("http://c{n}"),
-        payload: format!("{{\"n\":{n}}}"),
+        payload: format!("{{\"n\":{n}}}").into(),
     };
     let options = Options {
         wait_result: true,

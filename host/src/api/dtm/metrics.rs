@@ -1,0 +1,210 @@
+//! DTM's metrics, by DTM's names (`dtmsvr/metrics.go`), so that its dashboards and alerts go on working.
+//!
+//! | name                               | labels                              | counts                                    |
+//! |------------------------------------|-------------------------------------|-------------------------------------------|
+//! | `dtm_server_info`                  | `version`                           | 1                                         |
+//! | `dtm_server_process_total`         | `type`, `api`, `status`             | requests                                  |
+//! | `dtm_server_response_duration`     | `type`, `api`                       | seconds until each was answered           |
+//! | `dtm_transaction_process_total`    | `model`, `status`                   | rounds: work on a saga until it waits     |
+//! | `dtm_transaction_handled_duration` | `model`                             | age of the saga at the end of each, in s  |
+//! | `dtm_branch_process_total`         | `model`, `branchid`, `branchtype`, `status` | attempts; only a success is `ok`  |
+//!
+//! Every label takes a fixed number of values: `api` is a known endpoint or `other` (DTM takes it from the address, so a
+//! query string is part of it), and steps beyond the twentieth are counted as `branchid="more"`. `dtm_server_info` has
+//! no `gin_version` and `grpc_version`: neither is in here.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    extract::{MatchedPath, Request, State},
+    middleware::Next,
+    response::Response,
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder},
+    metrics::{MetricType, counter::ConstCounter, exemplar::Exemplar, gauge::ConstGauge},
+    registry::Registry,
+};
+
+use crate::{
+    api::Context,
+    engine::{
+        Engine,
+        tally::{BOUNDS_S, BRANCHES, Durations, Ratio},
+    },
+    saga::{BranchId, Op, Slot},
+};
+
+/// The endpoints that are counted each by itself: the last part of their path, in small letters as DTM has them.
+const APIS: [&str; 14] = [
+    "submit",
+    "newgid",
+    "prepare",
+    "query",
+    "all",
+    "abort",
+    "forcestop",
+    "resetnextcrontime",
+    "resetcrontime",
+    "version",
+    "registerbranch",
+    "json-rpc",
+    "ping",
+    "other",
+];
+
+/// Requests so far, by protocol and endpoint.
+#[derive(Debug, Default)]
+pub struct Requests {
+    http: [Endpoint; APIS.len()],
+    grpc: [Endpoint; APIS.len()],
+}
+
+#[derive(Debug, Default)]
+struct Endpoint {
+    answers: Ratio,
+    durations: Durations,
+}
+
+impl Requests {
+    /// All endpoints that have been asked, with their labels.
+    fn asked(&self) -> impl Iterator<Item = (&Endpoint, [(&'static str, &'static str); 2])> {
+        [("http", &self.http), ("grpc", &self.grpc)].into_iter().flat_map(|(kind, endpoints)| {
+            let asked = endpoints.iter().zip(APIS).filter(|(endpoint, _)| endpoint.answers.read() != [0, 0]);
+            asked.map(move |(endpoint, api)| (endpoint, [("type", kind), ("api", api)]))
+        })
+    }
+}
+
+fn count(endpoints: &[Endpoint], path: &MatchedPath, is_ok: bool, duration: Duration) {
+    let name = path.as_str().rsplit('/').next().unwrap_or_default();
+    let index = APIS.iter().position(|api| api.eq_ignore_ascii_case(name)).unwrap_or(APIS.len() - 1);
+    if let Some(endpoint) = endpoints.get(index) {
+        endpoint.answers.count(is_ok);
+        endpoint.durations.observe(duration);
+    }
+}
+
+/// Counts a request over HTTP. A layer.
+pub async fn count_http(State(context): State<Context>, path: MatchedPath, request: Request, next: Next) -> Response {
+    // Not tokio's clock: this measures the host, also in tests that stop that one.
+    let start = Instant::now();
+    let response = next.run(request).await;
+    count(&context.requests().http, &path, response.status().as_u16() < 400, start.elapsed());
+    response
+}
+
+/// Counts a request over gRPC, where a refusal is a header. A layer.
+pub async fn count_grpc(State(context): State<Context>, path: MatchedPath, request: Request, next: Next) -> Response {
+    let start = Instant::now();
+    let response = next.run(request).await;
+    let is_ok = response.headers().get("grpc-status").is_none_or(|status| status == "0");
+    count(&context.requests().grpc, &path, is_ok, start.elapsed());
+    response
+}
+
+/// Adds DTM's metrics to a registry.
+pub fn register(registry: &mut Registry, engine: Engine, requests: Arc<Requests>) {
+    registry.register_collector(Box::new(Metrics { engine, requests }));
+}
+
+struct Metrics {
+    engine: Engine,
+    requests: Arc<Requests>,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+type Exemplars = HashMap<usize, Exemplar<[(&'static str, &'static str); 0], f64>>;
+
+const MODEL: (&str, &str) = ("model", "saga");
+
+impl Collector for Metrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "The version of this server";
+        let mut info = encoder.encode_descriptor("dtm_server_info", help, None, MetricType::Gauge)?;
+        ConstGauge::new(1_i64).encode(info.encode_family(&[("version", env!("CARGO_PKG_VERSION"))])?)?;
+        self.encode_requests(&mut encoder)?;
+        self.encode_rounds(&mut encoder)?;
+        self.encode_attempts(&mut encoder)
+    }
+}
+
+impl Metrics {
+    fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let mut total = counter(encoder, "dtm_server_process", "Requests answered")?;
+        for (endpoint, [kind, api]) in self.requests.asked() {
+            ratio(&mut total, &endpoint.answers, |status| [kind, api, status])?;
+        }
+        let help = "Seconds until a request was answered";
+        let mut durations =
+            encoder.encode_descriptor("dtm_server_response_duration", help, None, MetricType::Histogram)?;
+        for (endpoint, labels) in self.requests.asked() {
+            histogram(&mut durations, &endpoint.durations, &labels)?;
+        }
+        Ok(())
+    }
+
+    fn encode_rounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let tally = self.engine.tally();
+        let mut total = counter(encoder, "dtm_transaction_process", "Rounds of work on sagas")?;
+        ratio(&mut total, &tally.rounds, |status| [MODEL, status])?;
+        let (name, help) = ("dtm_transaction_handled_duration", "Age of a saga at the end of each round, in seconds");
+        let mut ages = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        histogram(&mut ages, &tally.ages, &[MODEL])
+    }
+
+    fn encode_attempts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let tally = self.engine.tally();
+        let mut total = counter(encoder, "dtm_branch_process", "Attempts of branches")?;
+        for step in 0..=BRANCHES {
+            let branch = if step < BRANCHES { BranchId(step).to_string() } else { "more".to_owned() };
+            for op in [Op::Action, Op::Compensate] {
+                if let Some(attempts) = tally.attempts(Slot { step, op }).filter(|ratio| ratio.read() != [0, 0]) {
+                    let labels = |status| [MODEL, ("branchid", branch.as_str()), ("branchtype", op.as_str()), status];
+                    ratio(&mut total, attempts, labels)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The encoder adds `_total`.
+fn counter<'a>(
+    encoder: &'a mut DescriptorEncoder<'_>,
+    name: &'a str,
+    help: &str,
+) -> Result<MetricEncoder<'a>, fmt::Error> {
+    encoder.encode_descriptor(name, help, None, MetricType::Counter)
+}
+
+fn ratio<'a, L: EncodeLabelSet>(
+    encoder: &mut MetricEncoder<'_>,
+    ratio: &Ratio,
+    labels: impl Fn((&'a str, &'a str)) -> L,
+) -> fmt::Result {
+    for (status, count) in ["ok", "fail"].into_iter().zip(ratio.read()) {
+        ConstCounter::new(count).encode(encoder.encode_family(&labels(("status", status)))?)?;
+    }
+    Ok(())
+}
+
+fn histogram(encoder: &mut MetricEncoder<'_>, durations: &Durations, labels: &impl EncodeLabelSet) -> fmt::Result {
+    let counts = durations.counts();
+    let bounds = BOUNDS_S.into_iter().chain([f64::INFINITY]);
+    let classes: Vec<_> = bounds.zip(counts).collect();
+    let none: Option<&Exemplars> = None;
+    let sum_s = durations.sum().as_secs_f64();
+    encoder.encode_family(labels)?.encode_histogram(sum_s, counts.iter().sum(), &classes, none)
+}

@@ -1,0 +1,165 @@
+//! Connections over loopback: kept, limited, and ended in order.
+
+use std::{
+    io::{Error, ErrorKind},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use wasaga::api::{
+    self,
+    serve::{self, serve},
+};
+
+use crate::host::{Host, saga};
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a test watches for what must not happen.
+const GLANCE: Duration = Duration::from_millis(100);
+
+struct Server {
+    host: Host,
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+async fn server(settings: serve::Settings) -> Server {
+    let host = Host::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, host.router.clone(), settings, stop.clone().cancelled_owned()));
+    Server { host, address, stop, serving }
+}
+
+impl Server {
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+}
+
+fn post(path: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+const PING: &str = "GET /api/ping HTTP/1.1\r\nHost: h\r\n\r\n";
+const PONG: &str = r#"{"msg":"pong"}"#;
+
+/// Reads one answer whose body is known.
+async fn answer(stream: &mut TcpStream, body: &str) -> String {
+    let mut text = Vec::new();
+    while !text.ends_with(body.as_bytes()) {
+        let mut piece = [0; 4096];
+        let bytes = timeout(PATIENCE, stream.read(&mut piece)).await.unwrap().unwrap();
+        assert!(bytes > 0, "closed after {:?}", String::from_utf8_lossy(&text));
+        text.extend_from_slice(&piece[..bytes]);
+    }
+    String::from_utf8(text).unwrap()
+}
+
+/// Waits until the other side has closed the connection; whatever came before is returned.
+async fn closed(stream: &mut TcpStream) -> Vec<u8> {
+    let mut rest = Vec::new();
+    match timeout(PATIENCE, stream.read_to_end(&mut rest)).await.unwrap() {
+        Err(error) if error.kind() != ErrorKind::ConnectionReset => panic!("{error}"),
+        Ok(_) | Err(Error { .. }) => rest,
+    }
+}
+
+#[tokio::test]
+async fn a_connection_serves_many_requests() {
+    let server = server(serve::Settings::default()).await;
+    let mut stream = server.connect().await;
+    for _ in 0..3 {
+        stream.write_all(PING.as_bytes()).await.unwrap();
+        let text = answer(&mut stream, PONG).await;
+        assert!(text.starts_with("HTTP/1.1 200 OK\r\n") && text.contains("content-length: 14\r\n"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn who_does_not_finish_a_header_is_disconnected() {
+    let settings = serve::Settings { header_timeout: GLANCE, ..serve::Settings::default() };
+    let server = server(settings).await;
+    let mut silent = server.connect().await;
+    let mut halting = server.connect().await;
+    halting.write_all(b"GET /api/ping HTTP/1.1\r\nHost:").await.unwrap();
+    let mut idle = server.connect().await;
+    idle.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut idle, PONG).await;
+    for stream in [&mut silent, &mut halting, &mut idle] {
+        closed(stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_too_large_is_refused() {
+    let server = server(serve::Settings::default()).await;
+    let mut stream = server.connect().await;
+    let header = format!("GET /api/ping HTTP/1.1\r\nHost: h\r\nX: {}\r\n\r\n", "x".repeat(100_000));
+    // The answer may come, and the connection go, before all of it is written.
+    let _ = stream.write_all(header.as_bytes()).await;
+    let text = closed(&mut stream).await;
+    assert!(text.is_empty() || text.starts_with(b"HTTP/1.1 431 "), "{}", text.escape_ascii());
+
+    let mut other = server.connect().await;
+    other.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut other, PONG).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_a_place() {
+    let server = server(serve::Settings { connections_max: 1, ..serve::Settings::default() }).await;
+    let mut first = server.connect().await;
+    first.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut first, PONG).await;
+
+    let mut second = server.connect().await;
+    second.write_all(PING.as_bytes()).await.unwrap();
+    let mut byte = [0];
+    assert!(timeout(GLANCE, second.peek(&mut byte)).await.is_err(), "answered beyond the limit");
+    drop(first);
+    answer(&mut second, PONG).await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_gets_its_answer_through() {
+    let server = server(serve::Settings::default()).await;
+    let mut stream = server.connect().await;
+    let body = " ".repeat(api::Limits::default().body_bytes_max * 2);
+    stream.write_all(post("/api/dtmsvr/submit", &body).as_bytes()).await.unwrap();
+    let message = r#"{"message":"the body has more than 4194304 bytes, the limit: send less, or raise the limit"}"#;
+    let text = answer(&mut stream, message).await;
+    assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
+}
+
+#[tokio::test]
+async fn at_shutdown_requests_are_answered_and_idle_connections_closed() {
+    let server = server(serve::Settings::default()).await;
+    let mut idle = server.connect().await;
+    idle.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut idle, PONG).await;
+    let mut waiting = server.connect().await;
+    let body = saga("s", &["http://a/hang"], r#","wait_result":true"#);
+    waiting.write_all(post("/api/dtmsvr/submit", &body).as_bytes()).await.unwrap();
+    server.host.until("s", "submitted").await;
+
+    server.stop.cancel();
+    assert_eq!(closed(&mut idle).await, b"");
+    assert!(TcpStream::connect(server.address).await.is_err(), "still listening");
+    assert!(!server.serving.is_finished(), "a request is still under way");
+
+    server.host.engine.force_stop("s").await.unwrap();
+    let text = answer(&mut waiting, r#"{"dtm_result":"FAILURE","message":"force stopped FAILURE"}"#).await;
+    assert!(text.starts_with("HTTP/1.1 409 ") && text.contains("connection: close"), "{text}");
+    timeout(PATIENCE, server.serving).await.unwrap().unwrap();
+}

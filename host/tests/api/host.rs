@@ -1,0 +1,182 @@
+//! A host whose branches do what their addresses say.
+
+use std::{
+    future::{pending, ready},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_TYPE},
+};
+use futures_util::{FutureExt, future::BoxFuture};
+use prometheus_client::registry::Registry;
+use serde_json::Value;
+use tempfile::TempDir;
+use tower::ServiceExt;
+use wasaga::{
+    api::{self, Context, Limits, metrics::Journal},
+    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    engine::{Clock, Engine, Settings},
+    saga::{Definition, Slot},
+    store::{self, Batch, LocalStore},
+};
+
+pub const JSON: &str = "application/json; charset=utf-8";
+
+/// How long a test waits for what must happen, before it gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The request of the tutorial, as a user types it.
+pub const TUTORIAL: &str = r#"{"gid":"saga-golang-demo-001","trans_type":"saga","steps":[{"action":"http://service-a:8081/try","compensate":"http://service-a:8081/cancel"},{"action":"http://service-b:8082/try","compensate":"http://service-b:8082/cancel"}],"payloads":[{"amount":100},{"amount":600}]}"#;
+
+pub struct Host {
+    pub engine: Engine,
+    pub router: Router,
+    pub branches: Script,
+    _dir: TempDir,
+}
+
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn content_type(&self) -> &str {
+        self.headers[CONTENT_TYPE].to_str().unwrap()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+
+    /// Status and body, of an answer in JSON.
+    pub fn parts(&self) -> (u16, &str) {
+        assert_eq!(self.content_type(), JSON, "{}", self.body);
+        (self.status.as_u16(), &self.body)
+    }
+}
+
+impl Host {
+    pub fn start() -> Self {
+        Self::start_with(Settings::default(), Limits::default())
+    }
+
+    pub fn start_with(settings: Settings, limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = LocalStore::open(store::Settings::new(dir.path())).unwrap();
+        let store = Arc::new(store);
+        let branches = Script::default();
+        let engine = Engine::start(store.clone(), Arc::new(branches.clone()), settings, Clock::start()).unwrap();
+        let mut registry = Registry::default();
+        api::metrics::register(&mut registry, engine.clone(), move || {
+            let stats = store.stats();
+            Journal { commits: stats.commits, syncs: stats.syncs, bytes: stats.journal_bytes }
+        });
+        let router = api::router(Context::new(engine.clone(), registry, limits));
+        Self { engine, router, branches, _dir: dir }
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        Answer { status, headers, body: String::from_utf8(body.into()).unwrap() }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, Body::empty()).await
+    }
+
+    /// POSTs to an endpoint of DTM's API.
+    pub async fn post(&self, endpoint: &str, body: impl Into<Body>) -> Answer {
+        self.send(Method::POST, &format!("/api/dtmsvr/{endpoint}"), body).await
+    }
+
+    pub async fn submit(&self, body: impl Into<Body>) -> Answer {
+        self.post("submit", body).await
+    }
+
+    pub async fn query(&self, gid: &str) -> Value {
+        self.get(&format!("/api/dtmsvr/query?gid={gid}")).await.json()
+    }
+
+    /// Waits until the saga has this status.
+    pub async fn until(&self, gid: &str, status: &str) -> Value {
+        let reached = async {
+            loop {
+                let found = self.query(gid).await;
+                if found["transaction"]["status"] == status {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, reached).await.unwrap_or_else(|_| panic!("{gid} does not become {status}"))
+    }
+}
+
+/// A saga with one step for each of these actions.
+pub fn saga(gid: &str, actions: &[&str], fields: &str) -> String {
+    let steps: Vec<_> =
+        actions.iter().map(|action| format!(r#"{{"action":"{action}","compensate":"http://c/cancel"}}"#)).collect();
+    let payloads = vec![r#""{}""#; actions.len()].join(",");
+    format!(r#"{{"gid":"{gid}","trans_type":"saga","steps":[{}],"payloads":[{payloads}]{fields}}}"#, steps.join(","))
+}
+
+/// The statuses of a saga's branches, as stored: compensation before action.
+pub fn statuses(query: &Value) -> Vec<&str> {
+    query["branches"].as_array().unwrap().iter().map(|branch| branch["status"].as_str().unwrap()).collect()
+}
+
+/// Branches that do what the last part of their address says, and remember their calls.
+#[derive(Clone, Default)]
+pub struct Script(Arc<Mutex<Vec<String>>>);
+
+impl Script {
+    /// Address and payload of all calls so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// `None` if it never comes to an end.
+    fn play(&self, call: &Call) -> Option<Outcome> {
+        self.0.lock().unwrap().push(format!("{} {}", call.target(), str::from_utf8(&call.payload()).unwrap()));
+        let amount = serde_json::from_slice::<Value>(&call.payload()).ok().and_then(|json| json["amount"].as_u64());
+        Some(match call.target().rsplit('/').next().unwrap() {
+            "reject" => Outcome::Rejected { reason: "no <way>".into() },
+            "reject-in-dtms-words" => Outcome::Rejected { reason: "no. FAILURE".into() },
+            "try" if amount > Some(500) => Outcome::Rejected { reason: "simulated failure".into() },
+            "fail" => Outcome::Unknown { error: "HTTP 500".into() },
+            "hang" => return None,
+            _ => Outcome::Succeeded { output: None, effects: Batch::new() },
+        })
+    }
+}
+
+impl Branch for Script {
+    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+        match self.play(call) {
+            Some(outcome) => ready(outcome).boxed(),
+            None => pending().boxed(),
+        }
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::External
+    }
+}
+
+impl Directory for Script {
+    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+        match saga.target(slot) {
+            "wasm://nobody/try" => Err(Nowhere("there is no plugin \"nobody\"".into())),
+            _ => Ok(Arc::new(self.clone())),
+        }
+    }
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Run with: make test-cargo-component
+#
+# Builds the tutorial's plugins with `cargo component build`, as people do who use that tool, and runs the tutorial's
+# tests on what comes out. Installs the tool below target/ if it is not on the PATH; that compiles for some minutes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+version=0.21.1
+tools=$PWD/target/tools
+out=$PWD/target/cargo-component
+export PATH=$tools/bin:$PATH
+
+if ! cargo component --version >/dev/null 2>&1; then
+  if ! pkg-config --exists openssl 2>/dev/null; then
+    echo 'cargo-component needs pkg-config and the headers of OpenSSL (Debian: pkg-config, libssl-dev)'
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || { echo 'install them, then run this again' >&2; exit 1; }
+    apt-get update -qq && apt-get install -y -qq pkg-config libssl-dev >/dev/null
+  fi
+  cargo install --quiet --locked --root "$tools" --target-dir "$tools/build" "cargo-component@$version"
+fi
+cargo component --version
+
+# In a copy of its own: the tool writes generated files beside the sources.
+rm -rf "$out" && mkdir -p "$out/plugins" "$out/components"
+cp -r wit "$out/wit"
+for name in service-a service-b; do
+  cp -r "plugins/$name" "$out/plugins/$name"
+  printf '\n[workspace]\n' >>"$out/plugins/$name/Cargo.toml"
+  cp Cargo.lock "$out/plugins/$name/Cargo.lock"
+  (cd "$out/plugins/$name" && CARGO_TARGET_DIR=$out/target cargo component build --release)
+  cp "$out"/target/wasm32-wasip1/release/"${name//-/_}.wasm" "$out/components/$name.wasm"
+done
+
+WASAGA_TEST_PLUGINS=$out/components cargo test --release -p wasaga --test tutorial
