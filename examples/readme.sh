@@ -36,6 +36,7 @@ expect() {
   grep -qF -- "$2" "$1" || { cat "$1" >&2; fail "expected to see: $2"; }
 }
 
+command -v curl >/dev/null || fail "needs curl: install it (Debian: apt-get install curl)"
 ! curl -fsS "$server/api/ping" >/dev/null 2>&1 || fail "something listens on $server already: stop it first"
 awk -v dir="$work" '/^```sh$/ { file = sprintf("%s/%02d.sh", dir, ++n); next } /^```$/ { file = "" } file { print > file }' README.md
 
@@ -56,6 +57,7 @@ for block in "$work"/*.sh; do
       expect "$work/host.log" '[Service A] cancel: rolling back'
       examples/tutorial/run.sh >"$work/out" 2>&1 && fail 'the same gid was accepted twice'
       ;;
+    *dtmsvr/query*) expect "$work/out" 'url:http://service-b:8082/try return failed: simulated failure FAILURE' ;;
     *stock.wasm*) stop_host; start_host 'make run' ;;
     *first-order*)
       expect "$work/out" '{"dtm_result":"SUCCESS"}'

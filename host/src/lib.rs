@@ -10,7 +10,7 @@
 //!            │ Definition
 //!         [engine]      one driver a saga: next -> commit -> call -> commit
 //!        ╱   │    ╲
-//!   [saga]   │   [branch]      decides, purely      does the work: one trait, two kinds
+//!   [saga]   │   [branch]      decides, purely      does the work: one trait
 //!            │     ╱   ╲
 //!            │ [plugin] http   sandboxed Wasm        services as under DTM
 //!         [store]       one ordered journal, one sync for all that gathers; state in sled behind it

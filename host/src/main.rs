@@ -1,6 +1,6 @@
 //! The host program: reads the settings, puts the parts together, serves until it is told to stop.
 
-use std::{error::Error, process::ExitCode, sync::Arc};
+use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;
 use tokio::{net::TcpListener, signal::unix};
@@ -17,6 +17,9 @@ use wasaga::{
     plugin::{Registry, Runtime},
     store::{LocalStore, Stats, Store},
 };
+
+/// How long a stopping host goes on answering after the last attempt has ended or was given up.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -70,13 +73,14 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let (store, recovery) = LocalStore::open(config.store_settings())?;
     info!(?recovery, "store opened");
     let store = Arc::new(store);
-    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
+    // Before anything runs: a host that finds its port taken has called nobody.
     let listener = listen(&config.listen).await?;
     let address = listener.local_addr()?;
     let grpc_listener = match config.grpc_address(address) {
         Some(address) => Some(listen(&address).await?),
         None => None,
     };
+    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
     if let Some(listener) = &grpc_listener {
         info!("gRPC on {}", listener.local_addr()?);
     }
@@ -85,11 +89,15 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let context = context(&engine, &store, config);
     let stopping = CancellationToken::new();
     let connections = &config.api.connections;
-    let serving = api::serve(listener, api::router(context.clone()), connections.clone(), stopping.cancelled());
-    let serving_grpc = async {
-        if let Some(listener) = grpc_listener {
-            api::serve_http2(listener, api::grpc::router(context), connections.clone(), stopping.cancelled()).await;
-        }
+    let serving = async {
+        let http = api::serve(listener, api::router(context.clone()), connections.clone(), stopping.cancelled());
+        let grpc = async {
+            if let Some(listener) = grpc_listener {
+                let router = api::grpc::router(context.clone());
+                api::serve_http2(listener, router, connections.clone(), stopping.cancelled()).await;
+            }
+        };
+        tokio::join!(http, grpc)
     };
     let stop = async {
         let outcome = stop_signal(&engine).await;
@@ -98,7 +106,18 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         engine.stop(config.stop_grace).await;
         outcome
     };
-    let ((), (), outcome) = tokio::join!(serving, serving_grpc, stop);
+    let cut_off = async {
+        stopping.cancelled().await;
+        tokio::time::sleep(config.stop_grace + LAST_ANSWERS).await;
+        warn!("stopping: connections that neither send nor read are cut off");
+    };
+    let bounded = async {
+        tokio::select! {
+            _ = serving => {}
+            () = cut_off => {}
+        }
+    };
+    let ((), outcome) = tokio::join!(bounded, stop);
     outcome?;
     store.close()?;
     info!("stopped");

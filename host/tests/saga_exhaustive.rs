@@ -287,9 +287,9 @@ fn define(steps: usize, order: Order, options: Options) -> Option<Arc<Definition
     Definition::new(Gid::new("g").unwrap(), vec![step; steps], order, options, Timestamp(0)).ok().map(Arc::new)
 }
 
-fn explore(steps: usize, options: &Options, troubles: u32, crashes: u32) -> Tally {
+fn explore(steps: usize, orders: Vec<Order>, options: &Options, troubles: u32, crashes: u32) -> Tally {
     let mut tally = Tally::default();
-    for order in all_orders(steps) {
+    for order in orders {
         for mask in 0..1_u32 << steps {
             let external = (0..steps).map(|step| mask & (1 << step) != 0).collect();
             let definition = define(steps, order.clone(), options.clone()).unwrap();
@@ -307,16 +307,20 @@ fn explore_with_options(steps: usize, budgets: &[(u32, u32)]) {
         ("retry_limit", Options { retry_limit: 1, ..Options::default() }),
     ];
     for (name, options) in options {
-        for &(troubles, crash_budget) in budgets {
-            let Tally { runs, crashes, by_end } = explore(steps, &options, troubles, crash_budget);
-            println!(
-                "{steps} steps, {name}, {troubles} troubles, {crash_budget} crashes a run: \
-                 {runs} runs, {crashes} crashes, {by_end:?}"
-            );
-            assert!(by_end["succeed"] > 0 && by_end["failed"] > 0);
-            assert_eq!(crashes > 0, crash_budget > 0);
+        for &budget in budgets {
+            explore_with(steps, all_orders(steps), name, &options, budget);
         }
     }
+}
+
+fn explore_with(steps: usize, orders: Vec<Order>, name: &str, options: &Options, (troubles, crash_budget): (u32, u32)) {
+    let Tally { runs, crashes, by_end } = explore(steps, orders, options, troubles, crash_budget);
+    println!(
+        "{steps} steps, {name}, {troubles} troubles, {crash_budget} crashes a run: \
+         {runs} runs, {crashes} crashes, {by_end:?}"
+    );
+    assert!(by_end["succeed"] > 0 && by_end["failed"] > 0);
+    assert_eq!(crashes > 0, crash_budget > 0);
 }
 
 #[test]
@@ -332,6 +336,10 @@ fn every_saga_of_two_steps() {
 #[test]
 fn every_saga_of_three_steps() {
     explore_with_options(3, &[(1, 0), (0, 1)]);
+    // Two failures, so that the limit of one retry is passed.
+    explore_with(3, all_orders(3), "retry_limit", &Options { retry_limit: 1, ..Options::default() }, (2, 0));
+    // A failure and a crash in one run; one order only, as there are hundreds of times more of these.
+    explore_with(3, vec![Order::default()], "sequential", &Options::default(), (1, 1));
 }
 
 /// The explorer must be able to see a breach: a log that hides an effect ends in a leak.

@@ -24,6 +24,9 @@ use crate::{
 /// Longest time that one attempt may take, whatever the client asks for.
 const REQUEST_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
+/// Most bytes of outputs of one saga, all steps together. They are stored with it and handed to every later attempt.
+const OUTPUTS_BYTES_MAX: usize = 1 << 20;
+
 /// What the driver, not the core, has to do next.
 enum Todo {
     Start(Slot, BoxFuture<'static, Outcome>),
@@ -179,6 +182,10 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
     }
     core.flight.set(slot, false);
     let (verdict, effects) = match outcome {
+        Outcome::Succeeded { output, .. } if !has_room(&core, output.as_deref()) => {
+            let error = format!("the outputs of the saga would have more than {OUTPUTS_BYTES_MAX} bytes, the limit");
+            (Verdict::Unknown { error }, Batch::new())
+        }
         Outcome::Succeeded { output, effects } => (Verdict::Succeeded { output }, effects),
         Outcome::Rejected { reason } => (Verdict::Rejected { reason }, Batch::new()),
         Outcome::Ongoing { retry_after } => (Verdict::Ongoing { retry_after }, Batch::new()),
@@ -202,6 +209,12 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
         }
         applied => applied,
     }
+}
+
+/// Whether one more output is within the limit of a saga.
+fn has_room(core: &Core, output: Option<&str>) -> bool {
+    let given: usize = core.saga().outputs().map(|(_, output)| output.len()).sum();
+    given + output.map_or(0, str::len) <= OUTPUTS_BYTES_MAX
 }
 
 fn fail_or_settle(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {

@@ -58,6 +58,9 @@ impl Engine {
 
 impl Inner {
     fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
+        // What is no gid belongs to no saga; what is one names its saga in a single way, here as in the table.
+        let Ok(gid) = Gid::new(gid) else { return Ok(None) };
+        let gid = gid.as_str();
         if let Some(live) = self.shard(gid)?.get(gid) {
             live.core().save(&*self.store, self.clock.now())?;
         }

@@ -41,6 +41,11 @@ impl Live {
         Arc::new(Self { core: Mutex::new(core), changed: Notify::new() })
     }
 
+    /// How the saga stands now.
+    pub fn status(&self) -> Status {
+        self.core().saga().status()
+    }
+
     /// The core. Held for moments only: never across an await or a call of a branch.
     pub fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)

@@ -53,7 +53,7 @@ use self::{
 };
 use crate::{
     branch::Directory,
-    saga::{Definition, Event, Op, Policy, Saga, Slot, Status, Timestamp},
+    saga::{Definition, Event, Gid, Op, Policy, Saga, Slot, Status, Timestamp},
     store::{self, Range, Store, Ticket},
 };
 
@@ -112,10 +112,17 @@ struct Stats {
 }
 
 impl Stats {
+    /// One open saga less. Never below none: the count decides about admission.
+    fn closed(&self) {
+        let less = |open: u64| Some(open.saturating_sub(1));
+        // The closure always gives a value, so this cannot fail.
+        let _ = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     fn finished(&self, status: Status) {
         let ended = if status == Status::Succeed { &self.succeeded } else { &self.failed };
         ended.fetch_add(1, Ordering::Relaxed);
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.closed();
     }
 }
 
@@ -168,7 +175,7 @@ impl Engine {
         clock: Clock,
     ) -> Result<Self, Error> {
         let inner = Arc::new(Inner {
-            places: Arc::new(Semaphore::new(settings.live_max)),
+            places: Arc::new(Semaphore::new(settings.live_max.clamp(1, Semaphore::MAX_PERMITS))),
             store,
             directory,
             settings,
@@ -191,15 +198,21 @@ impl Engine {
 
     /// Stores a saga that is to be submitted later.
     pub async fn prepare(&self, definition: Definition) -> Result<(), SubmitError> {
-        let ticket = self.0.prepare(definition).inspect_err(|refusal| self.0.notice_in(refusal))?;
-        Ok(self.0.durable(&ticket).await?)
+        match self.0.prepare(definition) {
+            Ok(ticket) => Ok(self.0.durable(&ticket).await?),
+            Err(refusal) => Err(self.0.refuse(refusal).await),
+        }
     }
 
     /// Stores a saga and runs it. Returns when it is on disk; with `wait_result`, when it has ended or has come to
     /// wait for a retry, or after [`Settings::wait_max`].
     pub async fn submit(&self, definition: Definition) -> Result<Submitted, SubmitError> {
         let gid = definition.gid().clone();
-        match self.0.enter(definition).inspect_err(|refusal| self.0.notice_in(refusal))? {
+        let entered = match self.0.enter(definition) {
+            Ok(entered) => entered,
+            Err(refusal) => return Err(self.0.refuse(refusal).await),
+        };
+        match entered {
             Entered::Durable(ticket) => {
                 self.0.durable(&ticket).await?;
                 Ok(Submitted::Accepted)
@@ -229,11 +242,17 @@ impl Engine {
     }
 
     async fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<(), ControlError> {
-        let ticket = self.0.control(gid, event).inspect_err(|refusal| {
-            if let ControlError::Engine(error) = refusal {
-                self.0.notice(error);
+        let ticket = match self.0.control(gid, event) {
+            Ok(ticket) => ticket,
+            Err(ControlError::Engine(error)) => {
+                self.0.notice(&error);
+                return Err(error.into());
             }
-        })?;
+            Err(refusal) => {
+                self.0.durable(&self.0.store.barrier()).await?;
+                return Err(refusal);
+            }
+        };
         Ok(self.0.durable(&ticket).await?)
     }
 
@@ -301,9 +320,12 @@ impl Inner {
                 self.stats.open.fetch_add(1, Ordering::Relaxed);
                 Ok(ticket)
             }
-            Some(live) => match live.core().saga().status() {
+            Some(live) => match live.status() {
                 Status::Prepared => Ok(self.store.barrier()),
-                status => Err(SubmitError::Status(status)),
+                status => {
+                    self.save_if_live(&shard, &live)?;
+                    Err(SubmitError::Status(status))
+                }
             },
         }
     }
@@ -318,8 +340,11 @@ impl Inner {
         let existing = self.existing(&shard, gid.as_str())?;
         let is_new = existing.is_none();
         let (live, is_first) = if let Some(live) = existing {
-            let is_first = live.core().resubmit(&definition, self.clock.now())?;
-            (live, is_first)
+            let resubmitted = live.core().resubmit(&definition, self.clock.now());
+            if resubmitted.is_err() {
+                self.save_if_live(&shard, &live)?;
+            }
+            (live, resubmitted?)
         } else {
             let at = definition.created_at();
             let mut core = self.create(definition)?;
@@ -339,11 +364,16 @@ impl Inner {
 
     /// Takes no place: a full host can still be told what to stop.
     fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<Ticket, ControlError> {
+        // As it stands in the table: a second spelling of a gid must not become a second saga.
+        let gid = Gid::new(gid).map_err(|_| ControlError::NotFound)?;
+        let gid = gid.as_str();
         let shard = self.shard(gid)?;
         let live = self.existing(&shard, gid)?.ok_or(ControlError::NotFound)?;
         let mut core = live.core();
         let status = core.saga().status();
         if status.is_finished() {
+            drop(core);
+            self.save_if_live(&shard, &live)?;
             return Err(ControlError::Finished(status));
         }
         if core.is_long() {
@@ -401,6 +431,15 @@ impl Inner {
             return Ok(Some(live.clone()));
         }
         Ok(self.load(gid)?.map(Live::new))
+    }
+
+    /// Commits what of a live saga is only in memory. One that was fetched from the store has nothing there.
+    fn save_if_live(&self, shard: &Shard, live: &Live) -> Result<(), Error> {
+        let mut core = live.core();
+        if shard.contains_key(core.saga().definition().gid().as_str()) {
+            core.save(&*self.store, self.clock.now())?;
+        }
+        Ok(())
     }
 
     /// Puts a saga into the table with a driver, or wakes the driver that it has.
@@ -488,7 +527,7 @@ impl Inner {
             shard.remove(gid.as_str());
         }
         if !live.core().is_stored() {
-            self.stats.open.fetch_sub(1, Ordering::Relaxed);
+            self.stats.closed();
         }
         self.notice(failure);
     }
@@ -498,9 +537,17 @@ impl Inner {
         ticket.durable().await.map_err(Error::from).inspect_err(|error| self.notice(error))
     }
 
-    fn notice_in(&self, refusal: &SubmitError) {
-        if let SubmitError::Engine(error) = refusal {
-            self.notice(error);
+    /// A refusal tells of how another saga stands, so that must be on disk before it is given.
+    async fn refuse(&self, refusal: SubmitError) -> SubmitError {
+        match refusal {
+            SubmitError::Status(_) | SubmitError::Different => {
+                self.durable(&self.store.barrier()).await.map_or_else(SubmitError::from, |()| refusal)
+            }
+            SubmitError::Engine(error) => {
+                self.notice(&error);
+                error.into()
+            }
+            refusal => refusal,
         }
     }
 

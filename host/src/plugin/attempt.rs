@@ -50,6 +50,8 @@ async fn attempt(plugin: &Plugin, op: Op, call: &Call) -> Outcome {
     let origin = Origin { plugin: plugin.name.clone(), saga: call.saga.clone(), slot: call.slot };
     let stdio = Stdio::new(origin, limits);
     let busy = Busy::default();
+    // Before the clock starts: that the host is full is not the guest's fault.
+    let _slot = plugin.runtime.slot().await;
     let guest = pin!(run(plugin, op, call, &stdio, busy.clone()));
     match timeout(call.timeout, TakingTurns::new(guest, busy, plugin.runtime.turns())).await {
         Ok(Ok(answer)) => outcome(op, answer, limits),
@@ -61,7 +63,6 @@ async fn attempt(plugin: &Plugin, op: Op, call: &Call) -> Outcome {
 /// Runs the guest; an error is a text that names what it broke.
 async fn run(plugin: &Plugin, op: Op, call: &Call, stdio: &Stdio, busy: Busy) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
-    let _slot = runtime.slot().await;
     let mut store = runtime.store(stdio, busy);
     let answer = call_guest(plugin, op, call, &mut store).await;
     answer.map_err(|error| {

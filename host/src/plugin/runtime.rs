@@ -100,7 +100,7 @@ impl Runtime {
             pooled,
             limits: settings.limits.clone(),
             slots: Semaphore::new(settings.slots.max(1) as usize),
-            turns: Arc::new(Semaphore::new(settings.busy_guests.max(1))),
+            turns: Arc::new(Semaphore::new(settings.busy_guests.clamp(1, Semaphore::MAX_PERMITS))),
             cache,
             _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
             linker,

@@ -32,14 +32,14 @@ impl Gid {
     /// Longest accepted gid, in bytes.
     pub const BYTES_MAX: usize = 128;
 
-    /// Drops what DTM drops and refuses what is then empty, too long, or holds a NUL (which ends gids in stored keys).
+    /// Drops what DTM drops and refuses what is then empty, too long, or would deceive whoever reads a log.
     pub fn new(raw: &str) -> Result<Self, Invalid> {
         let dropped = ['\n', '\r', ';'];
         let gid: Arc<str> = if raw.contains(dropped) { raw.replace(dropped, "").into() } else { raw.into() };
         match gid.len() {
             0 => Err(Invalid::GidEmpty),
             n if n > Self::BYTES_MAX => Err(Invalid::GidTooLong { bytes: n }),
-            _ if gid.contains('\0') => Err(Invalid::GidNul),
+            _ if gid.chars().any(is_invisible) => Err(Invalid::GidInvisible),
             _ => Ok(Self(gid)),
         }
     }
@@ -48,6 +48,12 @@ impl Gid {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Characters that change how the text around them is shown: controls, terminal escapes, text directions.
+fn is_invisible(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for Gid {
@@ -282,9 +288,9 @@ pub enum Invalid {
         /// Its length.
         bytes: usize,
     },
-    /// A NUL character cannot be stored.
-    #[error("gid holds a NUL character: remove it")]
-    GidNul,
+    /// It would be shown to people as something else than it is.
+    #[error("gid holds a control or a text direction character: remove it")]
+    GidInvisible,
     /// More steps than the limit.
     #[error("the saga has {steps} steps, the limit is {}", Definition::STEPS_MAX)]
     TooManySteps {
@@ -327,7 +333,9 @@ mod tests {
         assert_eq!(Gid::new("a\n;b\r").unwrap().as_str(), "ab");
         assert_eq!(Gid::new(";\n"), Err(Invalid::GidEmpty));
         assert_eq!(Gid::new(&"x".repeat(129)), Err(Invalid::GidTooLong { bytes: 129 }));
-        assert_eq!(Gid::new("a\0b"), Err(Invalid::GidNul));
+        for invisible in ["a\0b", "\u{1b}[31m", "a\u{202e}b"] {
+            assert_eq!(Gid::new(invisible), Err(Invalid::GidInvisible));
+        }
     }
 
     #[test]

@@ -21,7 +21,8 @@ pub struct Policy {
     /// Longest wait between two attempts, unless the saga's own interval is longer.
     #[serde(with = "duration")]
     pub retry_interval_max: Duration,
-    /// Shortest wait that a branch can ask for by "ongoing": keeps a guest from spinning through the host.
+    /// Shortest wait between two attempts, which a branch can ask for by "ongoing": keeps it from spinning through the
+    /// host.
     #[serde(with = "duration")]
     pub ongoing_min: Duration,
     /// Longest such wait.
@@ -160,8 +161,9 @@ impl Saga {
             (Verdict::Succeeded { output }, _) => Event::Succeeded { step, op, output, at },
             (Verdict::Rejected { reason }, Op::Action) => Event::Rejected { step, reason, at },
             (Verdict::Ongoing { retry_after }, _) => {
-                let wait = retry_after
-                    .map_or(self.retry_interval(policy), |asked| asked.clamp(policy.ongoing_min, policy.ongoing_max));
+                // Not `clamp`, which panics when somebody has set the bounds the wrong way round.
+                let within = |asked: Duration| asked.min(policy.ongoing_max).max(policy.ongoing_min);
+                let wait = retry_after.map_or_else(|| self.retry_interval(policy), within);
                 failed(Failure::Ongoing, wait)
             }
             // A compensation never fails: that it was refused only means that it has to be tried again.
@@ -266,7 +268,7 @@ impl Saga {
 
     fn retry_interval(&self, policy: &Policy) -> Duration {
         match self.definition().options().retry_interval_s {
-            0 => policy.retry_interval,
+            0 => policy.retry_interval.max(policy.ongoing_min),
             s => Duration::from_secs(s),
         }
     }

@@ -25,7 +25,7 @@ const BAD_BODIES: &[(&[u8], &str)] = &[
     (br#"{"gid":";\n","trans_type":"saga"}"#, "gid is empty"),
     (br#"{"trans_type":"saga"}"#, "gid is empty"),
     (br#"{"gid":7,"trans_type":"saga"}"#, "the body cannot be read: gid: invalid type: integer `7`, expected a string"),
-    (br#"{"gid":"a\u0000b","trans_type":"saga"}"#, "gid holds a NUL character: remove it"),
+    (br#"{"gid":"a\u0000b","trans_type":"saga"}"#, "gid holds a control or a text direction character: remove it"),
     (br#"{"gid":"g"}"#, "trans_type is \"\": it must be \"saga\""),
     (br#"{"gid":"g","trans_type":"sage"}"#, "trans_type is \"sage\": it must be \"saga\""),
     (br#"{"gid":"g","trans_type":"msg"}"#, "trans_type is \"msg\", but Wasaga runs sagas only"),

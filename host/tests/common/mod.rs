@@ -124,7 +124,14 @@ impl Host {
     pub fn terminate(self) -> std::process::ExitStatus {
         let mut child = self.child.lock().unwrap();
         assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
-        child.wait().unwrap()
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the host does not stop:\n{}", self.log().join("\n"));
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 

@@ -72,7 +72,7 @@ fn identity() -> Vec<Bad> {
         field("gid", "null", "gid is empty"),
         field("gid", r#""""#, "gid is empty"),
         field("gid", r#"";\n;""#, "gid is empty"),
-        field("gid", r#""a\u0000b""#, "gid holds a NUL character"),
+        field("gid", r#""a\u0000b""#, "gid holds a control or a text direction character"),
         field("gid", r#""\ud800""#, "unexpected end of hex escape"),
         field("gid", &json!("x".repeat(129)).to_string(), "gid has 129 bytes, the limit is 128"),
         field("trans_type", "null", "trans_type is \"\": it must be \"saga\""),

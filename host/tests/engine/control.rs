@@ -172,3 +172,24 @@ async fn hastened_a_prepared_saga_stays_prepared() {
     stage.action(0, 1).await.succeed();
     assert_eq!(settled(client.await.unwrap()).status(), Status::Succeed);
 }
+
+/// DTM drops line breaks and semicolons from gids, so a gid can be spelt in many ways: they must all mean the one saga,
+/// live or not, or a second copy of it would overwrite the first.
+#[tokio::test(start_paused = true)]
+async fn another_spelling_of_a_gid_means_the_same_saga() {
+    let stage = Stage::new();
+    let mut host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").external().external()).await;
+    let attempt = stage.action(0, 1).await;
+    assert_eq!(host.engine.find("g;").await.unwrap().unwrap().saga.status(), Status::Submitted);
+    host.engine.hasten("\ng").await.unwrap();
+    host.engine.force_stop("g;").await.unwrap();
+    host.until_idle().await;
+    assert!(attempt.is_given_up());
+    assert_eq!(host.engine.counts().open, 0);
+    assert!(matches!(host.engine.force_stop(";g").await, Err(ControlError::Finished(Status::Failed))));
+    let stopped = host.find("g").await;
+    host = host.kill().await.start();
+    assert_eq!((host.find("g").await, host.engine.counts().open), (stopped, 0));
+    assert!(stage.is_quiet().await);
+}

@@ -127,3 +127,17 @@ async fn more_sagas_may_be_due_than_there_are_places() {
     until(async || (host.engine.counts().open == 0).then_some(())).await;
     assert_eq!(host.engine.counts().succeeded, SAGAS as u64);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_outputs_of_a_saga_are_limited_together() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").contained().contained()).await;
+    stage.action(0, 1).await.output(&"x".repeat(1 << 20));
+    stage.action(1, 1).await.output("y");
+    host.until_idle().await;
+    let second = host.find("g").await.saga.steps()[1].action.clone();
+    assert!(second.is_pending() && second.last_error.unwrap().contains("1048576 bytes, the limit"));
+    stage.action(1, 2).await.succeed();
+    host.until_status("g", Status::Succeed).await;
+}

@@ -110,6 +110,28 @@ async fn absurd_numbers_are_survived() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_that_is_set_to_retry_at_once_does_not_spin() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).with(|settings| settings.policy.retry_interval = Duration::ZERO).start();
+    host.submit(&Plan::new("g").contained()).await;
+    for number in 1..=5 {
+        stage.action(0, number).await.fail();
+        assert!(stage.is_quiet().await, "tried again at once");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn bounds_set_the_wrong_way_round_are_survived() {
+    let stage = Stage::new();
+    let setup = Setup::paused(stage.clone()).with(|settings| settings.policy.ongoing_max = Duration::from_millis(1));
+    let host = setup.start();
+    host.submit(&Plan::new("g").contained()).await;
+    stage.action(0, 1).await.ongoing(Some(SECOND));
+    stage.action(0, 2).await.succeed();
+    host.until_status("g", Status::Succeed).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_and_backoff_survive_a_restart() {
     for step in ["contained", "external"] {
         let stage = Stage::new();
