@@ -103,14 +103,18 @@ async fn client(host: Arc<Host>, first: u64, url: String, stop: Arc<AtomicBool>)
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_acknowledged_is_lost_and_no_effect_leaks() {
-    let data = tempfile::tempdir().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (data, config) = (dir.path().join("data"), dir.path().join("wasaga.toml"));
+    // Quick retries: with a fifth of all calls failing, some sagas need many.
+    std::fs::write(&config, "[saga.retry]\nretry_interval = \"50ms\"\nretry_interval_max = \"200ms\"\n").unwrap();
+    let start = || Host::start_with(&data, &["--config", config.to_str().unwrap()]);
     let (participant, url) = participant().await;
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {
-        let host = Arc::new(Host::start(data.path()));
+        let host = Arc::new(start());
         let stop = Arc::new(AtomicBool::new(false));
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
@@ -128,7 +132,7 @@ async fn nothing_acknowledged_is_lost_and_no_effect_leaks() {
     }
     assert!(acknowledged.len() > 100, "too little load to tell anything: {}", acknowledged.len());
 
-    let host = &Host::start(data.path());
+    let host = &start();
     let called: BTreeSet<String> = participant.scores.lock().unwrap().keys().map(|(gid, _)| gid.clone()).collect();
     let known = acknowledged.union(&called);
     stream::iter(known).for_each_concurrent(16, async |gid| check(host, &participant, gid).await).await;
