@@ -16,7 +16,7 @@ run: plugins ## Build everything and serve on 127.0.0.1:36789
 	@exec target/release/wasaga
 
 test: plugins fixtures ## Run all tests that need nothing but Rust
-	cargo test --release -p wasaga
+	cargo test --release -p wasaga --no-fail-fast
 
 test-clients: plugins ## Run DTM's own clients (Python, Go) against the host; installs what they need
 	@cargo build --release -p wasaga --bin wasaga

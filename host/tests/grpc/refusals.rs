@@ -20,7 +20,7 @@ async fn what_describes_no_saga_is_refused_and_not_stored() {
         (DtmRequest { trans_type: "no-type".into(), ..saga() }, "trans_type is \"no-type\""),
         (DtmRequest { trans_type: "tcc".into(), ..saga() }, "Wasaga runs sagas only"),
         (DtmRequest { gid: String::new(), ..saga() }, "gid is empty"),
-        (DtmRequest { gid: "a\u{1}b".into(), ..saga() }, "the gid holds a control character"),
+        (DtmRequest { gid: "a\u{1}b".into(), ..saga() }, "gid holds a control or a text direction character"),
         (DtmRequest { steps: "{}".into(), ..saga() }, "expected an array"),
         (DtmRequest { steps: "nonsense".into(), ..saga() }, "the body cannot be read"),
         (DtmRequest { payloads: vec![vec![]], ..saga() }, "step 1 (counted from 0) has no payload"),
