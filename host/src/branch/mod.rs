@@ -41,7 +41,7 @@ pub struct Call {
     /// For a compensation: the recorded output of the action (`Some("")` if it gave none), `None` when it is unknown
     /// whether the action took effect. `None` for an action.
     pub tried: Option<String>,
-    /// How long the attempt may take in all. The branch must have returned by then.
+    /// How long the attempt may take once it runs; waiting for a place in a full host is not counted.
     pub timeout: Duration,
 }
 
