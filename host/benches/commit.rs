@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use wasaga::store::{Batch, LocalStore, Settings, Store};
+use wasaga::store::{Batch, LocalStore, Read, Settings, Store};
 
 /// Counts the allocations of each thread.
 struct Counting;

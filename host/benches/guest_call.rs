@@ -12,6 +12,7 @@ use wasaga::{
     branch::{Call, Outcome},
     plugin::{Code, Registry, Runtime, Settings},
     saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    store::{self, LocalStore, Read},
 };
 
 fn load(runtime: &Runtime, folder: &str) -> Registry {
@@ -21,7 +22,7 @@ fn load(runtime: &Runtime, folder: &str) -> Registry {
     registry
 }
 
-fn call(payload: &str) -> Call {
+fn call(payload: &str, state: &Arc<dyn Read>) -> Call {
     let step = Step { action: String::new(), compensation: String::new(), payload: payload.to_owned().into() };
     let gid = Gid::new("bench").unwrap();
     let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0)).unwrap();
@@ -32,12 +33,17 @@ fn call(payload: &str) -> Call {
         results: Vec::new(),
         tried: None,
         timeout: Duration::from_secs(10),
+        state: state.clone(),
+        exit: None,
+        is_rehearsal: false,
     }
 }
 
 fn calls(criterion: &mut Criterion) {
     let wasm = Runtime::new(&Settings::default()).unwrap();
     let tokio = runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let state: Arc<dyn Read> = Arc::new(LocalStore::open(store::Settings::new(dir.path())).unwrap().0);
     for (name, folder, target, payload) in [
         ("chaos/nothing", "fixtures", "wasm://chaos/try", "{}"),
         ("chaos/echo", "fixtures", "wasm://chaos/try", r#"{"try":"echo"}"#),
@@ -45,7 +51,7 @@ fn calls(criterion: &mut Criterion) {
         ("service-b/try", "plugins", "wasm://service-b/try", r#"{"amount":100}"#),
     ] {
         let branch = load(&wasm, folder).resolve(target, Op::Action).unwrap().unwrap();
-        let call = call(payload);
+        let call = call(payload, &state);
         criterion.bench_function(name, |bencher| {
             bencher.to_async(&tokio).iter(async || {
                 let outcome = branch.call(&call).await;

@@ -22,7 +22,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::ioctl::{Setter, ioctl, opcode};
-use wasaga::store::{Batch, LocalStore, Range, Settings, StateOrigin, Store};
+use wasaga::store::{Batch, LocalStore, Range, Read, Settings, StateOrigin, Store};
 
 const CHILD: &str = "write";
 const CANNOT_RUN: u8 = 77;

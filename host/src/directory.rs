@@ -5,7 +5,7 @@ use std::{error::Error, sync::Arc};
 use crate::{
     branch::{Branch, Directory, Nowhere, grpc, http},
     plugin::Registry,
-    saga::{Definition, Slot},
+    saga::{Definition, Pin, Slot},
 };
 
 /// The branches that this host can call.
@@ -33,7 +33,7 @@ impl Branches {
 }
 
 impl Directory for Branches {
-    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, slot: Slot, _pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
         let target = saga.target(slot);
         match self.plugins.resolve(target, slot.op) {
             Ok(Some(plugin)) => match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {

@@ -35,6 +35,7 @@ use wasaga::{
         http::{self as http_branch, Client, Error, Settings},
     },
     saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    store::{self, Batch, Range, Read},
 };
 
 /// Far longer than any exchange on the loopback interface takes: reached by a broken test only.
@@ -108,6 +109,23 @@ fn client() -> Client {
     Client::new(&Settings::default()).unwrap()
 }
 
+/// Services keep their state elsewhere.
+struct NoState;
+
+impl Read for NoState {
+    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, store::Error> {
+        Ok(None)
+    }
+
+    fn scan(&self, _: &Range, _: usize) -> Result<Vec<(Bytes, Bytes)>, store::Error> {
+        Ok(Vec::new())
+    }
+
+    fn is_current(&self, _: &Batch) -> Result<bool, store::Error> {
+        Ok(true)
+    }
+}
+
 /// The action of the second step of a saga.
 fn call(payload: &str) -> Call {
     call_of("g1", payload, &[])
@@ -129,6 +147,9 @@ fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
         results: Vec::new(),
         tried: None,
         timeout: AMPLE,
+        state: Arc::new(NoState),
+        exit: None,
+        is_rehearsal: false,
     }
 }
 

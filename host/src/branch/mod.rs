@@ -8,14 +8,14 @@ pub mod grpc;
 pub mod http;
 mod json_rpc;
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    saga::{BranchId, Definition, Op, Slot},
-    store::Batch,
+    saga::{BranchId, Definition, Op, Pin, Slot},
+    store::{Batch, Read},
 };
 
 /// Whether an attempt can have an effect that the host neither sees nor can take back.
@@ -23,12 +23,35 @@ use crate::{
 pub enum Reach {
     /// Nothing an attempt does can leave the host: its effects are the batch it returns, and nothing before that.
     Contained,
+    /// Contained until it asks its [`Exit`] to be let out, and external from then on.
+    Gated,
     /// An attempt may act on the world as soon as it has started.
     External,
 }
 
+/// Something that an attempt wants to let out of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// For people, as in `POST https://example.com/charges`.
+    pub what: String,
+}
+
+/// Why nothing may leave the host for this attempt.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Held(pub String);
+
+/// The only way out for an attempt of a branch that is [`Reach::Gated`].
+pub trait Exit: Send + Sync + 'static {
+    /// Asks to let something out. Resolves when it may go: it is on disk that the attempt may have had an effect, and
+    /// so is everything that the attempt can have read. Asked again for everything that follows.
+    ///
+    /// Whoever is held back has done nothing, and must not go on.
+    fn leave(&self, departure: Departure) -> BoxFuture<'_, Result<(), Held>>;
+}
+
 /// One attempt of one operation.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// The saga it belongs to; payload, headers and addresses are read from here.
     pub saga: Arc<Definition>,
@@ -43,6 +66,19 @@ pub struct Call {
     pub tried: Option<String>,
     /// How long the attempt may take once it runs; waiting for a place in a full host is not counted.
     pub timeout: Duration,
+    /// The state that effects are added to: what an attempt reads here belongs into its effects as preconditions.
+    pub state: Arc<dyn Read>,
+    /// The way out, for a branch that is [`Reach::Gated`]; without one nothing leaves.
+    pub exit: Option<Arc<dyn Exit>>,
+    /// Nothing of it will be kept: somebody only wants to know what would happen.
+    pub is_rehearsal: bool,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { saga, slot, attempt, .. } = self;
+        write!(f, "Call({} {} {} attempt {attempt})", saga.gid(), self.branch_id(), slot.op.as_str())
+    }
 }
 
 impl Call {
@@ -113,8 +149,24 @@ pub trait Branch: Send + Sync + 'static {
 pub trait Directory: Send + Sync + 'static {
     /// The branch that carries out the operation `slot` of `saga`; the saga's other options may matter to it.
     ///
-    /// Asked when a saga is submitted, to refuse what cannot work, and before each attempt, since plugins come and go.
-    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere>;
+    /// Asked before each attempt, since plugins come and go. `pin` is what [`Directory::pin`] has said of it; without
+    /// one it is a service, whatever plugins there are by now.
+    fn find(&self, saga: &Definition, slot: Slot, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere>;
+
+    /// Which component is to carry out the operation, from now until the saga's end; `None` if no component is.
+    ///
+    /// Asked when a saga is first stored, to refuse what cannot work. The component may be gone a moment later: who
+    /// wants to rely on it calls [`Directory::hold`] first, and then asks [`Directory::find`] whether it is there.
+    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
+        self.find(saga, slot, None).map(|_| None)
+    }
+
+    /// Told that one more unfinished saga uses these components, before it relies on them: they stay, and are found,
+    /// until [`Directory::release`] has been told as often. Before anything runs, it is told so of every stored saga.
+    fn hold(&self, _pins: &[Pin]) {}
+
+    /// Told that a saga that was held for has ended.
+    fn release(&self, _pins: &[Pin]) {}
 }
 
 /// An address that leads to no branch: what is wrong with it, and what would do.

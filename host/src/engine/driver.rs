@@ -117,7 +117,7 @@ fn prepare(
         engine.shorten(core)?;
     }
     let definition = core.saga().definition().clone();
-    let branch = match engine.directory.find(&definition, slot) {
+    let branch = match engine.directory.find(&definition, slot, None) {
         Ok(branch) => branch,
         Err(nowhere) => {
             let verdict = Verdict::Unknown { error: nowhere.to_string() };
@@ -126,7 +126,7 @@ fn prepare(
         }
     };
     let ticket = match branch.reach() {
-        Reach::Contained => None,
+        Reach::Contained | Reach::Gated => None,
         Reach::External => {
             core.apply(&Event::Started { step: slot.step, op: slot.op, at: now })?;
             Some(core.save(&*engine.store, now)?)
@@ -170,6 +170,9 @@ fn call(engine: &Inner, core: &Core, slot: Slot) -> Call {
         results: saga.outputs().map(|(step, output)| (BranchId(step), output.to_owned())).collect(),
         tried,
         timeout: timeout.min(REQUEST_TIMEOUT_MAX),
+        state: engine.store.clone(),
+        exit: None,
+        is_rehearsal: false,
     }
 }
 

@@ -401,7 +401,7 @@ impl Inner {
             for op in [Op::Action, Op::Compensate] {
                 let slot = Slot { step, op };
                 if !definition.target(slot).is_empty() {
-                    self.directory.find(definition, slot).map_err(|nowhere| SubmitError::Target {
+                    self.directory.find(definition, slot, None).map_err(|nowhere| SubmitError::Target {
                         step,
                         op,
                         reason: nowhere.0,

@@ -13,6 +13,7 @@ mod attempt;
 mod cache;
 mod component;
 mod contract;
+pub mod data;
 mod limits;
 mod registry;
 mod runtime;

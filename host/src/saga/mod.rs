@@ -4,16 +4,19 @@
 //! says what has happened, [`Saga::apply`] folds events into state and [`Saga::next`] says what to do now. Live
 //! execution and recovery run the same two functions: recovery is replay plus the ordinary loop.
 //!
-//! Reading order: [`definition`], [`event`], [`state`], [`machine`], [`fold`], [`render`].
+//! Reading order: [`definition`], [`event`], [`state`], [`machine`], [`fold`], [`render`];
+//! [`pins`] stands beside them.
 
 pub mod definition;
 pub mod event;
 pub mod fold;
 pub mod machine;
+pub mod pins;
 pub mod render;
 pub mod state;
 
 pub use definition::{BranchId, Definition, Gid, Invalid, Op, Options, Order, Results, Slot, Step, Timestamp};
 pub use event::{AbortReason, Event, Failure};
 pub use machine::{Flight, Next, Policy, Verdict};
+pub use pins::{Digest, NoDigest, Pin, Pins};
 pub use state::{IllegalEvent, Saga, Status};

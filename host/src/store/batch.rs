@@ -20,6 +20,7 @@ pub struct Batch {
 pub(super) enum Expected {
     Key(Bytes, Option<Bytes>),
     Range(Range, Vec<(Bytes, Bytes)>),
+    Keys(Range, Vec<Bytes>),
 }
 
 impl Batch {
@@ -52,6 +53,11 @@ impl Batch {
         self.expected.push(Expected::Range(range, as_read));
     }
 
+    /// As [`Batch::expect_range`], but only the keys must be the same: for who has listed them and not read the values.
+    pub fn expect_keys(&mut self, range: Range, as_read: Vec<Bytes>) {
+        self.expected.push(Expected::Keys(range, as_read));
+    }
+
     /// Adds the writes and preconditions of `other` after the own ones. All preconditions are checked before any
     /// write.
     pub fn append(&mut self, other: Self) {
@@ -81,6 +87,10 @@ impl Batch {
     /// The writes in order: key, and value or `None` for a deletion.
     pub fn writes(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
         codec::decode(&self.writes).map(|write| (write.key, write.value))
+    }
+
+    pub(super) fn expected(&self) -> &[Expected] {
+        &self.expected
     }
 
     /// The encoded writes and the preconditions, if the batch keeps within the limits.

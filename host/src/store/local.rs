@@ -14,7 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Batch, CommitError, Error, Failure, OpenError, Range, SCAN_ENTRIES_MAX, Store, Ticket,
+    Batch, CommitError, Error, Failure, OpenError, Range, Read, SCAN_ENTRIES_MAX, Store, Ticket,
     disk::{Disk, Os},
     follower::Follower,
     journal::Journal,
@@ -244,7 +244,7 @@ impl LocalStore {
     }
 }
 
-impl Store for LocalStore {
+impl Read for LocalStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         self.shared.view.get(key).map_err(|failure| self.shared.fail(failure))
     }
@@ -256,6 +256,26 @@ impl Store for LocalStore {
         self.shared.view.scan(range, limit).map_err(|failure| self.shared.fail(failure))
     }
 
+    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
+        let shared = &self.shared;
+        let newest = shared.view.overlay().newest();
+        let mut checked = shared.view.check(batch.expected());
+        // As in `commit`: only when something has happened meanwhile, with the order held still.
+        if checked.is_ok() {
+            let _still = shared.sequencer.lock();
+            if !shared.view.overlay().is_untouched_since(newest, batch.expected()) {
+                checked = shared.view.check(batch.expected());
+            }
+        }
+        match checked {
+            Ok(()) => Ok(true),
+            Err(Refusal::Conflict(_)) => Ok(false),
+            Err(Refusal::Failed(failure)) => Err(self.shared.fail(failure)),
+        }
+    }
+}
+
+impl Store for LocalStore {
     fn commit(&self, batch: Batch) -> Result<Ticket, CommitError> {
         let shared = &self.shared;
         let (encoded, expected) = batch.into_parts(shared.settings.batch_bytes_max.min(PAYLOAD_BYTES_MAX))?;

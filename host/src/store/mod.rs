@@ -73,8 +73,8 @@ pub const KEY_BYTES_MAX: usize = 1024;
 /// ranges are read in pages.
 pub const SCAN_ENTRIES_MAX: usize = 4096;
 
-/// What the engine needs from a store; nothing in it assumes one process.
-pub trait Store: Send + Sync + 'static {
+/// Reading: what an attempt of a branch may do with a store itself.
+pub trait Read: Send + Sync + 'static {
     /// The newest accepted value of `key`, durable or not: whoever lets it leave the host waits for
     /// [`Store::barrier`] first. It may share the memory of the whole batch that wrote it; copy what is kept long.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
@@ -82,6 +82,13 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` (at most [`SCAN_ENTRIES_MAX`]) live entries of `range`, in its direction. One consistent snapshot.
     fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
 
+    /// Whether everything that `batch` expects is so now, all at one moment. `false`: whoever read it has seen what is
+    /// no longer so, or what never was so at one time.
+    fn is_current(&self, batch: &Batch) -> Result<bool, Error>;
+}
+
+/// What the engine needs from a store; nothing in it assumes one process.
+pub trait Store: Read {
     /// The commit point of order and visibility: checks the preconditions, gives the batch its place in the commit
     /// order and makes it visible, all or nothing. Never waits for a sync; durability is the ticket's. What is
     /// accepted waits in memory until it is durable, so whoever commits without waiting bounds how much is under way.

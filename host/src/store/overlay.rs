@@ -65,7 +65,9 @@ impl Overlay {
             || self.forgotten <= seq
                 && expected.iter().all(|expected| match expected {
                     Expected::Key(key, _) => self.entries.get(key).is_none_or(is_older),
-                    Expected::Range(range, _) => self.range(range).all(|(_, entry)| is_older(entry)),
+                    Expected::Range(range, _) | Expected::Keys(range, _) => {
+                        self.range(range).all(|(_, entry)| is_older(entry))
+                    }
                 })
     }
 

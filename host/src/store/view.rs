@@ -58,10 +58,17 @@ impl View {
             let conflict = match expected {
                 Expected::Key(key, value) => (self.get(key)? != *value).then(|| key.clone()),
                 Expected::Range(range, entries) => first_difference(&self.scan(range, entries.len() + 1)?, entries),
+                Expected::Keys(range, keys) => self.first_other_key(range, keys)?,
             };
             conflict.map_or(Ok(()), |key| Err(Refusal::Conflict(key)))?;
         }
         Ok(())
+    }
+
+    fn first_other_key(&self, range: &Range, expected: &[Bytes]) -> Result<Option<Bytes>, Failure> {
+        let found: Vec<Bytes> = self.scan(range, expected.len() + 1)?.into_iter().map(|(key, _)| key).collect();
+        let at = found.iter().zip(expected).take_while(|(found, expected)| found == expected).count();
+        Ok(found.get(at).or(expected.get(at)).cloned())
     }
 
     pub(super) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {

@@ -20,7 +20,7 @@ use wasaga::{
     api::{self, Context, Limits, metrics::Journal},
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
     engine::{Clock, Engine, Settings},
-    saga::{Definition, Slot},
+    saga::{Definition, Pin, Slot},
     store::{self, Batch, LocalStore},
 };
 
@@ -173,7 +173,7 @@ impl Branch for Script {
 }
 
 impl Directory for Script {
-    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
         match saga.target(slot) {
             "wasm://nobody/try" => Err(Nowhere("there is no plugin \"nobody\"".into())),
             _ => Ok(Arc::new(self.clone())),

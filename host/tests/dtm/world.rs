@@ -27,7 +27,7 @@ use wasaga::{
         http::{self, HttpBranch},
     },
     engine::Settings,
-    saga::{Definition, Slot},
+    saga::{Definition, Pin, Slot},
 };
 
 use crate::{
@@ -260,7 +260,7 @@ fn attempts(view: &Value) -> u64 {
 struct Services(http::Client);
 
 impl Directory for Services {
-    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
         let nowhere = |error: http::Error| Nowhere(error.to_string());
         http::headers(&saga.options().branch_headers).map_err(nowhere)?;
         Ok(Arc::new(Service(self.0.branch(saga.target(slot)).map_err(nowhere)?)))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use wasaga::{
     engine::{ControlError, Error, Filter, SubmitError},
     saga::Status,
-    store::{Batch, Store},
+    store::{Batch, Read, Store},
 };
 
 use crate::support::{Host, Plan, Setup, Stage};

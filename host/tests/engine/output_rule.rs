@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use wasaga::{
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
     engine::Filter,
-    saga::{Definition, Op, Slot, Status},
+    saga::{Definition, Op, Pin, Slot, Status},
     store::Store,
 };
 
@@ -216,7 +216,7 @@ impl Branch for AtOnce {
 struct Everywhere(Arc<AtOnce>);
 
 impl Directory for Everywhere {
-    fn find(&self, _: &Definition, _: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, _: &Definition, _: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
         Ok(self.0.clone())
     }
 }

@@ -21,10 +21,19 @@ use wasaga::{
     branch::{Branch, Call, Outcome},
     plugin::{Registry, Runtime, Settings},
     saga::{BranchId, Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    store::{self, LocalStore},
 };
 
 /// Long enough for any guest that ends by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A store that all tests share which need none of their own.
+static SCRATCH: LazyLock<Arc<LocalStore>> =
+    LazyLock::new(|| Arc::new(LocalStore::open(store::Settings::new(tempfile::tempdir().unwrap().keep())).unwrap().0));
+
+fn store() -> Arc<LocalStore> {
+    SCRATCH.clone()
+}
 
 fn target(folder: &str) -> PathBuf {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder);
@@ -72,6 +81,9 @@ fn call(op: Op, payload: &str) -> Call {
         results: vec![(BranchId(0), r#"{"seat":7}"#.to_owned())],
         tried: None,
         timeout: PATIENCE,
+        state: store(),
+        exit: None,
+        is_rehearsal: false,
     }
 }
 

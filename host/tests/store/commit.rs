@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::tempdir;
-use wasaga::store::{Batch, CommitError, Error, LocalStore, Range, Settings, Store, Ticket};
+use wasaga::store::{Batch, CommitError, Error, LocalStore, Range, Read, Settings, Store, Ticket};
 
 use crate::support::{TestDisk, contents, eventually, open, put, small, with_disk};
 

@@ -2,8 +2,8 @@
 
 use tempfile::tempdir;
 use wasaga::store::{
-    Batch, CommitError, Error, KEY_BYTES_MAX, LocalStore, OpenError, Range, SCAN_ENTRIES_MAX, Settings, StateOrigin,
-    Store,
+    Batch, CommitError, Error, KEY_BYTES_MAX, LocalStore, OpenError, Range, Read, SCAN_ENTRIES_MAX, Settings,
+    StateOrigin, Store,
 };
 
 use crate::support::{contents, open, put, small};

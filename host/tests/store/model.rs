@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use tempfile::tempdir;
-use wasaga::store::{Batch, CommitError, Range, Settings, StateOrigin, Store};
+use wasaga::store::{Batch, CommitError, Range, Read, Settings, StateOrigin, Store};
 
 use crate::support::{contents, open, small};
 

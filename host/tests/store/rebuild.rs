@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use bytes::Bytes;
 use fastrand::Rng;
 use tempfile::{TempDir, tempdir};
-use wasaga::store::{Batch, LocalStore, OpenError, Recovery, Settings, StateOrigin, Store};
+use wasaga::store::{Batch, LocalStore, OpenError, Read, Recovery, Settings, StateOrigin, Store};
 
 use crate::support::{TestDisk, contents, eventually, files, open, put, segments, small, with_disk};
 

@@ -10,7 +10,7 @@ use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use wasaga::{
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
-    saga::{Definition, Op, Slot},
+    saga::{Definition, Op, Pin, Slot},
     store::Batch,
 };
 
@@ -142,7 +142,7 @@ impl Attempt {
 }
 
 impl Directory for Stage {
-    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
         let address = saga.target(slot);
         let is_trap = self.traps.lock().unwrap().contains(address);
         assert!(!is_trap, "the test lets the directory panic");

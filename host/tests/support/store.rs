@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use wasaga::store::{Batch, CommitError, Error, Failure, LocalStore, Range, Store, Ticket};
+use wasaga::store::{Batch, CommitError, Error, Failure, LocalStore, Range, Read, Store, Ticket};
 
 use super::TestDisk;
 
@@ -115,7 +115,7 @@ impl Drop for TestStore {
     }
 }
 
-impl Store for TestStore {
+impl Read for TestStore {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
         let trapped = self.script().trap.take_if(|prefix| key.starts_with(prefix)).is_some();
         assert!(!trapped, "the test lets the store panic");
@@ -126,6 +126,12 @@ impl Store for TestStore {
         self.inner.scan(range, limit)
     }
 
+    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
+        self.inner.is_current(batch)
+    }
+}
+
+impl Store for TestStore {
     fn commit(&self, batch: Batch) -> Result<Ticket, CommitError> {
         if batch.has_writes() {
             self.refuse(&batch)?;

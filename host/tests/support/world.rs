@@ -11,8 +11,8 @@ use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
     engine::Record,
-    saga::{BranchId, Definition, Op, Slot, Status},
-    store::{Batch, Store},
+    saga::{BranchId, Definition, Op, Pin, Slot, Status},
+    store::{Batch, Read, Store},
 };
 
 use super::{Host, Setup, TestStore, stage::reach, store::EFFECTS, until};
@@ -355,7 +355,7 @@ impl Drop for Running<'_> {
 struct Map(Arc<World>);
 
 impl Directory for Map {
-    fn find(&self, saga: &Definition, slot: Slot) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
         let had_turned_back = self.0.has_turned_back(saga);
         Ok(Arc::new(Fated { world: self.0.clone(), reach: reach(saga.target(slot))?, had_turned_back }))
     }
