@@ -2,16 +2,17 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use wasaga::{
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
     saga::{Definition, Op, Pin, Slot},
-    store::Batch,
+    store::{self, Batch, Range, Read},
 };
 
 /// A directory in which every attempt waits for the test to answer it.
@@ -172,7 +173,8 @@ impl Branch for Actor {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
         async {
             let (answer, outcome) = oneshot::channel();
-            self.started.send(Attempt { call: call.clone(), answer }).unwrap();
+            let state = Arc::new(Borrowed(Arc::downgrade(&call.state)));
+            self.started.send(Attempt { call: Call { state, ..call.clone() }, answer }).unwrap();
             outcome.await.unwrap_or_else(|_| panic!("the test lets the branch panic"))
         }
         .boxed()
@@ -180,5 +182,28 @@ impl Branch for Actor {
 
     fn reach(&self) -> Reach {
         self.reach
+    }
+}
+
+/// The state of a host, for a test that may keep an attempt longer than its host.
+struct Borrowed(Weak<dyn Read>);
+
+impl Borrowed {
+    fn state(&self) -> Result<Arc<dyn Read>, store::Error> {
+        self.0.upgrade().ok_or(store::Error::Closed)
+    }
+}
+
+impl Read for Borrowed {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, store::Error> {
+        self.state()?.get(key)
+    }
+
+    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, store::Error> {
+        self.state()?.scan(range, limit)
+    }
+
+    fn is_current(&self, batch: &Batch) -> Result<bool, store::Error> {
+        self.state()?.is_current(batch)
     }
 }
