@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{CommitError, KEY_BYTES_MAX, Range, codec};
+use super::{CommitError, Error, KEY_BYTES_MAX, Range, Read, SCAN_ENTRIES_MAX, codec};
 
 /// An atomic change, with what must still be so for it to be made.
 ///
@@ -89,6 +89,19 @@ impl Batch {
         codec::decode(&self.writes).map(|write| (write.key, write.value))
     }
 
+    /// Says what [`super::Store::commit`] would say to it, if the store were in this state and had no limit of size.
+    pub fn check(&self, state: &dyn Read) -> Result<(), CommitError> {
+        if let Some(refused) = &self.refused {
+            return Err(refused.clone());
+        }
+        for expected in &self.expected {
+            if let Some(key) = expected.difference(state)? {
+                return Err(CommitError::Conflict { key });
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn expected(&self) -> &[Expected] {
         &self.expected
     }
@@ -110,5 +123,40 @@ impl Batch {
             return;
         }
         codec::encode(&mut self.writes, key, value);
+    }
+}
+
+impl Expected {
+    /// The first key that is not as it was read.
+    fn difference(&self, state: &dyn Read) -> Result<Option<Bytes>, Error> {
+        match self {
+            Self::Key(key, value) => Ok((state.get(key)? != *value).then(|| key.clone())),
+            Self::Range(range, rows) => differs(state, range, rows.iter().map(|(key, value)| (key, Some(value)))),
+            Self::Keys(range, keys) => differs(state, range, keys.iter().map(|key| (key, None))),
+        }
+    }
+}
+
+/// The first key at which a range holds other keys than expected, or other values where those are given.
+fn differs<'a>(
+    state: &dyn Read,
+    range: &Range,
+    mut expected: impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>)>,
+) -> Result<Option<Bytes>, Error> {
+    let mut rest = range.clone();
+    loop {
+        let page = state.scan(&rest, SCAN_ENTRIES_MAX)?;
+        for (key, value) in &page {
+            let is_as_read = expected
+                .next()
+                .is_some_and(|(expected, read)| expected == key && read.is_none_or(|read| read == value));
+            if !is_as_read {
+                return Ok(Some(key.clone()));
+            }
+        }
+        match page.last() {
+            Some((last, _)) if page.len() == SCAN_ENTRIES_MAX => rest = rest.beyond(last),
+            _ => return Ok(expected.next().map(|(key, _)| key.clone())),
+        }
     }
 }
