@@ -27,7 +27,7 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Outcome, Reach,
+    Branch, Call, Departure, Outcome, Reach,
     http::{self as http_branch, Settings, URL_BYTES_MAX},
 };
 use crate::{saga::Gid, store::Batch};
@@ -136,6 +136,11 @@ impl Branch for GrpcBranch {
 
     fn reach(&self) -> Reach {
         Reach::External
+    }
+
+    fn departure(&self, _call: &Call) -> Option<Departure> {
+        let server = self.origin.authority().map_or("", Authority::as_str);
+        Some(Departure { what: format!("gRPC {server}{}", self.path) })
     }
 }
 

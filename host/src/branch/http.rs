@@ -15,7 +15,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Outcome, Reach, json_rpc};
+use super::{Branch, Call, Departure, Outcome, Reach, json_rpc};
 use crate::store::Batch;
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
@@ -175,6 +175,17 @@ impl Branch for HttpBranch {
 
     fn reach(&self) -> Reach {
         Reach::External
+    }
+
+    fn departure(&self, call: &Call) -> Option<Departure> {
+        let (method, mut url) = match self.json_rpc_method(call) {
+            Some(_) => ("POST", self.url.clone()),
+            None if call.payload().is_empty() => ("GET", self.url_of(call)),
+            None => ("POST", self.url_of(call)),
+        };
+        // Cannot fail for an address with a host, and ours have one.
+        let _ = url.set_username("").and_then(|()| url.set_password(None));
+        Some(Departure { what: format!("{method} {url}") })
     }
 }
 

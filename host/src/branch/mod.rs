@@ -143,6 +143,11 @@ pub trait Branch: Send + Sync + 'static {
 
     /// Whether an attempt can have effects outside the host.
     fn reach(&self) -> Reach;
+
+    /// What an attempt would send, for people who want to know without sending it; `None` if that is not known before.
+    fn departure(&self, _call: &Call) -> Option<Departure> {
+        None
+    }
 }
 
 /// Finds the branch behind an address. The host's own directory knows plugins and HTTP services.
