@@ -15,6 +15,7 @@ mod engine {
     mod list;
     mod long_logs;
     mod output_rule;
+    mod plan;
     mod races;
     mod retries;
     mod stopping;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     branch::{Call, Outcome, Reach},
-    saga::{BranchId, Event, Failure, Next, Op, Slot, Status, Timestamp, Verdict, state::Progress},
+    saga::{BranchId, Event, Failure, Next, Op, Saga, Slot, Status, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
 
@@ -132,7 +132,7 @@ fn prepare(
             Some(core.save(&*engine.store, now)?)
         }
     };
-    let call = call(engine, core, slot);
+    let call = call(engine, core.saga(), slot);
     Ok(Some(
         async move {
             if let Err(outcome) = wait_for_disk(ticket).await {
@@ -153,8 +153,7 @@ async fn wait_for_disk(ticket: Option<Ticket>) -> Result<(), Outcome> {
     }
 }
 
-fn call(engine: &Inner, core: &Core, slot: Slot) -> Call {
-    let saga = core.saga();
+pub(super) fn call(engine: &Inner, saga: &Saga, slot: Slot) -> Call {
     let tried = match (slot.op, saga.op(Slot { op: Op::Action, ..slot }).map(|action| &action.progress)) {
         (Op::Compensate, Some(Progress::Succeeded { output })) => Some(output.as_deref().unwrap_or_default().into()),
         _ => None,
@@ -185,9 +184,8 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
     }
     core.flight.set(slot, false);
     let (verdict, effects) = match outcome {
-        Outcome::Succeeded { output, .. } if !has_room(&core, output.as_deref()) => {
-            let error = format!("the outputs of the saga would have more than {OUTPUTS_BYTES_MAX} bytes, the limit");
-            (Verdict::Unknown { error }, Batch::new())
+        Outcome::Succeeded { output, .. } if !has_room(core.saga(), output.as_deref()) => {
+            (Verdict::Unknown { error: too_much_output() }, Batch::new())
         }
         Outcome::Succeeded { output, effects } => (Verdict::Succeeded { output }, effects),
         Outcome::Rejected { reason } => (Verdict::Rejected { reason }, Batch::new()),
@@ -207,7 +205,7 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
             Ok(())
         }
         Err(Error::Commit(too_large @ CommitError::TooLarge { .. })) => {
-            let verdict = Verdict::Unknown { error: format!("its effects cannot be committed: {too_large}") };
+            let verdict = Verdict::Unknown { error: uncommittable(&too_large) };
             fail_or_settle(engine, &mut core, slot, verdict, now)
         }
         applied => applied,
@@ -215,9 +213,17 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
 }
 
 /// Whether one more output is within the limit of a saga.
-fn has_room(core: &Core, output: Option<&str>) -> bool {
-    let given: usize = core.saga().outputs().map(|(_, output)| output.len()).sum();
+pub(super) fn has_room(saga: &Saga, output: Option<&str>) -> bool {
+    let given: usize = saga.outputs().map(|(_, output)| output.len()).sum();
     given + output.map_or(0, str::len) <= OUTPUTS_BYTES_MAX
+}
+
+pub(super) fn too_much_output() -> String {
+    format!("the outputs of the saga would have more than {OUTPUTS_BYTES_MAX} bytes, the limit")
+}
+
+pub(super) fn uncommittable(error: &CommitError) -> String {
+    format!("its effects cannot be committed: {error}")
 }
 
 fn fail_or_settle(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {

@@ -19,6 +19,7 @@ mod error;
 mod find;
 mod hasten;
 mod live;
+pub mod plan;
 mod record;
 pub mod tally;
 mod timer;
@@ -43,6 +44,7 @@ pub use self::{
     error::{ControlError, Error, SubmitError},
     find::{Filter, Page},
     hasten::Hastened,
+    plan::PlanError,
     record::{Record, SagaId, Unreadable},
     tally::Tally,
 };
@@ -74,6 +76,8 @@ pub struct Settings {
     /// Longest time that a submission with `wait_result` is held.
     #[serde(with = "duration")]
     pub wait_max: Duration,
+    /// What plans may cost.
+    pub plan: plan::Settings,
 }
 
 impl Default for Settings {
@@ -84,6 +88,7 @@ impl Default for Settings {
             live_max: 4096,
             open_max: 10_000_000,
             wait_max: Duration::from_secs(30),
+            plan: plan::Settings::default(),
         }
     }
 }
@@ -139,6 +144,8 @@ struct Inner {
     timer: Timer,
     /// One for every live saga.
     places: Arc<Semaphore>,
+    /// One for every plan that is being made.
+    plans: Semaphore,
     newest_id: AtomicU64,
     stats: Stats,
     tally: Tally,
@@ -176,6 +183,7 @@ impl Engine {
     ) -> Result<Self, Error> {
         let inner = Arc::new(Inner {
             places: Arc::new(Semaphore::new(settings.live_max.clamp(1, Semaphore::MAX_PERMITS))),
+            plans: Semaphore::new(settings.plan.at_once.min(Semaphore::MAX_PERMITS)),
             store,
             directory,
             settings,

@@ -1,0 +1,233 @@
+//! What a plan says: which operations would be called, what would come of them, and how the data would end up.
+//!
+//! Whatever a guest can make long is cut here, and a plan as a whole says no more than [`Room`] allows.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    plugin::data,
+    saga::{BranchId, Definition, Op, Pin, Slot, Status},
+    store::{Error, Read},
+};
+
+/// Most changes that one list shows; the others are counted.
+const CHANGES_MAX: usize = 100;
+
+/// How much of a value is shown, in bytes.
+const VALUE_BYTES_MAX: usize = 4 << 10;
+
+/// Longest text of a branch that is repeated (a reason, an error, a request), in bytes.
+const TEXT_BYTES_MAX: usize = 1 << 10;
+
+/// Bytes of changes and requests of one plan, all lists together, beyond which they are only counted.
+const REPORT_BYTES_MAX: usize = 4 << 20;
+
+/// What a saga would do.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The saga.
+    pub saga: Arc<Definition>,
+    /// What would happen.
+    pub course: Course,
+    /// What would happen if a step failed, for each step whose action does not fail by itself.
+    pub failures: Vec<WhatIf>,
+}
+
+/// What would happen if one step failed.
+#[derive(Clone, Debug)]
+pub struct WhatIf {
+    /// The step.
+    pub branch: BranchId,
+    /// The branches whose actions had succeeded before.
+    pub before: Vec<BranchId>,
+    /// What would happen from then on.
+    pub course: Course,
+}
+
+/// What would happen, until the saga ends.
+#[derive(Clone, Debug)]
+pub struct Course {
+    /// How it ends: [`Status::Succeed`] or [`Status::Failed`].
+    pub status: Status,
+    /// The operations, in the order in which they would be called.
+    pub acts: Vec<Act>,
+    /// The branches whose action would have been tried without effect, so that nothing is compensated.
+    pub not_needed: Vec<BranchId>,
+    /// The branches of which an operation is only assumed to succeed: what it changes is not known.
+    pub unknown: Vec<BranchId>,
+    /// What would be different in the plugins' data at the end from what it is now, as far as it is known.
+    pub changes: Changes,
+}
+
+/// One operation, and what would come of it.
+#[derive(Clone, Debug)]
+pub struct Act {
+    /// Which one.
+    pub slot: Slot,
+    /// The component that carries it out; none for a service.
+    pub component: Option<Pin>,
+    /// What would come of it.
+    pub ending: Ending,
+    /// What it would send, for people.
+    pub requests: Vec<String>,
+    /// What it would change in the plugins' data.
+    pub changes: Changes,
+}
+
+impl Act {
+    /// Whether the plan goes on as though it had succeeded, although nobody knows that.
+    pub fn is_assumed(&self) -> bool {
+        match self.ending {
+            Ending::Succeeded { .. } => false,
+            // A compensation never fails: it is tried until it succeeds.
+            Ending::Rejected { .. } => self.slot.op == Op::Compensate,
+            Ending::Ongoing { .. } | Ending::Unknown { .. } | Ending::NotCalled { .. } | Ending::Depends { .. } => true,
+        }
+    }
+}
+
+/// What would come of an operation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It takes effect.
+    Succeeded {
+        /// What it gives.
+        output: Option<String>,
+    },
+    /// It is refused.
+    Rejected {
+        /// The branch's words.
+        reason: String,
+    },
+    /// It asks to be asked again.
+    Ongoing {
+        /// When, if it says so.
+        retry_after: Option<Duration>,
+    },
+    /// It fails in a way that says nothing, and would be tried again.
+    Unknown {
+        /// For people.
+        error: String,
+    },
+    /// It was not called.
+    NotCalled {
+        /// Why not.
+        why: &'static str,
+    },
+    /// It asked to let something out of the host, and was not let; what comes of it depends on the answer.
+    Depends {
+        /// What it wanted to let out first.
+        on: String,
+    },
+}
+
+/// Changes of plugins' data, in the order of their keys.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// The first of them.
+    pub shown: Vec<Change>,
+    /// How many more there are.
+    pub left_out: usize,
+}
+
+impl Changes {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.shown.is_empty() && self.left_out == 0
+    }
+
+    /// How these keys differ. Keys that are not plugins' data are none of a client's business.
+    pub(super) fn between<'a>(
+        before: &dyn Read,
+        after: &dyn Read,
+        keys: impl Iterator<Item = &'a [u8]>,
+        room: &mut Room,
+    ) -> Result<Self, Error> {
+        let mut changes = Self::default();
+        for key in keys {
+            let Some(place) = data::place(key) else { continue };
+            let (before, after) = (before.get(key)?, after.get(key)?);
+            if before == after {
+                continue;
+            }
+            let change = Change {
+                owner: place.owner.to_owned(),
+                bucket: place.bucket.to_owned(),
+                key: place.key.to_owned(),
+                before: before.as_ref().map(Value::new),
+                after: after.as_ref().map(Value::new),
+            };
+            if changes.shown.len() < CHANGES_MAX && room.take(change.bytes()) {
+                changes.shown.push(change);
+            } else {
+                changes.left_out += 1;
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// A row of a plugin's data that is not as it was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The plugin; empty for a bucket that plugins share.
+    pub owner: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The key.
+    pub key: String,
+    /// What it was; `None` if there was no such row.
+    pub before: Option<Value>,
+    /// What it is; `None` if there is no such row.
+    pub after: Option<Value>,
+}
+
+impl Change {
+    fn bytes(&self) -> usize {
+        let values = self.before.iter().chain(&self.after).map(|value| value.start.len()).sum::<usize>();
+        self.owner.len() + self.bucket.len() + self.key.len() + values
+    }
+}
+
+/// A value, or the beginning of a long one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// Its beginning.
+    pub start: Bytes,
+    /// How many bytes the whole has.
+    pub bytes: usize,
+}
+
+impl Value {
+    fn new(whole: &Bytes) -> Self {
+        let start = whole.get(..VALUE_BYTES_MAX).map_or_else(|| whole.clone(), Bytes::copy_from_slice);
+        Self { start, bytes: whole.len() }
+    }
+}
+
+/// How much a plan may still say.
+pub(super) struct Room(usize);
+
+impl Room {
+    pub fn new() -> Self {
+        Self(REPORT_BYTES_MAX)
+    }
+
+    /// Whether so many bytes may still be said; then they are.
+    pub fn take(&mut self, bytes: usize) -> bool {
+        let left = self.0.checked_sub(bytes);
+        self.0 = left.unwrap_or(self.0);
+        left.is_some()
+    }
+}
+
+/// A text of a branch, not longer than it may be.
+pub(super) fn cut(mut text: String) -> String {
+    if text.len() > TEXT_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
+        text.push('…');
+    }
+    text
+}
