@@ -8,6 +8,8 @@ mod connections;
 mod host;
 #[path = "api/lists.rs"]
 mod lists;
+#[path = "api/plan.rs"]
+mod plan;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/sagas.rs"]

@@ -13,7 +13,7 @@ use tracing::error;
 
 use super::dtm::{request, response};
 use crate::{
-    engine::{self, SubmitError},
+    engine::{self, PlanError, SubmitError},
     saga::Status,
 };
 
@@ -85,6 +85,9 @@ pub enum Error {
     /// Not prepared.
     #[error(transparent)]
     Prepare(SubmitError),
+    /// Not planned.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
     /// A client that waits for the result learns that the saga has not succeeded: rolled back, or unfinished.
     #[error("{message}")]
     Unsuccessful {
@@ -133,7 +136,7 @@ impl Answer {
         Self::new(StatusCode::CONFLICT, message)
     }
 
-    fn unavailable(error: &SubmitError, retry_after: Duration) -> Self {
+    fn unavailable(error: &dyn error::Error, retry_after: Duration) -> Self {
         let retry_after = Some(retry_after);
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message(error)) }
     }
@@ -156,6 +159,20 @@ impl Answer {
             SubmitError::Engine(error) => Self::internal(error),
         }
     }
+
+    fn no_plan(error: &PlanError) -> Self {
+        let status = match error {
+            PlanError::Submit(refused) => return Self::refusal(refused, "plan"),
+            PlanError::Engine(error) => return Self::internal(error),
+            PlanError::Busy { retry_after, .. } | PlanError::Changing { retry_after } => {
+                return Self::unavailable(error, *retry_after);
+            }
+            PlanError::TooManySteps { .. } => StatusCode::BAD_REQUEST,
+            PlanError::TooMuchData { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            PlanError::TooSlow { .. } => StatusCode::GATEWAY_TIMEOUT,
+        };
+        Self::new(status, message(error))
+    }
 }
 
 impl From<Error> for Answer {
@@ -163,6 +180,7 @@ impl From<Error> for Answer {
         let status = match &error {
             Error::Submit(refused) => return Self::refusal(refused, "sumbmit"),
             Error::Prepare(refused) => return Self::refusal(refused, "prepare"),
+            Error::Plan(error) => return Self::no_plan(error),
             Error::Engine(error) => return Self::internal(error),
             Error::Unsuccessful { stands, .. } => return Self { stands: *stands, ..Self::failure(error.to_string()) },
             Error::Abort(_) | Error::ForceStop(_) => return Self::failure(error.to_string()),

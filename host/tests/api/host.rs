@@ -67,18 +67,23 @@ impl Host {
     }
 
     pub fn start_with(settings: Settings, limits: Limits) -> Self {
+        let branches = Script::default();
+        Self { branches: branches.clone(), ..Self::start_on(Arc::new(branches), settings, limits) }
+    }
+
+    /// One with other branches than those of a [`Script`].
+    pub fn start_on(directory: Arc<dyn Directory>, settings: Settings, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = LocalStore::open(store::Settings::new(dir.path())).unwrap();
         let store = Arc::new(store);
-        let branches = Script::default();
-        let engine = Engine::start(store.clone(), Arc::new(branches.clone()), settings, Clock::start()).unwrap();
+        let engine = Engine::start(store.clone(), directory, settings, Clock::start()).unwrap();
         let mut registry = Registry::default();
         api::metrics::register(&mut registry, engine.clone(), move || {
             let stats = store.stats();
             Journal { commits: stats.commits, syncs: stats.syncs, bytes: stats.journal_bytes }
         });
         let router = api::router(Context::new(engine.clone(), registry, limits));
-        Self { engine, router, branches, _dir: dir }
+        Self { engine, router, branches: Script::default(), _dir: dir }
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {

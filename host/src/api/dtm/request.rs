@@ -100,7 +100,13 @@ pub enum Error {
 
 /// Reads the body of `submit` or `prepare`. `now` becomes the saga's time of creation.
 pub fn decode(body: &[u8], now: Timestamp) -> Result<Definition, Error> {
+    decode_or_name(body, now, String::new)
+}
+
+/// As [`decode`], for a saga that is not to be stored: if it has no gid it goes by the one that `name` gives.
+pub fn decode_or_name(body: &[u8], now: Timestamp, name: impl FnOnce() -> String) -> Result<Definition, Error> {
     let Body { gid, trans_type, steps, payloads, options } = read(body)?;
+    let gid = if gid.is_empty() { name().into() } else { gid };
     define(&gid, &trans_type, steps, payloads.kept, options, now)
 }
 

@@ -1,11 +1,13 @@
 //! Our own API: what DTM's has no place for.
 
+mod plan;
+
 use axum::{
     Router,
     extract::{Path, State, rejection::PathRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 
 use super::{Context, error::Error};
@@ -13,7 +15,7 @@ use crate::{engine, saga::render};
 
 /// The routes.
 pub fn routes() -> Router<Context> {
-    Router::new().route("/api/v1/sagas/{gid}/log", get(log))
+    Router::new().route("/api/v1/sagas/{gid}/log", get(log)).route("/api/v1/sagas/plan", post(plan::plan))
 }
 
 /// A saga's log, as people read it.

@@ -1,0 +1,289 @@
+//! What a saga would do, in JSON.
+
+use std::collections::BTreeMap;
+
+use axum::{extract::State, http::StatusCode, response::Response};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde::Serialize;
+
+use super::super::{
+    Context,
+    body::Body,
+    dtm::{request, response},
+    error::Error,
+};
+use crate::{
+    engine::plan,
+    saga::{BranchId, Definition, Op},
+};
+
+/// `POST /api/v1/sagas/plan`: takes the body of a submission and says what the saga would do, and what if a step failed.
+/// The plugins really run, on the data as it is now; nothing is stored, committed or sent.
+///
+/// The gid may be left out, and may be that of a stored saga: it makes no difference to the plan, and remains free or
+/// taken as it was. The answer:
+///
+/// - `gid`; `existing`: the status of the stored saga with this gid, if there is one;
+/// - `outcome`: `succeed` or `failed`;
+/// - `steps`, `compensations`: what would be called, in this order. Steps that are missing would not be reached. Of
+///   each: `branch_id`, `target`, `component` (`plugin`, `sha256`), `outcome`, `changes`, `requests`, and `assumed` if
+///   the plan goes on as though it `succeeds` although nobody knows. `outcome` is one of
+///   - `succeeded` (with `output`) and `rejected` (with `reason`);
+///   - `ongoing` (with `retry_after_ms`) and `unknown` (with `error`), which would be tried again;
+///   - `not_called` (with `why`): steps outside the host;
+///   - `depends` (with `depends_on`): the plugin wanted to send this, and what it would do then is not known;
+/// - `not_needed`: branches that were tried without effect and need no compensation, and `why`;
+/// - `changes`: how the data would differ at the end from what it is now. Of each: `plugin`, or `shared` if the bucket
+///   belongs to no plugin, `bucket`, `key`, `before`, `after`. A value is text; or `null`: there is none; or an object
+///   with its length in `bytes` and the value in `base64`, if it is no text, or its beginning in `text` or `base64` if
+///   it is long (`is_cut`). `changes_left_out` says how many changes are not shown because there are too many;
+/// - `unknown_changes_of`: branches that `changes` does not tell of, since something of them is only assumed;
+/// - `failures`: for each step whose action does not fail by itself, what would happen if it did: `failing_branch`,
+///   `succeeded_before`, `compensated`, `not_needed`, `data_is_restored` (whether nothing is left, of what is known),
+///   `left`: the changes that remain, `left_out`, `unknown_changes_of`.
+///
+/// A body that is wrong is answered as a submission is. 400 as well for more steps than `saga.plan.steps_max`, 422 for
+/// more data than `saga.plan.data_bytes_max`, 504 after `saga.plan.time_max`; 503 with `Retry-After` when the host is
+/// busy with plans (`saga.plan.at_once`), when the data changes faster than it can be planned, or when it is stopping.
+pub(super) async fn plan(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
+    let engine = context.engine();
+    let now = engine.now();
+    let definition = request::decode_or_name(&body, now, || context.gids().next(now))?;
+    drop(body);
+    let plan = engine.plan(definition).await?;
+    let existing = engine.find(plan.saga.gid().as_str()).await?;
+    let existing = existing.map(|record| record.saga.status().as_str());
+    Ok(response::json(StatusCode::OK, response::to_json(&Answer::new(&plan, existing))))
+}
+
+#[derive(Serialize)]
+struct Answer<'a> {
+    gid: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    existing: Option<&'static str>,
+    outcome: &'static str,
+    steps: Vec<Act<'a>>,
+    compensations: Vec<Act<'a>>,
+    not_needed: Vec<NotNeeded>,
+    changes: Vec<Change<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    changes_left_out: usize,
+    unknown_changes_of: Vec<String>,
+    failures: Vec<Failure<'a>>,
+}
+
+#[derive(Serialize)]
+struct Failure<'a> {
+    failing_branch: String,
+    succeeded_before: Vec<String>,
+    compensated: Vec<Act<'a>>,
+    not_needed: Vec<NotNeeded>,
+    data_is_restored: bool,
+    left: Vec<Change<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    left_out: usize,
+    unknown_changes_of: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct NotNeeded {
+    branch_id: String,
+    why: &'static str,
+}
+
+#[derive(Default, Serialize)]
+struct Act<'a> {
+    branch_id: String,
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    component: Option<Component<'a>>,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    /// The words that belong to the outcome, under its name for them.
+    #[serde(flatten)]
+    said: BTreeMap<&'static str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assumed: Option<&'static str>,
+    changes: Vec<Change<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    changes_left_out: usize,
+    requests: &'a [String],
+}
+
+#[derive(Serialize)]
+struct Component<'a> {
+    plugin: &'a str,
+    sha256: String,
+}
+
+#[derive(Serialize)]
+struct Change<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plugin: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared: Option<bool>,
+    bucket: &'a str,
+    key: &'a str,
+    before: Option<Value<'a>>,
+    after: Option<Value<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Value<'a> {
+    Text(&'a str),
+    Other {
+        bytes: usize,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        base64: Option<String>,
+        is_cut: bool,
+    },
+}
+
+impl<'a> Answer<'a> {
+    fn new(plan: &'a plan::Plan, existing: Option<&'static str>) -> Self {
+        let plan::Plan { saga, course, failures } = plan;
+        let acts = |op| acts(saga, course.acts.iter().filter(move |act| act.slot.op == op));
+        Self {
+            gid: saga.gid().as_str(),
+            existing,
+            outcome: course.status.as_str(),
+            steps: acts(Op::Action),
+            compensations: acts(Op::Compensate),
+            not_needed: not_needed(course),
+            changes: changes(&course.changes),
+            changes_left_out: course.changes.left_out,
+            unknown_changes_of: ids(&course.unknown),
+            failures: failures.iter().map(|failure| Failure::new(saga, failure)).collect(),
+        }
+    }
+}
+
+impl<'a> Failure<'a> {
+    fn new(saga: &'a Definition, failure: &'a plan::WhatIf) -> Self {
+        let plan::WhatIf { branch, before, course } = failure;
+        Self {
+            failing_branch: branch.to_string(),
+            succeeded_before: ids(before),
+            compensated: acts(saga, course.acts.iter()),
+            not_needed: not_needed(course),
+            data_is_restored: course.changes.is_empty(),
+            left: changes(&course.changes),
+            left_out: course.changes.left_out,
+            unknown_changes_of: ids(&course.unknown),
+        }
+    }
+}
+
+impl<'a> Act<'a> {
+    fn new(saga: &'a Definition, act: &'a plan::Act) -> Self {
+        let component = act.component.as_ref();
+        let component = component.map(|pin| Component { plugin: &pin.plugin, sha256: pin.digest.to_string() });
+        let told = Self {
+            branch_id: BranchId(act.slot.step).to_string(),
+            target: saga.target(act.slot),
+            component,
+            assumed: act.is_assumed().then_some("succeeds"),
+            changes: changes(&act.changes),
+            changes_left_out: act.changes.left_out,
+            requests: &act.requests,
+            ..Self::default()
+        };
+        let said = |outcome, name, words| Self { outcome, said: [(name, words)].into(), ..Self::default() };
+        let Self { outcome, output, retry_after_ms, said, .. } = match &act.ending {
+            plan::Ending::Succeeded { output } => {
+                Self { outcome: "succeeded", output: output.as_deref(), ..Self::default() }
+            }
+            plan::Ending::Ongoing { retry_after } => {
+                let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+                Self { outcome: "ongoing", retry_after_ms, ..Self::default() }
+            }
+            plan::Ending::Rejected { reason } => said("rejected", "reason", reason),
+            plan::Ending::Unknown { error } => said("unknown", "error", error),
+            plan::Ending::NotCalled { why } => said("not_called", "why", why),
+            plan::Ending::Depends { on } => said("depends", "depends_on", on),
+        };
+        Self { outcome, output, retry_after_ms, said, ..told }
+    }
+}
+
+impl<'a> Change<'a> {
+    fn new(change: &'a plan::Change) -> Self {
+        let plan::Change { owner, bucket, key, before, after } = change;
+        let plugin = (!owner.is_empty()).then_some(&**owner);
+        let shared = owner.is_empty().then_some(true);
+        let (before, after) = (before.as_ref().map(Value::new), after.as_ref().map(Value::new));
+        Self { plugin, shared, bucket, key, before, after }
+    }
+}
+
+impl<'a> Value<'a> {
+    fn new(value: &'a plan::Value) -> Self {
+        let plan::Value { start, bytes } = value;
+        let is_cut = start.len() < *bytes;
+        let text = match str::from_utf8(start) {
+            Ok(text) => Some(text),
+            // The last character was cut through.
+            Err(error) if is_cut && error.error_len().is_none() => {
+                start.get(..error.valid_up_to()).and_then(|whole| str::from_utf8(whole).ok())
+            }
+            Err(_) => None,
+        };
+        match text {
+            Some(text) if !is_cut => Self::Text(text),
+            text => {
+                let base64 = text.is_none().then(|| BASE64_STANDARD.encode(start));
+                Self::Other { bytes: *bytes, text, base64, is_cut }
+            }
+        }
+    }
+}
+
+fn acts<'a>(saga: &'a Definition, acts: impl Iterator<Item = &'a plan::Act>) -> Vec<Act<'a>> {
+    acts.map(|act| Act::new(saga, act)).collect()
+}
+
+fn changes(changes: &plan::Changes) -> Vec<Change<'_>> {
+    changes.shown.iter().map(Change::new).collect()
+}
+
+fn not_needed(course: &plan::Course) -> Vec<NotNeeded> {
+    let why = "its action had no effect";
+    course.not_needed.iter().map(|branch| NotNeeded { branch_id: branch.to_string(), why }).collect()
+}
+
+fn ids(branches: &[BranchId]) -> Vec<String> {
+    branches.iter().map(ToString::to_string).collect()
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use serde_json::json;
+
+    use super::*;
+
+    fn shown(start: &'static [u8], bytes: usize) -> serde_json::Value {
+        serde_json::to_value(Value::new(&plan::Value { start: Bytes::from_static(start), bytes })).unwrap()
+    }
+
+    #[test]
+    fn values_are_text_where_they_can_be() {
+        assert_eq!(shown("30 €".as_bytes(), 6), json!("30 €"));
+        assert_eq!(shown(b"", 0), json!(""));
+        assert_eq!(shown(b"\xff\0", 2), json!({"bytes": 2, "base64": "/wA=", "is_cut": false}));
+        assert_eq!(shown("30 €".as_bytes(), 9), json!({"bytes": 9, "text": "30 €", "is_cut": true}));
+        assert_eq!(shown(b"30 \xe2\x82", 9), json!({"bytes": 9, "text": "30 ", "is_cut": true}));
+        assert_eq!(shown(b"\xff30", 9), json!({"bytes": 9, "base64": "/zMw", "is_cut": true}));
+    }
+}
