@@ -15,6 +15,7 @@ mod engine {
     mod list;
     mod long_logs;
     mod output_rule;
+    mod pins;
     mod plan;
     mod races;
     mod retries;

@@ -12,12 +12,12 @@ use tracing::{debug, error, info, warn};
 use super::{
     Inner,
     attempts::{Attempts, Ended},
-    error::Error,
+    error::{Error, SubmitError},
     live::{Core, Live},
 };
 use crate::{
     branch::{Call, Outcome, Reach},
-    saga::{BranchId, Event, Failure, Next, Op, Saga, Slot, Status, Timestamp, Verdict, state::Progress},
+    saga::{BranchId, Event, Failure, Flight, Next, Op, Saga, Slot, Status, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
 
@@ -117,13 +117,16 @@ fn prepare(
         engine.shorten(core)?;
     }
     let definition = core.saga().definition().clone();
-    let branch = match engine.directory.find(&definition, slot, None) {
-        Ok(branch) => branch,
-        Err(nowhere) => {
-            let verdict = Verdict::Unknown { error: nowhere.to_string() };
-            fail_or_settle(engine, core, slot, verdict, now)?;
-            return Ok(None);
+    if !core.is_pinned() {
+        match engine.pin_late(core, now) {
+            Ok(()) => {}
+            Err(SubmitError::Engine(error)) => return Err(error),
+            Err(refusal) => return not_called(engine, core, slot, refusal.to_string(), now),
         }
+    }
+    let branch = match engine.directory.find(&definition, slot, core.saga().pins().get(slot)) {
+        Ok(branch) => branch,
+        Err(nowhere) => return not_called(engine, core, slot, nowhere.to_string(), now),
     };
     let ticket = match branch.reach() {
         Reach::Contained | Reach::Gated => None,
@@ -142,6 +145,18 @@ fn prepare(
         }
         .boxed(),
     ))
+}
+
+/// An attempt that has failed before it began.
+fn not_called<T>(
+    engine: &Inner,
+    core: &mut Core,
+    slot: Slot,
+    error: String,
+    now: Timestamp,
+) -> Result<Option<T>, Error> {
+    fail_or_settle(engine, core, slot, Verdict::Unknown { error }, now)?;
+    Ok(None)
 }
 
 async fn wait_for_disk(ticket: Option<Ticket>) -> Result<(), Outcome> {
@@ -275,6 +290,7 @@ pub(super) fn park(engine: &Inner, core: &mut Core) -> Result<Ticket, Error> {
     }
     if next == Next::Finished {
         engine.stats.finished(core.saga().status());
+        engine.closed(core);
         log_end(core, now);
     }
     Ok(ticket)
@@ -285,7 +301,12 @@ fn give_up(engine: &Inner, live: &Live) -> Result<(), Error> {
     let gid = live.core().saga().definition().gid().clone();
     let mut shard = engine.table.shard(gid.as_str());
     let mut core = live.core();
-    let ticket = core.save(&*engine.store, engine.clock.now())?;
+    let ticket = if core.saga().status().is_finished() {
+        core.flight = Flight::default();
+        park(engine, &mut core)?
+    } else {
+        core.save(&*engine.store, engine.clock.now())?
+    };
     if let Some(shard) = &mut shard {
         shard.remove(gid.as_str());
     }

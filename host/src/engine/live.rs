@@ -17,7 +17,7 @@ use super::{
     record::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
 use crate::{
-    saga::{Definition, Event, Flight, Saga, Status, Timestamp, fold},
+    saga::{Definition, Event, Flight, Pins, Saga, Status, Timestamp, fold},
     store::{Batch, CommitError, Store, Ticket},
 };
 
@@ -82,6 +82,14 @@ impl Table {
 /// A piece of a saga's log as stored: its number, and what is in it.
 pub(super) type Chunk = (u32, Vec<u8>);
 
+/// The row that says that a saga is unfinished, but for what never changes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Row {
+    due: Option<Timestamp>,
+    status: OpenStatus,
+    is_pinned: bool,
+}
+
 /// A saga's state, what of its log the store does not have yet, and who waits for it.
 pub(super) struct Core {
     pub id: SagaId,
@@ -96,10 +104,14 @@ pub(super) struct Core {
     events: usize,
     /// Chunks that the next commit removes, since it tells what is in them in fewer events.
     surplus: Range<u32>,
-    /// The row that says that the saga is unfinished, as stored.
-    open: Option<(Option<Timestamp>, OpenStatus)>,
+    /// Its row among the unfinished, as stored.
+    row: Option<Row>,
     /// Whether the gid is taken in the store.
     named: bool,
+    /// Whether it has been decided which components carry it out.
+    is_pinned: bool,
+    /// Counted among the open sagas, with its components held.
+    is_open: bool,
 }
 
 impl Core {
@@ -116,8 +128,10 @@ impl Core {
             unsaved,
             events: 0,
             surplus: 0..0,
-            open: None,
+            row: None,
             named: false,
+            is_pinned: false,
+            is_open: true,
         })
     }
 
@@ -132,7 +146,9 @@ impl Core {
             unsaved: Vec::new(),
             events: record.log.len(),
             surplus: 0..0,
-            open: open.map(|open| (open.due, open.status)),
+            is_pinned: open.as_ref().is_none_or(|row| row.pins.is_some()),
+            is_open: open.is_some(),
+            row: open.map(|row| Row { due: row.due, status: row.status, is_pinned: row.pins.is_some() }),
             named: true,
         }
     }
@@ -144,6 +160,25 @@ impl Core {
     /// Whether the store knows of it.
     pub fn is_stored(&self) -> bool {
         self.named
+    }
+
+    /// Whether it has been decided which components carry it out. Not so of a saga from before sagas pinned any.
+    pub fn is_pinned(&self) -> bool {
+        self.is_pinned
+    }
+
+    /// Decides it. A saga that uses none has no event that says so.
+    pub fn pin(&mut self, pins: &Pins, at: Timestamp) -> Result<(), Error> {
+        if !pins.is_empty() {
+            self.apply(&Event::Pinned { pins: pins.clone(), at })?;
+        }
+        self.is_pinned = true;
+        Ok(())
+    }
+
+    /// Takes it out of the count of open sagas; whether it was in it.
+    pub fn close(&mut self) -> bool {
+        std::mem::take(&mut self.is_open)
     }
 
     /// Adds a client that waits; those that have gone away are forgotten.
@@ -219,7 +254,7 @@ impl Core {
 
     /// When the row of an unfinished saga says that it is due while it runs: at once. Left as it is while that is true.
     fn running_due(&self, now: Timestamp) -> Timestamp {
-        let stored = self.open.and_then(|(due, _)| due);
+        let stored = self.row.and_then(|row| row.due);
         stored.filter(|due| *due <= now).unwrap_or_default()
     }
 
@@ -237,15 +272,17 @@ impl Core {
         for number in self.surplus.clone() {
             batch.delete(record::chunk_key(self.id, number));
         }
-        let open = OpenStatus::of(self.saga.status()).map(|status| (due, status));
-        match open {
-            Some((due, status)) if open != self.open => {
-                let row = Open { due, status, gid: gid.clone() };
-                // The row holds three plain fields, which always encode; without it the saga would not be recovered.
-                let value = record::write_open(&row).unwrap_or_default();
+        let is_pinned = self.is_pinned;
+        let row = OpenStatus::of(self.saga.status()).map(|status| Row { due, status, is_pinned });
+        match row {
+            Some(Row { due, status, is_pinned }) if row != self.row => {
+                let pins = is_pinned.then(|| self.saga.pins().components().to_vec());
+                let open = Open { due, status, gid: gid.clone(), pins };
+                // The row holds four plain fields, which always encode; without it the saga would not be recovered.
+                let value = record::write_open(&open).unwrap_or_default();
                 batch.put(record::open_key(self.id), value);
             }
-            None if self.open.is_some() => batch.delete(record::open_key(self.id)),
+            None if self.row.is_some() => batch.delete(record::open_key(self.id)),
             _ => {}
         }
         if self.saga.status() == Status::Failed && chunk.is_some() {
@@ -256,7 +293,7 @@ impl Core {
         }
         let ticket = store.commit(batch)?;
         self.named = true;
-        self.open = open;
+        self.row = row;
         if let Some(chunk) = chunk {
             self.chunk = chunk;
             self.unsaved.clear();

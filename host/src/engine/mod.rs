@@ -12,6 +12,7 @@
 //! Invariants: a saga is driven by at most one driver; a saga that is not live is in the store as it is, and if
 //! unfinished it is also in the timer (or prepared); nothing is told to anybody before it is on disk.
 
+mod admission;
 mod attempts;
 mod clock;
 mod driver;
@@ -49,13 +50,13 @@ pub use self::{
     tally::Tally,
 };
 use self::{
-    live::{Core, Live, Settled, Shard, Table},
+    live::{Live, Settled, Shard, Table},
     record::{OPEN, Open},
     timer::Timer,
 };
 use crate::{
     branch::Directory,
-    saga::{Definition, Event, Gid, Op, Policy, Saga, Slot, Status, Timestamp},
+    saga::{Definition, Event, Policy, Saga, Status, Timestamp},
     store::{self, Range, Store, Ticket},
 };
 
@@ -127,7 +128,6 @@ impl Stats {
     fn finished(&self, status: Status) {
         let ended = if status == Status::Succeed { &self.succeeded } else { &self.failed };
         ended.fetch_add(1, Ordering::Relaxed);
-        self.closed();
     }
 }
 
@@ -317,139 +317,6 @@ impl Engine {
 }
 
 impl Inner {
-    fn prepare(self: &Arc<Self>, definition: Definition) -> Result<Ticket, SubmitError> {
-        self.admit(&definition)?;
-        let gid = definition.gid().clone();
-        let shard = self.shard(gid.as_str())?;
-        match self.existing(&shard, gid.as_str())? {
-            None => {
-                let mut core = self.create(definition)?;
-                let ticket = core.save_until(&*self.store, None)?;
-                self.stats.open.fetch_add(1, Ordering::Relaxed);
-                Ok(ticket)
-            }
-            Some(live) => match live.status() {
-                Status::Prepared => Ok(self.store.barrier()),
-                status => {
-                    self.save_if_live(&shard, &live)?;
-                    Err(SubmitError::Status(status))
-                }
-            },
-        }
-    }
-
-    /// Makes a submitted saga live: a new one, or the one that has this gid.
-    fn enter(self: &Arc<Self>, definition: Definition) -> Result<Entered, SubmitError> {
-        self.admit(&definition)?;
-        let place = self.places.clone().try_acquire_owned().map_err(|_| self.busy())?;
-        let wait = definition.options().wait_result;
-        let gid = definition.gid().clone();
-        let mut shard = self.shard(gid.as_str())?;
-        let existing = self.existing(&shard, gid.as_str())?;
-        let is_new = existing.is_none();
-        let (live, is_first) = if let Some(live) = existing {
-            let resubmitted = live.core().resubmit(&definition, self.clock.now());
-            if resubmitted.is_err() {
-                self.save_if_live(&shard, &live)?;
-            }
-            (live, resubmitted?)
-        } else {
-            let at = definition.created_at();
-            let mut core = self.create(definition)?;
-            core.apply(&Event::Submitted { at })?;
-            (Live::new(core), true)
-        };
-        let entered = if wait {
-            Entered::Waiting(live.core().wait())
-        } else {
-            Entered::Durable(live.core().save(&*self.store, self.clock.now())?)
-        };
-        self.stats.open.fetch_add(is_new.into(), Ordering::Relaxed);
-        self.stats.submitted.fetch_add(is_first.into(), Ordering::Relaxed);
-        self.drive(&mut shard, live, place);
-        Ok(entered)
-    }
-
-    /// Takes no place: a full host can still be told what to stop.
-    fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<Ticket, ControlError> {
-        // As it stands in the table: a second spelling of a gid must not become a second saga.
-        let gid = Gid::new(gid).map_err(|_| ControlError::NotFound)?;
-        let gid = gid.as_str();
-        let shard = self.shard(gid)?;
-        let live = self.existing(&shard, gid)?.ok_or(ControlError::NotFound)?;
-        let mut core = live.core();
-        let status = core.saga().status();
-        if status.is_finished() {
-            drop(core);
-            self.save_if_live(&shard, &live)?;
-            return Err(ControlError::Finished(status));
-        }
-        if core.is_long() {
-            self.shorten(&mut core)?;
-        }
-        let now = self.clock.now();
-        core.apply(&event(now))?;
-        if shard.contains_key(gid) {
-            live.changed.notify_one();
-            Ok(core.save(&*self.store, now)?)
-        } else {
-            Ok(driver::park(self, &mut core)?)
-        }
-    }
-
-    /// Refuses what could not be taken on, or could never work.
-    fn admit(&self, definition: &Definition) -> Result<(), SubmitError> {
-        if self.stopping.is_cancelled() {
-            return Err(SubmitError::Stopping);
-        }
-        if self.stats.open.load(Ordering::Relaxed) >= self.settings.open_max {
-            return Err(self.busy());
-        }
-        for step in 0..definition.steps().len() {
-            for op in [Op::Action, Op::Compensate] {
-                let slot = Slot { step, op };
-                if !definition.target(slot).is_empty() {
-                    self.directory.find(definition, slot, None).map_err(|nowhere| SubmitError::Target {
-                        step,
-                        op,
-                        reason: nowhere.0,
-                    })?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Most places are held for milliseconds; a second is a polite pause.
-    fn busy(&self) -> SubmitError {
-        SubmitError::Busy { retry_after: self.settings.policy.retry_interval.max(Duration::from_secs(1)) }
-    }
-
-    fn create(&self, definition: Definition) -> Result<Core, Error> {
-        let first = SagaId::first_at(definition.created_at()).0;
-        let next = |newest: u64| Some(first.max(newest + 1));
-        // The closure always gives a value, so this cannot fail; either way the newest id is in it.
-        let (Ok(newest) | Err(newest)) = self.newest_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        Core::create(SagaId(first.max(newest + 1)), Arc::new(definition))
-    }
-
-    /// The saga with this gid, live or fetched from the store; a fetched one is not in the table yet.
-    fn existing(&self, shard: &Shard, gid: &str) -> Result<Option<Arc<Live>>, Error> {
-        if let Some(live) = shard.get(gid) {
-            return Ok(Some(live.clone()));
-        }
-        Ok(self.load(gid)?.map(Live::new))
-    }
-
-    /// Commits what of a live saga is only in memory. One that was fetched from the store has nothing there.
-    fn save_if_live(&self, shard: &Shard, live: &Live) -> Result<(), Error> {
-        let mut core = live.core();
-        if shard.contains_key(core.saga().definition().gid().as_str()) {
-            core.save(&*self.store, self.clock.now())?;
-        }
-        Ok(())
-    }
-
     /// Puts a saga into the table with a driver, or wakes the driver that it has.
     fn drive(self: &Arc<Self>, shard: &mut Shard, live: Arc<Live>, place: OwnedSemaphorePermit) {
         let gid: Arc<str> = live.core().saga().definition().gid().as_str().into();
@@ -480,8 +347,7 @@ impl Inner {
             for (key, value) in &page {
                 open += 1;
                 match (record::id_in(key), record::read_open(value)) {
-                    (Some(id), Ok(Open { due: Some(due), .. })) => self.timer.push(due, id),
-                    (Some(_), Ok(Open { due: None, .. })) => {}
+                    (Some(id), Ok(row)) => self.recover_saga(id, &row),
                     (_, Err(error)) => error!(%error, key = %key.escape_ascii(), "an unfinished saga is set aside"),
                     (None, Ok(_)) => error!(key = %key.escape_ascii(), "a row of an unfinished saga has a bad key"),
                 }
@@ -493,6 +359,15 @@ impl Inner {
         self.stats.open.store(open, Ordering::Relaxed);
         info!(open, "recovered");
         Ok(())
+    }
+
+    fn recover_saga(&self, id: SagaId, row: &Open) {
+        if let Some(pins) = row.pins.as_deref().filter(|pins| !pins.is_empty()) {
+            self.directory.hold(pins);
+        }
+        if let Some(due) = row.due {
+            self.timer.push(due, id);
+        }
     }
 
     async fn wake_the_due(self: Arc<Self>) {
@@ -531,11 +406,15 @@ impl Inner {
     fn set_aside(&self, live: &Live, failure: &Error) {
         let gid = live.core().saga().definition().gid().clone();
         error!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
-        if let Some(mut shard) = self.table.shard(gid.as_str()) {
+        let mut shard = self.table.shard(gid.as_str());
+        if let Some(shard) = &mut shard {
             shard.remove(gid.as_str());
         }
-        if !live.core().is_stored() {
-            self.stats.closed();
+        let mut core = live.core();
+        // What counts is the store. If that cannot be asked, the host is about to stop.
+        let has_row = self.store.get(&record::open_key(core.id)).map_or(true, |row| row.is_some());
+        if !core.is_stored() || !has_row {
+            self.closed(&mut core);
         }
         self.notice(failure);
     }
@@ -563,29 +442,6 @@ impl Inner {
     fn notice(&self, failure: &Error) {
         if matches!(failure, Error::Store(_) | Error::Commit(store::CommitError::Store(_))) {
             self.store_failed.send_replace(true);
-        }
-    }
-}
-
-impl Core {
-    /// Takes in the submission of a saga that exists: what waits is tried at once, as under DTM; another saga's is
-    /// refused. Whether it is the first, after it was prepared.
-    fn resubmit(&mut self, definition: &Definition, at: Timestamp) -> Result<bool, SubmitError> {
-        let saga = self.saga();
-        let same = definition.steps().is_empty() || saga.definition().same_request(definition);
-        match saga.status() {
-            Status::Aborting | Status::Succeed | Status::Failed => Err(SubmitError::Status(saga.status())),
-            Status::Prepared | Status::Submitted if !same => Err(SubmitError::Different),
-            Status::Prepared => {
-                self.apply(&Event::Submitted { at })?;
-                Ok(true)
-            }
-            Status::Submitted => {
-                if saga.steps().iter().any(|step| step.action.retry_at.is_some_and(|due| due > at)) {
-                    self.apply(&Event::Hastened { at })?;
-                }
-                Ok(false)
-            }
         }
     }
 }

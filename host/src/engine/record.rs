@@ -4,7 +4,7 @@
 //! |-----------------|---------------------------------------------|---------------------------------------|
 //! | `g` gid         | [`SagaId`]                                  | look-up by gid; a gid is taken once   |
 //! | `s` id chunk    | definition and events, in order             | replay; and, in key order, the list   |
-//! | `o` id          | [`Open`]: status, gid, when it is due       | recovery and timers; unfinished sagas |
+//! | `o` id          | [`Open`]: status, gid, due, components      | recovery and timers; unfinished sagas |
 //! | `f` id          | empty                                       | the list of failed sagas              |
 //!
 //! A saga's log is appended to its newest chunk until that is [`CHUNK_BYTES`] long: few small values whose newest is
@@ -20,13 +20,16 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::saga::{Definition, Event, Gid, IllegalEvent, Saga, Status, Timestamp};
+use crate::saga::{Definition, Event, Gid, IllegalEvent, Pin, Saga, Status, Timestamp};
 
 /// Length from which a chunk of a log is left alone and a new one begun, in bytes. Small enough to be written anew
 /// with every event, large enough for the whole life of most sagas.
 pub const CHUNK_BYTES: usize = 1024;
 
 const VERSION: u8 = 1;
+
+/// Version of the rows of unfinished sagas, whose components follow what version 1 has.
+const OPEN_VERSION: u8 = 2;
 
 /// A saga's name inside the host: the millisecond of its creation, and a counter. Orders sagas by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -43,7 +46,7 @@ impl SagaId {
 }
 
 /// What recovery and the timer need to know of an unfinished saga without reading its log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
     /// When it wants to be looked at; `None` for a saga that is only prepared.
     pub due: Option<Timestamp>,
@@ -51,6 +54,8 @@ pub struct Open {
     pub status: OpenStatus,
     /// Its gid.
     pub gid: Gid,
+    /// The components that it uses, each once; `None` for a saga from before components were pinned.
+    pub pins: Option<Vec<Pin>>,
 }
 
 /// The statuses of unfinished sagas, as stored.
@@ -98,7 +103,7 @@ pub struct Record {
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     /// Written by a newer version of the host, or damaged.
-    #[error("the value of {what} has version {version}, this host reads {VERSION}: it was written by a newer host")]
+    #[error("the value of {what} has version {version}, which this host cannot read: it was written by a newer host")]
     Version {
         /// Of which row.
         what: &'static str,
@@ -190,14 +195,23 @@ pub fn write_event(log: &mut Vec<u8>, event: &Event) -> Result<(), Unreadable> {
 /// The stored form of an unfinished saga's row.
 pub fn write_open(open: &Open) -> Result<Vec<u8>, Unreadable> {
     let mut value = vec![VERSION];
-    append(&mut value, "open saga", open)?;
+    append(&mut value, "open saga", &(open.due, open.status, &open.gid))?;
+    if let (Some(pins), Some(version)) = (&open.pins, value.first_mut()) {
+        *version = OPEN_VERSION;
+        append(&mut value, "open saga", pins)?;
+    }
     Ok(value)
 }
 
 /// Reads it back.
 pub fn read_open(value: &[u8]) -> Result<Open, Unreadable> {
-    let (open, _) = take("open saga", body("open saga", value)?)?;
-    Ok(open)
+    let (version, body) = match value.split_first() {
+        Some((&OPEN_VERSION, body)) => (OPEN_VERSION, body),
+        _ => (VERSION, body("open saga", value)?),
+    };
+    let ((due, status, gid), rest) = take("open saga", body)?;
+    let pins = if version == OPEN_VERSION { Some(take("open saga", rest)?.0) } else { None };
+    Ok(Open { due, status, gid, pins })
 }
 
 /// The stored form of a saga's id, as the value of its gid.

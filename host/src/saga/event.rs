@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Op, Slot, Timestamp};
+use super::{Op, Pins, Slot, Timestamp};
 
 /// One entry of a saga's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +105,13 @@ pub enum Event {
         /// When the last of them began or ended.
         at: Timestamp,
     },
+    /// Which components carry it out, decided once, before anything of it runs. Sagas that use none have no such entry.
+    Pinned {
+        /// By operation.
+        pins: Pins,
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// How an attempt ended that has no result.
@@ -141,7 +148,8 @@ impl Event {
             | Self::Aborted { at, .. }
             | Self::ForceStopped { at }
             | Self::Hastened { at }
-            | Self::Retried { at, .. } => *at,
+            | Self::Retried { at, .. }
+            | Self::Pinned { at, .. } => *at,
         }
     }
 
@@ -154,7 +162,11 @@ impl Event {
             | Self::Retried { step, op, .. } => Some(Slot { step, op }),
             Self::Rejected { step, .. } => Some(Slot { step, op: Op::Action }),
             Self::Skipped { step, .. } => Some(Slot { step, op: Op::Compensate }),
-            Self::Submitted { .. } | Self::Aborted { .. } | Self::ForceStopped { .. } | Self::Hastened { .. } => None,
+            Self::Submitted { .. }
+            | Self::Aborted { .. }
+            | Self::ForceStopped { .. }
+            | Self::Hastened { .. }
+            | Self::Pinned { .. } => None,
         }
     }
 }

@@ -90,6 +90,11 @@ impl Pins {
         self.components.get(number.checked_sub(1)?)
     }
 
+    /// Whether no component carries out anything.
+    pub fn is_empty(&self) -> bool {
+        self.components.is_empty()
+    }
+
     /// All components, each once, in the order of their first use.
     pub fn components(&self) -> &[Pin] {
         &self.components

@@ -2,7 +2,10 @@
 
 use std::fmt::{self, Write};
 
-use super::{AbortReason, BranchId, Definition, Event, Failure, IllegalEvent, Saga};
+use super::{AbortReason, BranchId, Definition, Event, Failure, IllegalEvent, Pin, Pins, Saga};
+
+/// Hexadecimal digits of a component's digest that people are shown: enough to tell versions apart.
+const DIGEST_DIGITS: usize = 12;
 
 /// Renders a saga's log; every line starts with the milliseconds since its creation.
 pub fn log(definition: &std::sync::Arc<Definition>, events: &[Event]) -> Result<String, IllegalEvent> {
@@ -52,6 +55,38 @@ impl fmt::Display for Line<'_> {
                 write!(f, "tried {attempts} times, {failures} times with an unknown result")?;
                 last_error.as_ref().map_or(Ok(()), |error| write!(f, ", the last: {error}"))
             }
+            Event::Pinned { pins, .. } => pinned(f, pins),
         }
+    }
+}
+
+fn pinned(f: &mut fmt::Formatter<'_>, pins: &Pins) -> fmt::Result {
+    f.write_str("pinned to")?;
+    pins.components().iter().try_for_each(|Pin { plugin, digest }| {
+        let digest = digest.to_string();
+        write!(f, " {plugin}@{}", digest.get(..DIGEST_DIGITS).unwrap_or(&digest))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::saga::{Digest, Gid, Op, Options, Order, Slot, Step, Timestamp};
+
+    #[test]
+    fn a_log_names_the_versions_of_its_components() {
+        let step = Step { action: "wasm://a/try".into(), compensation: "".into(), payload: "".into() };
+        let (gid, order, options) = (Gid::new("g").unwrap(), Order::default(), Options::default());
+        let definition = Arc::new(Definition::new(gid, vec![step], order, options, Timestamp(0)).unwrap());
+        let mut pins = Pins::default();
+        for (step, plugin) in ["a", "b"].into_iter().enumerate() {
+            pins.set(Slot { step, op: Op::Action }, Pin { plugin: plugin.into(), digest: Digest([0xab; 32]) });
+        }
+        let events = [Event::Pinned { pins, at: Timestamp(0) }, Event::Submitted { at: Timestamp(5) }];
+        let wanted = "saga g with 1 steps\n       0 ms  pinned to a@abababababab b@abababababab\n       \
+                      5 ms  submitted  -> submitted\n";
+        assert_eq!(log(&definition, &events).unwrap(), wanted);
     }
 }

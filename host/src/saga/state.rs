@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AbortReason, Definition, Event, Failure, Gid, Op, Slot, Timestamp};
+use super::{AbortReason, Definition, Event, Failure, Gid, Op, Pins, Slot, Timestamp};
 
 /// Where a saga stands, in DTM's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +158,7 @@ pub struct Saga {
     definition: Arc<Definition>,
     status: Status,
     steps: Box<[StepState]>,
+    pins: Pins,
     retries: u64,
     reason: Option<Reason>,
     updated_at: Timestamp,
@@ -182,7 +183,8 @@ impl Saga {
     pub fn new(definition: Arc<Definition>) -> Self {
         let steps = vec![StepState::default(); definition.steps().len()].into_boxed_slice();
         let updated_at = definition.created_at();
-        Self { definition, status: Status::Prepared, steps, retries: 0, reason: None, updated_at }
+        let (status, pins) = (Status::Prepared, Pins::default());
+        Self { definition, status, steps, pins, retries: 0, reason: None, updated_at }
     }
 
     /// The saga that this log tells of.
@@ -213,6 +215,11 @@ impl Saga {
     /// What is known of one operation, if there is such a step.
     pub fn op(&self, slot: Slot) -> Option<&OpState> {
         self.steps.get(slot.step).map(|step| step.op(slot.op))
+    }
+
+    /// The components that carry it out.
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// Failed attempts of actions so far, over all steps: what `retry_limit` limits.
@@ -259,9 +266,12 @@ impl Saga {
             _ if status.is_finished() => Err("the saga has ended"),
             Event::Submitted { .. } if status != Status::Prepared => Err("it has been submitted already"),
             Event::Aborted { .. } if status != Status::Submitted => Err("only a saga going forward can turn back"),
-            Event::Submitted { .. } | Event::Aborted { .. } | Event::ForceStopped { .. } | Event::Hastened { .. } => {
-                Ok(())
-            }
+            Event::Pinned { .. } if !self.pins.is_empty() => Err("its components have been decided already"),
+            Event::Submitted { .. }
+            | Event::Aborted { .. }
+            | Event::ForceStopped { .. }
+            | Event::Hastened { .. }
+            | Event::Pinned { .. } => Ok(()),
             Event::Skipped { step, .. } => match self.steps.get(*step) {
                 None => Err("there is no such step"),
                 Some(_) if status != Status::Aborting => Err("compensations belong to a roll-back"),
@@ -331,6 +341,7 @@ impl Saga {
             Event::Failed { op: Op::Action, .. } if self.status == Status::Submitted => {
                 self.retries = self.retries.saturating_add(1);
             }
+            Event::Pinned { pins, .. } => self.pins = pins.clone(),
             Event::Retried { retries, .. } => self.retries = self.retries.saturating_add(*retries),
             Event::Hastened { .. } => {
                 for step in &mut self.steps {
@@ -376,7 +387,11 @@ impl Saga {
                 op_state.last_error = last_error.as_deref().map(Box::from);
                 state.reached |= reached;
             }
-            Event::Submitted { .. } | Event::Aborted { .. } | Event::ForceStopped { .. } | Event::Hastened { .. } => {}
+            Event::Submitted { .. }
+            | Event::Aborted { .. }
+            | Event::ForceStopped { .. }
+            | Event::Hastened { .. }
+            | Event::Pinned { .. } => {}
         }
     }
 

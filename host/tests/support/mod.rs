@@ -7,6 +7,7 @@
 mod disk;
 mod host;
 mod plan;
+mod shelf;
 mod stage;
 mod store;
 mod world;
@@ -15,6 +16,7 @@ pub use self::{
     disk::TestDisk,
     host::{Host, Setup, settled, until},
     plan::Plan,
+    shelf::Shelf,
     stage::{Attempt, Stage, settle},
     store::TestStore,
     world::{Troubles, World},

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::*;
-use crate::saga::{AbortReason, Failure, Op, Options, Order, Results, Step};
+use crate::saga::{AbortReason, Digest, Failure, Op, Options, Order, Pins, Results, Slot, Step};
 
 fn definition() -> Definition {
     let step = |n: u8| Step {
@@ -30,11 +30,18 @@ fn definition() -> Definition {
     Definition::new(gid, vec![step(0), step(1)], order, options, Timestamp(1_700_000_000_000)).unwrap()
 }
 
+fn pin(plugin: &str) -> Pin {
+    Pin { plugin: plugin.into(), digest: Digest(*b"the SHA-256 of a component: 32 B") }
+}
+
 /// One of each kind, and of each kind within. Not the log of a saga.
 fn events() -> Vec<Event> {
     let at = Timestamp(1_700_000_000_001);
     let (action, back) = (Op::Action, Op::Compensate);
     let unknown = Failure::Unknown { error: "lost".into() };
+    let mut pins = Pins::default();
+    pins.set(Slot { step: 0, op: action }, pin("a"));
+    pins.set(Slot { step: 1, op: back }, pin("b"));
     vec![
         Event::Submitted { at },
         Event::Started { step: 1, op: action, at },
@@ -70,6 +77,7 @@ fn events() -> Vec<Event> {
             last_error: None,
             at,
         },
+        Event::Pinned { pins, at },
     ]
 }
 
@@ -121,6 +129,10 @@ fn the_bytes_of_every_event() {
         "<08>",
         "<09><01><00><ac><02><02><ab><02><01><01><ac><02><01><04>lost",
         "<09><01><01><02><02><00><00><00><00>",
+        concat!(
+            "<0a><02><01>athe<20>SHA-256<20>of<20>a<20>component:<20>32<20>B",
+            "<01>bthe<20>SHA-256<20>of<20>a<20>component:<20>32<20>B<04><01><00><00><02>"
+        ),
     ];
     let wanted = wanted.map(|event| format!("<01><01>{event}<81><d0><95><ff><bc>1"));
     let bytes: Vec<String> = events().iter().map(|event| text(&bytes_of(|log| write_event(log, event)))).collect();
@@ -134,14 +146,27 @@ fn the_bytes_of_every_event() {
 
 #[test]
 fn the_bytes_of_the_other_rows() {
-    let open = |due, status| Open { due, status, gid: Gid::new("g").unwrap() };
+    let open = |due, status, pins| Open { due, status, gid: Gid::new("g").unwrap(), pins };
     let rows = [
-        open(None, OpenStatus::Prepared),
-        open(Some(Timestamp(300)), OpenStatus::Submitted),
-        open(Some(Timestamp(0)), OpenStatus::Aborting),
+        // Version 1, of sagas from before components were pinned.
+        open(None, OpenStatus::Prepared, None),
+        open(Some(Timestamp(300)), OpenStatus::Submitted, None),
+        open(Some(Timestamp(0)), OpenStatus::Aborting, None),
+        open(None, OpenStatus::Prepared, Some(Vec::new())),
+        open(Some(Timestamp(300)), OpenStatus::Submitted, Some(vec![pin("a"), pin("b")])),
     ];
     let bytes: Vec<String> = rows.iter().map(|row| text(&write_open(row).unwrap())).collect();
-    assert_eq!(bytes, ["<01><00><00><01>g", "<01><01><ac><02><01><01>g", "<01><01><00><02><01>g"]);
+    let wanted = [
+        "<01><00><00><01>g",
+        "<01><01><ac><02><01><01>g",
+        "<01><01><00><02><01>g",
+        "<02><00><00><01>g<00>",
+        concat!(
+            "<02><01><ac><02><01><01>g<02><01>athe<20>SHA-256<20>of<20>a<20>component:<20>32<20>B",
+            "<01>bthe<20>SHA-256<20>of<20>a<20>component:<20>32<20>B"
+        ),
+    ];
+    assert_eq!(bytes, wanted);
     for row in rows {
         assert_eq!(read_open(&write_open(&row).unwrap()).unwrap(), row);
     }
