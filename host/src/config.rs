@@ -4,9 +4,11 @@
 //! commented sample in `examples/wasaga.toml` is checked against the defaults by a test.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,7 +16,13 @@ use clap::Parser;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 
-use crate::{api, branch::http, engine, plugin, store};
+use crate::{
+    api,
+    branch::http,
+    engine,
+    plugin::{self, Grants},
+    store,
+};
 
 /// Flags and variables; each overrides the file.
 #[derive(Clone, Debug, Default, Parser)]
@@ -92,6 +100,8 @@ pub struct Plugins {
     pub busy_guests: usize,
     /// What one attempt may use.
     pub limits: plugin::Limits,
+    /// What each plugin may do beyond that, by name. Nothing, unless it is named.
+    pub grants: BTreeMap<String, plugin::grants::Settings>,
 }
 
 /// How state is kept.
@@ -146,7 +156,14 @@ impl Default for Log {
 impl Default for Plugins {
     fn default() -> Self {
         let plugin::Settings { limits, slots, .. } = plugin::Settings::default();
-        Self { dir: "target/plugins".into(), routes: Vec::new(), slots, busy_guests: 0, limits }
+        Self {
+            dir: "target/plugins".into(),
+            routes: Vec::new(),
+            slots,
+            busy_guests: 0,
+            limits,
+            grants: BTreeMap::new(),
+        }
     }
 }
 
@@ -177,6 +194,9 @@ pub enum Error {
         /// Where, and what.
         source: Box<toml::de::Error>,
     },
+    /// A plugin cannot be granted what the settings say.
+    #[error("a plugin cannot be granted what the settings say")]
+    Grants(#[from] plugin::grants::Error),
 }
 
 impl Config {
@@ -212,17 +232,19 @@ impl Config {
         }
     }
 
-    /// How guests are run.
-    pub fn plugin_settings(&self) -> plugin::Settings {
+    /// How guests are run. Fetches the secrets that they are granted.
+    pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
-        let Plugins { slots, busy_guests, limits, .. } = &self.plugins;
-        plugin::Settings {
+        let Plugins { slots, busy_guests, limits, grants, .. } = &self.plugins;
+        let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
+        Ok(plugin::Settings {
             limits: limits.clone(),
             slots: *slots,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
+            grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
             cache_dir: Some(self.data.join("compiled")),
             ..defaults
-        }
+        })
     }
 
     /// How state is kept.

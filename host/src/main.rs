@@ -14,7 +14,7 @@ use wasaga::{
     config::{Config, Flags, Log},
     directory::Branches,
     engine::{Clock, Engine},
-    plugin::{Registry, Runtime},
+    plugin::{Registry, Runtime, reach::Judgement},
     store::{LocalStore, Stats, Store},
 };
 
@@ -67,7 +67,7 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 }
 
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
-    let runtime = Runtime::new(&config.plugin_settings())?;
+    let runtime = Runtime::new(&config.plugin_settings()?)?;
     let plugins = load_plugins(&runtime, config);
     let branches = Arc::new(Branches::new(plugins, http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
     let (store, recovery) = LocalStore::open(config.store_settings())?;
@@ -136,7 +136,11 @@ fn load_plugins(runtime: &Runtime, config: &Config) -> Registry {
     }
     for plugin in plugins.plugins() {
         let (name, digest, bytes, code) = (plugin.name(), plugin.digest(), plugin.size(), plugin.code());
-        info!(plugin = name, digest, bytes, ?code, "plugin loaded");
+        let Judgement { reach, reason } = plugin.judgement();
+        info!(plugin = name, digest, bytes, ?code, ?reach, reason, "plugin loaded");
+    }
+    for name in config.plugins.grants.keys().filter(|name| plugins.plugins().all(|plugin| plugin.name() != **name)) {
+        warn!("[plugins.grants.{name}] grants something to a plugin that is not there: is the name right?");
     }
     plugins
 }

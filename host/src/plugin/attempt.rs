@@ -36,9 +36,8 @@ impl Branch for Operation {
         Box::pin(attempt(&self.plugin, self.op, call))
     }
 
-    /// Nothing that a guest can import today leaves the host.
     fn reach(&self) -> Reach {
-        Reach::Contained
+        self.plugin.judgement.reach
     }
 }
 
@@ -47,16 +46,17 @@ type Answer = Result<Option<String>, Failure>;
 
 async fn attempt(plugin: &Plugin, op: Op, call: &Call) -> Outcome {
     let limits = plugin.runtime.limits();
-    let origin = Origin { plugin: plugin.name.clone(), saga: call.saga.clone(), slot: call.slot };
+    let (name, grants) = (plugin.name.clone(), plugin.grants.clone());
+    let origin = Origin { plugin: name, grants, saga: call.saga.clone(), slot: call.slot };
     let stdio = Stdio::new(origin, limits);
     let busy = Busy::default();
     // Before the clock starts: that the host is full is not the guest's fault.
     let _slot = plugin.runtime.slot().await;
     let guest = pin!(run(plugin, op, call, &stdio, busy.clone()));
     match timeout(call.timeout, TakingTurns::new(guest, busy, plugin.runtime.turns())).await {
-        Ok(Ok(answer)) => outcome(op, answer, limits),
-        Ok(Err(error)) => unknown(error, &stdio, limits),
-        Err(_) => unknown(timed_out(call.timeout), &stdio, limits),
+        Ok(Ok(answer)) => outcome(op, answer, plugin),
+        Ok(Err(error)) => unknown(error, &stdio, plugin),
+        Err(_) => unknown(timed_out(call.timeout), &stdio, plugin),
     }
 }
 
@@ -103,22 +103,23 @@ async fn call_guest(plugin: &Plugin, op: Op, call: &Call, store: &mut Store<Gues
 }
 
 /// The contract's answers in the engine's words.
-fn outcome(op: Op, answer: Answer, limits: &Limits) -> Outcome {
+fn outcome(op: Op, answer: Answer, plugin: &Plugin) -> Outcome {
     match (answer, op) {
-        (Ok(output), _) => succeeded(output, limits),
-        (Err(Failure::Rejected(reason)), Op::Action) => Outcome::Rejected { reason: cut(reason, limits) },
+        (Ok(output), _) => succeeded(output, plugin),
+        (Err(Failure::Rejected(reason)), Op::Action) => Outcome::Rejected { reason: text(&reason, plugin) },
         (Err(Failure::Rejected(reason)), Op::Compensate) => {
             let error = format!("cancel answered `rejected`, but a compensation never fails: {reason}");
-            Outcome::Unknown { error: cut(error, limits) }
+            Outcome::Unknown { error: text(&error, plugin) }
         }
         (Err(Failure::Ongoing(ms)), _) => {
             Outcome::Ongoing { retry_after: ms.map(|ms| Duration::from_millis(ms.into())) }
         }
-        (Err(Failure::Unavailable(error)), _) => Outcome::Unknown { error: cut(error, limits) },
+        (Err(Failure::Unavailable(error)), _) => Outcome::Unknown { error: text(&error, plugin) },
     }
 }
 
-fn succeeded(output: Option<String>, limits: &Limits) -> Outcome {
+fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
+    let limits = plugin.runtime.limits();
     let output = output.filter(|text| !text.is_empty());
     if let Some(text) = &output {
         if text.len() > limits.output_bytes {
@@ -127,6 +128,10 @@ fn succeeded(output: Option<String>, limits: &Limits) -> Outcome {
         }
         if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
             return Outcome::Unknown { error: format!("its output is not JSON: {error}") };
+        }
+        if let Some(key) = plugin.grants.revealed_by(text) {
+            let error = format!("its output holds the secret {key:?}, and outputs are stored and shown: leave it out");
+            return Outcome::Unknown { error };
         }
     }
     Outcome::Succeeded { output, effects: Batch::default() }
@@ -138,12 +143,12 @@ fn timed_out(limit: Duration) -> String {
 
 /// An error of the host, followed by what the guest last wrote to standard error: there languages put what led to a
 /// trap.
-fn unknown(error: String, stdio: &Stdio, limits: &Limits) -> Outcome {
+fn unknown(error: String, stdio: &Stdio, plugin: &Plugin) -> Outcome {
     let error = match stdio.last_errors() {
         lines if lines.is_empty() => error,
         lines => format!("{error}; it wrote: {lines}"),
     };
-    Outcome::Unknown { error: cut(error, limits) }
+    Outcome::Unknown { error: text(&error, plugin) }
 }
 
 /// Names the limit that a guest broke, if it broke one.
@@ -172,6 +177,11 @@ fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> 
         return format!("handed more than {} bytes to the host in one call (hostcall_bytes)", limits.hostcall_bytes);
     }
     format!("trapped: {}", stdio::escape(&cause))
+}
+
+/// A text for people: without secrets, and no longer than it may be.
+fn text(text: &str, plugin: &Plugin) -> String {
+    cut(plugin.grants.redact(text).into_owned(), plugin.runtime.limits())
 }
 
 /// No longer than texts may be, and whole characters.

@@ -25,6 +25,8 @@ pub struct Loaded {
     pub size: u64,
     /// Whether it had to be compiled.
     pub code: Code,
+    /// What it imports, with versions.
+    pub imports: Box<[Box<str>]>,
     pub(super) instance: InstancePre<Guest>,
     pub(super) try_: ComponentExportIndex,
     pub(super) cancel: ComponentExportIndex,
@@ -136,7 +138,9 @@ impl Loaded {
             .linker()
             .instantiate_pre(&component)
             .map_err(|error| Fault::UnknownImport { detail: format!("{error:#}") })?;
-        Ok(Self { digest, size: bytes.len() as u64, code, instance, try_, cancel })
+        let ty = component.component_type();
+        let imports = ty.imports(component.engine()).map(|(name, _)| name.into()).collect();
+        Ok(Self { digest, size: bytes.len() as u64, code, imports, instance, try_, cancel })
     }
 }
 

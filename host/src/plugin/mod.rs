@@ -6,17 +6,22 @@
 //! to clean up.
 //!
 //! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
-//! (how long it computes before others do) and [`stdio`] (what it may write to the log). [`contract`] is `wit/` in
-//! Rust.
+//! (how long it computes before others do) and [`stdio`] (what it may write to the log). What only some plugins may do,
+//! the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell.
+//! [`contract`] is `wit/` in Rust.
 
 mod attempt;
 mod cache;
 mod component;
 mod contract;
 pub mod data;
+pub mod grants;
+pub mod http;
 mod limits;
+pub mod reach;
 mod registry;
 mod runtime;
+pub mod secret;
 mod stdio;
 mod turns;
 
@@ -26,11 +31,13 @@ use std::{
 };
 
 pub use component::{Code, Fault};
+pub use grants::Grants;
 pub use limits::Limits;
 pub use registry::{Refused, Registry, Route, Unresolved};
 pub use runtime::{Error, Runtime, Settings};
 
 use component::Loaded;
+use reach::Judgement;
 
 /// A component under a name, ready to be called.
 pub struct Plugin {
@@ -38,11 +45,15 @@ pub struct Plugin {
     path: PathBuf,
     component: Loaded,
     runtime: Runtime,
+    grants: Arc<Grants>,
+    judgement: Judgement,
 }
 
 impl Plugin {
     fn new(runtime: &Runtime, name: &str, path: PathBuf, component: Loaded) -> Self {
-        Self { name: name.into(), path, component, runtime: runtime.clone() }
+        let grants = runtime.grants(name);
+        let judgement = reach::judge(name, component.imports.iter().map(|import| &**import), &grants);
+        Self { name: name.into(), path, component, runtime: runtime.clone(), grants, judgement }
     }
 
     /// The name that addresses use.
@@ -68,5 +79,10 @@ impl Plugin {
     /// Whether it was compiled when it was loaded, or found in the cache.
     pub fn code(&self) -> Code {
         self.component.code
+    }
+
+    /// Whether anything that it does can leave the host, and why.
+    pub fn judgement(&self) -> &Judgement {
+        &self.judgement
     }
 }

@@ -1,6 +1,7 @@
 //! The one wasmtime engine of the host, and what all its guests share.
 
 use std::{
+    collections::BTreeMap,
     num::NonZero,
     path::PathBuf,
     sync::{Arc, mpsc},
@@ -18,6 +19,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     cache::Cache,
+    grants::Grants,
     limits::{Limits, Meter},
     stdio::{Kind, Stdio},
     turns::Busy,
@@ -36,6 +38,8 @@ pub struct Settings {
     /// How long a guest computes before it lets others on its thread have their turn. Shorter is fairer under load, and
     /// wakes an idle host more often.
     pub tick: Duration,
+    /// What each plugin may do beyond that, by name.
+    pub grants: BTreeMap<String, Arc<Grants>>,
     /// Where compiled components are kept; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
 }
@@ -49,6 +53,7 @@ impl Default for Settings {
             // One processor is always left for commits, the network and short calls.
             busy_guests: processors.saturating_sub(1).max(1),
             tick: Duration::from_millis(2),
+            grants: BTreeMap::new(),
             cache_dir: None,
         }
     }
@@ -77,6 +82,7 @@ struct Shared {
     linker: Linker<Guest>,
     pooled: bool,
     limits: Limits,
+    grants: BTreeMap<String, Arc<Grants>>,
     slots: Semaphore,
     turns: Arc<Semaphore>,
     cache: Option<Cache>,
@@ -99,6 +105,7 @@ impl Runtime {
         Ok(Self(Arc::new(Shared {
             pooled,
             limits: settings.limits.clone(),
+            grants: settings.grants.clone(),
             slots: Semaphore::new(settings.slots.max(1) as usize),
             turns: Arc::new(Semaphore::new(settings.busy_guests.clamp(1, Semaphore::MAX_PERMITS))),
             cache,
@@ -116,6 +123,11 @@ impl Runtime {
     /// What one attempt may use.
     pub fn limits(&self) -> &Limits {
         &self.0.limits
+    }
+
+    /// What the settings grant to a plugin; nothing if they do not name it.
+    pub fn grants(&self, plugin: &str) -> Arc<Grants> {
+        self.0.grants.get(plugin).cloned().unwrap_or_default()
     }
 
     pub(super) fn engine(&self) -> &Engine {
@@ -302,7 +314,7 @@ mod tests {
         let saga =
             Definition::new(Gid::new("g").unwrap(), Vec::new(), Order::default(), Options::default(), Timestamp(0));
         let slot = Slot { step: 0, op: Op::Action };
-        let origin = Origin { plugin: "p".into(), saga: Arc::new(saga.unwrap()), slot };
+        let origin = Origin { plugin: "p".into(), grants: Arc::default(), saga: Arc::new(saga.unwrap()), slot };
         let (limits, busy) = (Limits::default(), Busy::default());
         let mut guest = Guest::new(&Stdio::new(origin, &limits), busy.clone(), &limits);
         for _ in 1..TICKS_FREE {

@@ -19,7 +19,7 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamError},
 };
 
-use super::{contract, limits::Limits};
+use super::{contract, grants::Grants, limits::Limits};
 use crate::saga::{BranchId, Definition, Slot};
 
 /// How many lines of standard error are kept for the error text of a failed attempt: a panic message has three.
@@ -32,6 +32,8 @@ const LINE_OVERHEAD_BYTES: usize = 64;
 pub struct Origin {
     /// The plugin's name.
     pub plugin: Arc<str>,
+    /// Its secrets, which no line shows.
+    pub grants: Arc<Grants>,
     /// The saga it was called for.
     pub saga: Arc<Definition>,
     /// The operation.
@@ -127,11 +129,12 @@ impl Streams {
         let cut = bytes.len() > self.line_bytes_max;
         bytes.truncate(self.line_bytes_max);
         let text = String::from_utf8_lossy(&bytes);
+        let text = self.origin.grants.redact(&text);
         let mut text = escape(&text);
         if cut {
             text.to_mut().push('…');
         }
-        let Origin { plugin, saga, slot } = &self.origin;
+        let Origin { plugin, saga, slot, .. } = &self.origin;
         let (gid, branch, op) = (saga.gid(), BranchId(slot.step), contract::function(slot.op));
         match kind {
             Kind::Output => info!(%plugin, %gid, %branch, op, "{text}"),
@@ -155,7 +158,7 @@ impl Drop for Streams {
         self.end_line(Kind::Error);
         let dropped = self.bytes_dropped;
         if dropped > 0 {
-            let Origin { plugin, saga, slot } = &self.origin;
+            let Origin { plugin, saga, slot, .. } = &self.origin;
             let (gid, branch, op) = (saga.gid(), BranchId(slot.step), contract::function(slot.op));
             warn!(%plugin, %gid, %branch, op, "{dropped} more bytes of output were dropped (limit log_bytes)");
         }

@@ -51,17 +51,25 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// The log lines of one `try`.
 async fn lines(payload: Value) -> Vec<Line> {
+    lines_of(&CHAOS, payload).await
+}
+
+/// The log lines of one `try`.
+async fn lines_of(plugins: &Registry, payload: Value) -> Vec<Line> {
     let lines = Lines::default();
     let _guard = registry().with(lines.clone()).set_default();
-    try_(&CHAOS, "chaos", &payload).await;
+    try_(plugins, "chaos", &payload).await;
     let lines = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
     lines.clone()
 }
 
 async fn messages(payload: Value) -> Vec<String> {
-    lines(payload).await.iter().map(|line| line.message().to_owned()).collect()
+    messages_of(&CHAOS, payload).await
+}
+
+pub async fn messages_of(plugins: &Registry, payload: Value) -> Vec<String> {
+    lines_of(plugins, payload).await.iter().map(|line| line.message().to_owned()).collect()
 }
 
 #[tokio::test]

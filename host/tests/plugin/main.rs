@@ -4,6 +4,7 @@
 
 mod behaviour;
 mod cache;
+mod grants;
 mod limits;
 mod loading;
 mod logging;
@@ -18,7 +19,7 @@ use std::{
 
 use serde_json::{Value, json};
 use wasaga::{
-    branch::{Branch, Call, Outcome},
+    branch::{Branch, Call, Outcome, Reach},
     plugin::{Registry, Runtime, Settings},
     saga::{BranchId, Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
     store::{self, LocalStore},

@@ -1,0 +1,4 @@
+//! Outgoing HTTP of plugins.
+
+pub mod address;
+pub mod rule;

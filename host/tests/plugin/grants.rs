@@ -1,0 +1,73 @@
+//! What a plugin is granted stays with it.
+
+use std::collections::BTreeMap;
+
+use wasaga::plugin::{Grants, grants, secret::Source};
+
+use super::*;
+
+const SECRET: &str = "hunter2-\u{e9}";
+
+/// The misbehaving plugin, who knows a secret.
+fn chaos_with_a_secret() -> Registry {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("secret");
+    std::fs::write(&file, SECRET).unwrap();
+    let secrets = BTreeMap::from([("token".to_owned(), Source::File(file))]);
+    let grants = Grants::new("chaos", &grants::Settings { secrets, ..Default::default() }).unwrap();
+    chaos(&Settings { grants: BTreeMap::from([("chaos".to_owned(), Arc::new(grants))]), ..Settings::default() })
+}
+
+#[tokio::test]
+async fn secrets_are_redacted_in_what_people_read() {
+    let registry = chaos_with_a_secret();
+    let text = format!("the token is {SECRET}");
+    let shown = "the token is [secret token]";
+    assert_eq!(rejected(try_(&registry, "chaos", &json!({"try": "reject", "text": text})).await), shown);
+    assert_eq!(unknown(try_(&registry, "chaos", &json!({"try": "be unavailable", "text": text})).await), shown);
+    assert_eq!(
+        unknown(cancel(&registry, "chaos", &json!({"cancel": "be unavailable", "text": text}), None).await),
+        shown
+    );
+    let error = unknown(try_(&registry, "chaos", &json!({"try": "panic", "text": text})).await);
+    assert!(error.contains("[secret token]") && !error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn secrets_are_redacted_before_texts_are_cut() {
+    let registry = chaos_with_a_secret();
+    let limit = Settings::default().limits.text_bytes;
+    let text = format!("{}{SECRET}", "x".repeat(limit - 4));
+    let reason = rejected(try_(&registry, "chaos", &json!({"try": "reject", "text": text})).await);
+    assert!(!reason.contains("hunt"), "{reason}");
+}
+
+#[tokio::test]
+async fn secrets_are_redacted_in_log_lines() {
+    let registry = chaos_with_a_secret();
+    for stream in ["output", "error"] {
+        let print = json!({"try": "print", "stream": stream, "text": format!("<{SECRET}>\n")});
+        assert_eq!(logging::messages_of(&registry, print).await, ["<[secret token]>"]);
+        // Cut by the limit of a line, in the middle of the secret.
+        let limit = Settings::default().limits.log_line_bytes;
+        let text = format!("{}{SECRET}", "x".repeat(limit - 6));
+        let lines = logging::messages_of(&registry, json!({"try": "print", "stream": stream, "text": text})).await;
+        assert!(lines[0].contains("[secret token]") && !lines[0].contains("hunt"), "{}", lines[0]);
+    }
+}
+
+#[tokio::test]
+async fn an_output_with_a_secret_is_neither_stored_nor_shown() {
+    let registry = chaos_with_a_secret();
+    let output = json!({"token": SECRET}).to_string();
+    let error = unknown(try_(&registry, "chaos", &json!({"try": "output", "text": output})).await);
+    assert!(error.contains("the secret \"token\"") && !error.contains("hunter2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_plugin_that_imports_no_way_out_is_contained() {
+    let registry = chaos(&Settings::default());
+    let plugin = registry.plugins().next().unwrap();
+    assert_eq!(plugin.judgement().reach, Reach::Contained);
+    assert_eq!(branch(&registry, "chaos", Op::Action).reach(), Reach::Contained);
+}
