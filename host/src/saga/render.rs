@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn a_log_names_the_versions_of_its_components() {
-        let step = Step { action: "wasm://a/try".into(), compensation: "".into(), payload: "".into() };
+        let step = Step { action: "wasm://a/try".into(), compensation: String::new(), payload: "".into() };
         let (gid, order, options) = (Gid::new("g").unwrap(), Order::default(), Options::default());
         let definition = Arc::new(Definition::new(gid, vec![step], order, options, Timestamp(0)).unwrap());
         let mut pins = Pins::default();
