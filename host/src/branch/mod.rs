@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    saga::{BranchId, Definition, Op, Pin, Slot},
+    saga::{BranchId, Definition, Gid, Op, Pin, Slot},
     store::{Batch, Read},
 };
 
@@ -99,13 +99,18 @@ impl Call {
 
     /// The same for every attempt of one operation, different for any other operation.
     pub fn idempotency_key(&self) -> String {
-        format!("{}-{}-{}", self.saga.gid(), self.branch_id(), self.slot.op.as_str())
+        idempotency_key(self.saga.gid(), self.branch_id(), self.slot.op)
     }
 
     /// Whether this is the compensation.
     pub fn is_compensation(&self) -> bool {
         self.slot.op == Op::Compensate
     }
+}
+
+/// See [`Call::idempotency_key`].
+pub fn idempotency_key(gid: &Gid, branch: BranchId, op: Op) -> String {
+    format!("{gid}-{branch}-{}", op.as_str())
 }
 
 /// What came of an attempt.

@@ -12,6 +12,8 @@ use wasmtime_wasi::I32Exit;
 use super::{
     Plugin,
     contract::{self, Failure},
+    gate::Gate,
+    http::{Identity, Outgoing},
     limits::{Denied, Limits},
     runtime::Guest,
     stdio::{self, Origin, Stdio},
@@ -44,26 +46,55 @@ impl Branch for Operation {
 /// What a guest that came to an end said: the output of `try`, nothing for `cancel`.
 type Answer = Result<Option<String>, Failure>;
 
-async fn attempt(plugin: &Plugin, op: Op, call: &Call) -> Outcome {
+async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     let limits = plugin.runtime.limits();
     let (name, grants) = (plugin.name.clone(), plugin.grants.clone());
     let origin = Origin { plugin: name, grants, saga: call.saga.clone(), slot: call.slot };
     let stdio = Stdio::new(origin, limits);
     let busy = Busy::default();
+    let gate = Gate::new(call.exit.clone(), Arc::new(()));
     // Before the clock starts: that the host is full is not the guest's fault.
     let _slot = plugin.runtime.slot().await;
-    let guest = pin!(run(plugin, op, call, &stdio, busy.clone()));
-    match timeout(call.timeout, TakingTurns::new(guest, busy, plugin.runtime.turns())).await {
+    let guest = run(plugin, op, call, &stdio, &gate, busy.clone());
+    let guest = pin!(until_ended(guest, &gate));
+    let outcome = match timeout(call.timeout, TakingTurns::new(guest, busy, plugin.runtime.turns())).await {
         Ok(Ok(answer)) => outcome(op, answer, plugin),
         Ok(Err(error)) => unknown(error, &stdio, plugin),
         Err(_) => unknown(timed_out(call.timeout), &stdio, plugin),
+    };
+    match (outcome, gate.refusal()) {
+        // First, as a long text is cut at its end.
+        (Outcome::Unknown { error }, Some(refusal)) => {
+            Outcome::Unknown { error: text(&format!("the host refused {refusal}; {error}"), plugin) }
+        }
+        (outcome, _) => outcome,
     }
 }
 
+/// The answer of a guest, unless the gate ends the attempt: then its guest is dropped as it is.
+async fn until_ended(guest: impl Future<Output = Result<Answer, String>>, gate: &Gate) -> Result<Answer, String> {
+    let answer = tokio::select! {
+        biased;
+        end = gate.ended() => return Err(end.to_string()),
+        answer = guest => answer,
+    };
+    // It may have ended while the guest was answering without waiting for its request.
+    gate.end().map_or(answer, |end| Err(end.to_string()))
+}
+
 /// Runs the guest; an error is a text that names what it broke.
-async fn run(plugin: &Plugin, op: Op, call: &Call, stdio: &Stdio, busy: Busy) -> Result<Answer, String> {
+async fn run(
+    plugin: &Arc<Plugin>,
+    op: Op,
+    call: &Call,
+    stdio: &Stdio,
+    gate: &Gate,
+    busy: Busy,
+) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
-    let mut store = runtime.store(stdio, busy);
+    let identity = Identity { saga: call.saga.clone(), slot: call.slot, attempt: call.attempt };
+    let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone());
+    let mut store = runtime.store(stdio, outgoing, busy);
     let answer = call_guest(plugin, op, call, &mut store).await;
     answer.map_err(|error| {
         // With the guest's own functions, as far as the component names them.

@@ -1,5 +1,8 @@
 //! What one attempt of a guest may use, and the meter that holds it to that.
 
+use std::time::Duration;
+
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
@@ -34,6 +37,24 @@ pub struct Limits {
     pub hostcall_bytes: usize,
     /// Handles (streams, timers) open at once.
     pub handles: usize,
+    /// Requests that one attempt makes by `wasi:http`, refused ones included.
+    pub http_requests: u32,
+    /// Requests of one attempt that are under way at once, until their answer is read; further ones wait.
+    pub http_at_once: u32,
+    /// Bytes of the body of one request.
+    pub http_request_bytes: u64,
+    /// Bytes of the body of one answer. The host holds little of it: a guest reads it piece by piece.
+    pub http_response_bytes: u64,
+    /// How long a request waits for a connection, its name's addresses and TLS included. Of this and the next two a
+    /// guest may only ask for less.
+    #[serde(with = "duration")]
+    pub http_connect_timeout: Duration,
+    /// How long it then waits for the head of an answer. The attempt's own time-out ends it earlier if shorter.
+    #[serde(with = "duration")]
+    pub http_first_byte_timeout: Duration,
+    /// How long a guest waits for the next piece of an answer's body.
+    #[serde(with = "duration")]
+    pub http_between_bytes_timeout: Duration,
     /// Bytes of a component file. Compiling takes time and memory in proportion: some 5 s of CPU for 15 MB.
     pub component_bytes: u64,
 }
@@ -53,6 +74,13 @@ impl Default for Limits {
             log_line_bytes: 4 << 10,
             hostcall_bytes: 8 << 20,
             handles: 1024,
+            http_requests: 32,
+            http_at_once: 8,
+            http_request_bytes: 8 << 20,
+            http_response_bytes: 8 << 20,
+            http_connect_timeout: Duration::from_secs(3),
+            http_first_byte_timeout: Duration::from_secs(30),
+            http_between_bytes_timeout: Duration::from_secs(10),
             component_bytes: 64 << 20,
         }
     }

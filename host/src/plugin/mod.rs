@@ -15,6 +15,7 @@ mod cache;
 mod component;
 mod contract;
 pub mod data;
+mod gate;
 pub mod grants;
 pub mod http;
 mod limits;
@@ -39,6 +40,8 @@ pub use runtime::{Error, Runtime, Settings};
 use component::Loaded;
 use reach::Judgement;
 
+use crate::branch::Reach;
+
 /// A component under a name, ready to be called.
 pub struct Plugin {
     name: Arc<str>,
@@ -47,13 +50,16 @@ pub struct Plugin {
     runtime: Runtime,
     grants: Arc<Grants>,
     judgement: Judgement,
+    /// For those that may leave the host.
+    clients: Option<http::Clients>,
 }
 
 impl Plugin {
     fn new(runtime: &Runtime, name: &str, path: PathBuf, component: Loaded) -> Self {
         let grants = runtime.grants(name);
         let judgement = reach::judge(name, component.imports.iter().map(|import| &**import), &grants);
-        Self { name: name.into(), path, component, runtime: runtime.clone(), grants, judgement }
+        let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
+        Self { name: name.into(), path, component, runtime: runtime.clone(), grants, judgement, clients }
     }
 
     /// The name that addresses use.

@@ -16,10 +16,12 @@ use wasmtime::{
     component::{Linker, ResourceTable},
 };
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
     cache::Cache,
     grants::Grants,
+    http::{self, Clients, Outgoing, Tls},
     limits::{Limits, Meter},
     stdio::{Kind, Stdio},
     turns::Busy,
@@ -68,6 +70,9 @@ pub enum Error {
         /// What the engine said.
         detail: String,
     },
+    /// No plugin could reach an `https` address.
+    #[error("plugins cannot use TLS")]
+    Tls(#[source] rustls::Error),
     /// The thread that makes guests yield.
     #[error("cannot start the thread that limits guests")]
     Ticker(#[source] std::io::Error),
@@ -83,6 +88,8 @@ struct Shared {
     pooled: bool,
     limits: Limits,
     grants: BTreeMap<String, Arc<Grants>>,
+    /// Only where something is granted that needs it.
+    tls: Option<Tls>,
     slots: Semaphore,
     turns: Arc<Semaphore>,
     cache: Option<Cache>,
@@ -97,6 +104,7 @@ impl Runtime {
         let (engine, pooled) = engine(settings)?;
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|error| Error::engine(&error))?;
+        http::add_to_linker(&mut linker).map_err(|error| Error::engine(&error))?;
         let cache = settings.cache_dir.as_ref().and_then(|dir| {
             Cache::open(dir, &engine)
                 .inspect_err(|error| warn!(dir = %dir.display(), "compiled components are not kept: {error}"))
@@ -105,6 +113,7 @@ impl Runtime {
         Ok(Self(Arc::new(Shared {
             pooled,
             limits: settings.limits.clone(),
+            tls: tls(settings)?,
             grants: settings.grants.clone(),
             slots: Semaphore::new(settings.slots.max(1) as usize),
             turns: Arc::new(Semaphore::new(settings.busy_guests.clamp(1, Semaphore::MAX_PERMITS))),
@@ -130,6 +139,11 @@ impl Runtime {
         self.0.grants.get(plugin).cloned().unwrap_or_default()
     }
 
+    /// Connections for a plugin whose grants let it out.
+    pub(super) fn clients(&self) -> Option<Clients> {
+        self.0.tls.as_ref().map(Clients::new)
+    }
+
     pub(super) fn engine(&self) -> &Engine {
         &self.0.engine
     }
@@ -152,13 +166,13 @@ impl Runtime {
     }
 
     /// A store for one attempt: limited, and yielding to others at every tick.
-    pub(super) fn store(&self, stdio: &Stdio, busy: Busy) -> Store<Guest> {
-        let mut store = Store::new(&self.0.engine, Guest::new(stdio, busy, &self.0.limits));
+    pub(super) fn store(&self, stdio: &Stdio, outgoing: Outgoing, busy: Busy) -> Store<Guest> {
+        let mut store = Store::new(&self.0.engine, Guest::new(stdio, outgoing, busy, &self.0.limits));
         store.set_hostcall_fuel(self.0.limits.hostcall_bytes);
         store.limiter(|guest| &mut guest.meter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|mut context| {
-            context.data_mut().tick();
+            context.data_mut().ticks.count();
             Ok(UpdateDeadline::Yield(1))
         });
         store
@@ -172,6 +186,11 @@ impl Error {
     fn engine(error: &wasmtime::Error) -> Self {
         Self::Engine { detail: format!("{error:#}") }
     }
+}
+
+fn tls(settings: &Settings) -> Result<Option<Tls>, Error> {
+    let is_needed = settings.grants.values().any(|grants| !grants.http_rules().is_empty());
+    is_needed.then(Tls::new).transpose().map_err(Error::Tls)
 }
 
 /// With a pool if it can be reserved.
@@ -227,9 +246,17 @@ fn pool(settings: &Settings) -> PoolingAllocationConfig {
 
 /// What the host keeps for one attempt.
 pub struct Guest {
+    /// Dropped before the resources: what was not finished by then is not sent as if it were.
+    outgoing: Outgoing,
+    http: WasiHttpCtx,
     wasi: WasiCtx,
     table: ResourceTable,
     pub(super) meter: Meter,
+    ticks: Ticks,
+}
+
+/// How long a guest has computed.
+struct Ticks {
     busy: Busy,
     ticks: u32,
 }
@@ -241,9 +268,9 @@ const TICKS_FREE: u32 = 5;
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
 
 impl Guest {
-    /// No files, no environment, no arguments, no input, no network: the context starts empty, and what would otherwise
+    /// No files, no environment, no arguments, no input, no sockets: the context starts empty, and what would otherwise
     /// be refused only when used is switched off.
-    fn new(stdio: &Stdio, busy: Busy, limits: &Limits) -> Self {
+    fn new(stdio: &Stdio, outgoing: Outgoing, busy: Busy, limits: &Limits) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let wasi = WasiCtx::builder()
@@ -254,11 +281,20 @@ impl Guest {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build();
-        Self { wasi, table, meter: Meter::new(limits), busy, ticks: 0 }
+        Self {
+            outgoing,
+            http: http::context(),
+            wasi,
+            table,
+            meter: Meter::new(limits),
+            ticks: Ticks { busy, ticks: 0 },
+        }
     }
+}
 
+impl Ticks {
     /// Called while the guest computes, at every tick.
-    fn tick(&mut self) {
+    fn count(&mut self) {
         self.ticks = self.ticks.saturating_add(1);
         if self.ticks == TICKS_FREE {
             self.busy.set();
@@ -269,6 +305,12 @@ impl Guest {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
     }
 }
 
@@ -302,26 +344,17 @@ impl Drop for Ticker {
 
 #[cfg(test)]
 mod tests {
-    use crate::{
-        plugin::stdio::Origin,
-        saga::{Definition, Gid, Op, Options, Order, Slot, Timestamp},
-    };
-
     use super::*;
 
     #[test]
     fn a_guest_is_busy_once_its_free_ticks_are_used_up() {
-        let saga =
-            Definition::new(Gid::new("g").unwrap(), Vec::new(), Order::default(), Options::default(), Timestamp(0));
-        let slot = Slot { step: 0, op: Op::Action };
-        let origin = Origin { plugin: "p".into(), grants: Arc::default(), saga: Arc::new(saga.unwrap()), slot };
-        let (limits, busy) = (Limits::default(), Busy::default());
-        let mut guest = Guest::new(&Stdio::new(origin, &limits), busy.clone(), &limits);
+        let busy = Busy::default();
+        let mut ticks = Ticks { busy: busy.clone(), ticks: 0 };
         for _ in 1..TICKS_FREE {
-            guest.tick();
+            ticks.count();
             assert!(!busy.is_set());
         }
-        guest.tick();
+        ticks.count();
         assert!(busy.is_set());
     }
 }

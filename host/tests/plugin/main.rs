@@ -5,6 +5,7 @@
 mod behaviour;
 mod cache;
 mod grants;
+mod http;
 mod limits;
 mod loading;
 mod logging;

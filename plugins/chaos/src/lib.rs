@@ -5,6 +5,8 @@
 
 wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
 
+mod http;
+
 use std::{
     hint::black_box,
     io::Write as _,
@@ -36,6 +38,7 @@ impl Guest for Chaos {
             "count" => give(json!(CALLS.fetch_add(1, Relaxed) + 1)),
             "look around" => give(surroundings()),
             "connect" => give(connect()),
+            "fetch" => http::fetch(&wish),
             "output" => Ok(Some(text(&wish, "text"))),
             "random" => give(json!(wasi::random::random::get_random_bytes(number(&wish, "bytes")).len())),
             other => misbehave(other, &wish).map(|()| None),
@@ -78,6 +81,8 @@ fn misbehave(how: &str, wish: &Value) -> Result<(), Failure> {
             }
         }
         "print" => print(wish),
+        "leave requests" => http::leave_requests(wish),
+        "hoard requests" => http::hoard_requests(),
         unknown => Err(Failure::Rejected(format!("chaos does not know how to {unknown}"))),
     }
 }

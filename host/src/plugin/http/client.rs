@@ -1,0 +1,196 @@
+//! Connections to where plugins may go.
+//!
+//! A name is resolved once for each connection, by [`Resolver`], which drops every address that the rule does not allow;
+//! what is left is what is connected to, so nobody can answer differently the second time. A plugin has two pools of its
+//! own, one that only ever goes to public addresses and one for rules with `private`: no request travels on a connection
+//! that was made under another grant. HTTP/1.1 only: giving a request up closes its connection, and that is all there
+//! is to tell the server.
+
+use std::{
+    error::Error as StdError,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use futures_util::future::BoxFuture;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tower_service::Service;
+use wasmtime_wasi_http::Error;
+
+use super::{address::is_public, body::Outbound};
+
+/// How long an unused connection is kept. Shorter than the 5 s after which usual servers close one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Unused connections that one pool keeps for each host and port.
+const IDLE_PER_HOST_MAX: usize = 32;
+
+/// Bytes of the head of an answer, and of what is read ahead of its body.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// What a request is sent with.
+pub type Client = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Outbound>;
+
+/// The pools of one plugin.
+#[derive(Clone)]
+pub struct Clients {
+    public: Client,
+    private: Client,
+}
+
+impl Clients {
+    /// Two empty pools.
+    pub fn new(tls: &Tls) -> Self {
+        Self { public: client(tls, false), private: client(tls, true) }
+    }
+
+    /// The pool for requests that may, or may not, go to addresses that are not public.
+    pub fn get(&self, private: bool) -> &Client {
+        if private { &self.private } else { &self.public }
+    }
+}
+
+fn client(tls: &Tls, private: bool) -> Client {
+    let mut connector = HttpConnector::new_with_resolver(Resolver { private });
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.0.clone())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .http1_max_buf_size(READ_BYTES_MAX)
+        .build(connector)
+}
+
+/// How servers are recognised: by the system's root certificates, or those that `SSL_CERT_FILE` names.
+pub struct Tls(ClientConfig);
+
+impl Tls {
+    /// Reads the certificates. A machine without any can still reach `http://` addresses, so that is a warning.
+    pub fn new() -> Result<Self, rustls::Error> {
+        let builder = || {
+            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+        };
+        let config = match builder()?.with_platform_verifier() {
+            Ok(verifying) => verifying.with_no_client_auth(),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "no trusted root certificates, https requests of plugins will fail: \
+                     install the system's (Debian: ca-certificates) or set SSL_CERT_FILE, then restart"
+                );
+                builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+            }
+        };
+        Ok(Self(config))
+    }
+}
+
+/// Finds the addresses of a name, and keeps those that may be connected to.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolver {
+    private: bool,
+}
+
+/// All addresses of a name are private, and the rule does not say `private = true`.
+#[derive(Debug, thiserror::Error)]
+#[error("its addresses are not public")]
+struct Prohibited;
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let private = self.private;
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let any = !found.is_empty();
+            let allowed: Vec<_> = found.into_iter().filter(|address| private || is_public(address.ip())).collect();
+            if any && allowed.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, Prohibited));
+            }
+            Ok(allowed.into_iter())
+        })
+    }
+}
+
+/// What became of a request, in the words of `wasi:http`.
+pub fn code(error: &legacy::Error) -> Error {
+    let causes = || std::iter::successors(error.source(), |&cause| cause.source());
+    for cause in causes() {
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            return of_body(error);
+        }
+        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            return of_tls(error);
+        }
+        if let Some(code) = cause.downcast_ref::<io::Error>().and_then(of_io) {
+            return code;
+        }
+        if let Some(error) = cause.downcast_ref::<hyper::Error>()
+            && error.is_parse()
+        {
+            return Error::HttpProtocolError;
+        }
+    }
+    if error.is_connect() {
+        let is_about_names = causes().any(|cause| cause.to_string().contains("dns error"));
+        let unresolved = Error::DnsError { rcode: None, info_code: None };
+        return if is_about_names { unresolved } else { Error::DestinationUnavailable };
+    }
+    Error::ConnectionTerminated
+}
+
+/// The error with which [`Outbound`] broke a request off.
+fn of_body(error: &Error) -> Error {
+    match error {
+        Error::HttpRequestBodySize(limit) => Error::HttpRequestBodySize(*limit),
+        Error::HttpProtocolError => Error::HttpProtocolError,
+        _ => Error::ConnectionTerminated,
+    }
+}
+
+/// What an error of a connection stands for. Its own inner error is not among the causes: it passes it by.
+fn of_io(error: &io::Error) -> Option<Error> {
+    let inner = error.get_ref().map(|inner| inner as &(dyn StdError + 'static));
+    let Some(inner) = inner else {
+        return (error.kind() == io::ErrorKind::ConnectionRefused).then_some(Error::ConnectionRefused);
+    };
+    if inner.is::<Prohibited>() {
+        return Some(Error::DestinationIpProhibited);
+    }
+    inner.downcast_ref().map(of_tls).or_else(|| inner.downcast_ref().and_then(of_io))
+}
+
+fn of_tls(error: &rustls::Error) -> Error {
+    match error {
+        rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+        _ => Error::TlsProtocolError,
+    }
+}
