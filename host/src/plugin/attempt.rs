@@ -1,10 +1,20 @@
 //! One attempt: a fresh store and instance, one call, and what came of it.
+//!
+//! What an attempt has read may have changed by the time it ends. What that means for each end:
+//!
+//! - **Succeeded**: its reads and writes go to the engine as one batch. If they conflict there, it has had no effect, and
+//!   the engine makes the attempt again.
+//! - **Anything else**, as long as what it read is still so: final. Its writes are forgotten. A rejection was right at the
+//!   moment at which that was seen, which is its place in the order of all commits.
+//! - **Anything else, based on what is no longer so**, or what never was at one time: it says nothing. Two values of
+//!   different times can make a correct guest reject, wait or trap, so the guest runs again at once. That is no failure,
+//!   is not counted, and goes on until it ends otherwise or its time is up.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use serde::de::IgnoredAny;
-use tokio::time::timeout;
+use tokio::{task::yield_now, time::timeout};
 use tracing::debug;
 use wasmtime::{Store, Trap, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
@@ -12,11 +22,13 @@ use wasmtime_wasi::I32Exit;
 use super::{
     Plugin,
     contract::{self, Failure},
-    gate::Gate,
+    gate::{End, Gate, Reads as _, Refusal},
     http::{Identity, Outgoing},
+    keyvalue::KeyValue,
     limits::{Denied, Limits},
-    runtime::Guest,
+    runtime::{Guest, Parts},
     stdio::{self, Origin, Stdio},
+    transaction::{Fault, Transaction},
     turns::{Busy, TakingTurns},
 };
 use crate::{
@@ -47,27 +59,57 @@ impl Branch for Operation {
 type Answer = Result<Option<String>, Failure>;
 
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
-    let limits = plugin.runtime.limits();
-    let (name, grants) = (plugin.name.clone(), plugin.grants.clone());
-    let origin = Origin { plugin: name, grants, saga: call.saga.clone(), slot: call.slot };
-    let stdio = Stdio::new(origin, limits);
-    let busy = Busy::default();
-    let gate = Gate::new(call.exit.clone(), Arc::new(()));
+    let stdio = Stdio::new(origin(plugin, call), plugin.runtime.limits());
+    let (busy, refusal) = (Busy::default(), Refusal::default());
     // Before the clock starts: that the host is full is not the guest's fault.
     let _slot = plugin.runtime.slot().await;
-    let guest = run(plugin, op, call, &stdio, &gate, busy.clone());
-    let guest = pin!(until_ended(guest, &gate));
-    let outcome = match timeout(call.timeout, TakingTurns::new(guest, busy, plugin.runtime.turns())).await {
-        Ok(Ok(answer)) => outcome(op, answer, plugin),
-        Ok(Err(error)) => unknown(error, &stdio, plugin),
+    let guest = pin!(decide(plugin, op, call, &stdio, &refusal, &busy));
+    let outcome = match timeout(call.timeout, TakingTurns::new(guest, busy.clone(), plugin.runtime.turns())).await {
+        Ok(outcome) => outcome,
         Err(_) => unknown(timed_out(call.timeout), &stdio, plugin),
     };
-    match (outcome, gate.refusal()) {
+    match (outcome, refusal.get()) {
         // First, as a long text is cut at its end.
         (Outcome::Unknown { error }, Some(refusal)) => {
             Outcome::Unknown { error: text(&format!("the host refused {refusal}; {error}"), plugin) }
         }
         (outcome, _) => outcome,
+    }
+}
+
+fn origin(plugin: &Plugin, call: &Call) -> Origin {
+    let (plugin, grants) = (plugin.name.clone(), plugin.grants.clone());
+    Origin { plugin, grants, saga: call.saga.clone(), slot: call.slot, is_rehearsal: call.is_rehearsal }
+}
+
+/// Runs the guest until its end counts.
+async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, stdio: &Stdio, refusal: &Refusal, busy: &Busy) -> Outcome {
+    loop {
+        let transaction = Transaction::new(call.state.clone(), plugin.runtime.limits());
+        let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
+        let gate = Gate::new(call.exit.clone(), Arc::new(key_value.clone()), refusal.clone());
+        let guest = run(plugin, op, call, stdio, &key_value, &gate, busy);
+        let outcome = match until_ended(guest, &gate).await {
+            Ok(answer) => outcome(op, answer, plugin),
+            Err(error) => unknown(error, stdio, plugin),
+        };
+        match (outcome, gate.end()) {
+            (_, Some(End::Stale)) => {}
+            (held, Some(End::Held(_))) => return held,
+            (Outcome::Succeeded { output, .. }, None) => {
+                return Outcome::Succeeded { output, effects: key_value.transaction().effects() };
+            }
+            (outcome, None) => match key_value.are_current() {
+                Ok(true) => return outcome,
+                Ok(false) => {}
+                Err(error) => return unknown(format!("what it has read cannot be compared: {error}"), stdio, plugin),
+            },
+        }
+        let (gid, branch) = (call.saga.gid(), call.branch_id());
+        debug!(plugin = plugin.name(), %gid, %branch, "what the attempt has read has changed: it runs again");
+        stdio.begin_again();
+        refusal.clear();
+        yield_now().await;
     }
 }
 
@@ -82,19 +124,21 @@ async fn until_ended(guest: impl Future<Output = Result<Answer, String>>, gate: 
     gate.end().map_or(answer, |end| Err(end.to_string()))
 }
 
-/// Runs the guest; an error is a text that names what it broke.
+/// Runs the guest once; an error is a text that names what it broke.
 async fn run(
     plugin: &Arc<Plugin>,
     op: Op,
     call: &Call,
     stdio: &Stdio,
+    key_value: &KeyValue,
     gate: &Gate,
-    busy: Busy,
+    busy: &Busy,
 ) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
     let identity = Identity { saga: call.saga.clone(), slot: call.slot, attempt: call.attempt };
     let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone());
-    let mut store = runtime.store(stdio, outgoing, busy);
+    let mut store =
+        runtime.store(Parts { stdio: stdio.clone(), key_value: key_value.clone(), outgoing, busy: busy.clone() });
     let answer = call_guest(plugin, op, call, &mut store).await;
     answer.map_err(|error| {
         // With the guest's own functions, as far as the component names them.
@@ -165,7 +209,7 @@ fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
             return Outcome::Unknown { error };
         }
     }
-    Outcome::Succeeded { output, effects: Batch::default() }
+    Outcome::Succeeded { output, effects: Batch::new() }
 }
 
 fn timed_out(limit: Duration) -> String {
@@ -201,6 +245,9 @@ fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> 
     }
     if let Some(ResourceTableError::Full) = error.downcast_ref() {
         return format!("held more than {} handles at once (handles)", limits.handles);
+    }
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        return format!("{}: {}", fault, error.root_cause());
     }
     let cause = error.root_cause().to_string();
     // The engine's error for it has no public type.

@@ -6,7 +6,7 @@
 use std::{
     future::pending,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
@@ -24,13 +24,6 @@ pub trait Reads: Send + Sync {
     fn are_current(&self) -> Result<bool, store::Error>;
 }
 
-/// Nothing.
-impl Reads for () {
-    fn are_current(&self) -> Result<bool, store::Error> {
-        Ok(true)
-    }
-}
-
 /// Why an attempt ended at the gate, with nothing sent by the request that ended it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum End {
@@ -42,29 +35,48 @@ pub enum End {
     Stale,
 }
 
-/// One attempt's gate. Clones are the same gate.
+/// What the host refused an attempt last: the guest's own words for it are poorer. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Refusal(Arc<Mutex<Option<String>>>);
+
+impl Refusal {
+    /// What was refused, and why, if anything was.
+    pub fn get(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    /// The attempt is made again, and nothing of it counts.
+    pub fn clear(&self) {
+        *self.lock() = None;
+    }
+
+    fn set(&self, what: String) {
+        *self.lock() = Some(what);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The gate of one run of an attempt's guest. Clones are the same gate.
 #[derive(Clone)]
 pub struct Gate(Arc<Shared>);
 
 struct Shared {
     exit: Option<Arc<dyn Exit>>,
     reads: Arc<dyn Reads>,
+    refusal: Refusal,
     is_over: AtomicBool,
-    notes: Mutex<Notes>,
+    end: Mutex<Option<End>>,
     ended: Notify,
-}
-
-#[derive(Default)]
-struct Notes {
-    end: Option<End>,
-    refusal: Option<String>,
 }
 
 impl Gate {
     /// A gate that opens when `exit` does, as long as `reads` are current.
-    pub fn new(exit: Option<Arc<dyn Exit>>, reads: Arc<dyn Reads>) -> Self {
-        let (is_over, notes, ended) = (AtomicBool::new(false), Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { exit, reads, is_over, notes, ended }))
+    pub fn new(exit: Option<Arc<dyn Exit>>, reads: Arc<dyn Reads>, refusal: Refusal) -> Self {
+        let (is_over, end, ended) = (AtomicBool::new(false), Mutex::default(), Notify::new());
+        Self(Arc::new(Shared { exit, reads, refusal, is_over, end, ended }))
     }
 
     /// Resolves when something may leave. Otherwise it never does, and [`Gate::ended`] says why.
@@ -74,7 +86,7 @@ impl Gate {
             Ok(()) if !self.is_over() => {}
             Ok(()) => pending().await,
             Err(end) => {
-                self.notes(|notes| notes.end.get_or_insert(end).clone());
+                self.lock().get_or_insert(end);
                 self.0.ended.notify_one();
                 pending::<()>().await;
             }
@@ -104,7 +116,7 @@ impl Gate {
 
     /// Why the attempt has to end, if it has.
     pub fn end(&self) -> Option<End> {
-        self.notes(|notes| notes.end.clone())
+        self.lock().clone()
     }
 
     /// Says that the attempt is over: from now on nothing leaves, and nothing unfinished is finished.
@@ -117,18 +129,13 @@ impl Gate {
         self.0.is_over.load(Relaxed)
     }
 
-    /// Remembers what the host refused last: the guest's own words for it are poorer.
+    /// Remembers what the host refuses.
     pub fn refused(&self, what: String) {
-        self.notes(|notes| notes.refusal = Some(what));
+        self.0.refusal.set(what);
     }
 
-    /// What the host refused last.
-    pub fn refusal(&self) -> Option<String> {
-        self.notes(|notes| notes.refusal.clone())
-    }
-
-    fn notes<T>(&self, look: impl FnOnce(&mut Notes) -> T) -> T {
-        look(&mut self.0.notes.lock().unwrap_or_else(PoisonError::into_inner))
+    fn lock(&self) -> MutexGuard<'_, Option<End>> {
+        self.0.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -153,12 +160,16 @@ mod tests {
         }
     }
 
-    struct Stale;
+    struct Current(bool);
 
-    impl Reads for Stale {
+    impl Reads for Current {
         fn are_current(&self) -> Result<bool, store::Error> {
-            Ok(false)
+            Ok(self.0)
         }
+    }
+
+    fn new(exit: Option<Arc<Door>>, is_current: bool) -> Gate {
+        Gate::new(exit.map(|door| door as _), Arc::new(Current(is_current)), Refusal::default())
     }
 
     fn leaves(gate: &Gate) -> bool {
@@ -167,31 +178,31 @@ mod tests {
 
     #[test]
     fn who_is_let_out_leaves() {
-        let gate = Gate::new(Some(Arc::new(Door::default())), Arc::new(()));
+        let gate = new(Some(Arc::default()), true);
         assert!(leaves(&gate));
         assert_eq!(gate.end(), None);
     }
 
     #[test]
     fn who_is_held_ends() {
-        let gate = Gate::new(Some(Arc::new(Door { held: Some("too late"), ..Door::default() })), Arc::new(()));
+        let gate = new(Some(Arc::new(Door { held: Some("too late"), ..Door::default() })), true);
         assert!(gate.ended().now_or_never().is_none());
         assert!(!leaves(&gate));
         assert_eq!(gate.ended().now_or_never(), Some(End::Held(Held("too late".into()))));
-        assert!(!leaves(&Gate::new(None, Arc::new(()))), "without an exit nothing leaves");
+        assert!(!leaves(&new(None, true)), "without an exit nothing leaves");
     }
 
     #[test]
     fn who_has_read_what_is_no_longer_so_does_not_even_ask() {
         let door = Arc::new(Door::default());
-        let gate = Gate::new(Some(door.clone()), Arc::new(Stale));
+        let gate = new(Some(door.clone()), false);
         assert!(!leaves(&gate));
         assert_eq!((gate.end(), door.asked.load(Relaxed)), (Some(End::Stale), 0));
     }
 
     #[test]
     fn nothing_leaves_once_the_attempt_is_over() {
-        let gate = Gate::new(Some(Arc::new(Door::default())), Arc::new(()));
+        let gate = new(Some(Arc::default()), true);
         gate.close();
         assert!(!leaves(&gate));
         assert_eq!(gate.end(), None);

@@ -28,14 +28,14 @@ pub struct Limits {
     pub output_bytes: usize,
     /// Bytes of one rejection reason or error text; the rest is cut. They are stored and shown, so short is kind.
     pub text_bytes: usize,
-    /// Bytes of standard output and error together of one attempt, each line counted as 64 more for what the log adds
-    /// to it; the rest is dropped, with a note. Bounds what a guest can write into the host's log.
+    /// Bytes of standard output, standard error and `wasi:logging` together of one attempt, each line counted as 64
+    /// more for what the log adds to it; the rest is dropped, with a note. Bounds what a guest can write into the host's log.
     pub log_bytes: usize,
     /// Bytes of one log line; the rest of the line is cut.
     pub log_line_bytes: usize,
     /// Bytes that a guest may hand to the host, or ask of it, in one call; the host holds them in memory meanwhile.
     pub hostcall_bytes: usize,
-    /// Handles (streams, timers) open at once.
+    /// Handles (streams, timers, buckets) open at once.
     pub handles: usize,
     /// Requests that one attempt makes by `wasi:http`, refused ones included.
     pub http_requests: u32,
@@ -55,6 +55,20 @@ pub struct Limits {
     /// How long a guest waits for the next piece of an answer's body.
     #[serde(with = "duration")]
     pub http_between_bytes_timeout: Duration,
+    /// Bytes of one key of `wasi:keyvalue`. The store copies parts of keys into its index, so short is fast; with the
+    /// names of plugin and bucket, 1024 bytes are all it takes.
+    pub kv_key_bytes: usize,
+    /// Bytes of one value. Larger things belong into an object store, with their address here.
+    pub kv_value_bytes: usize,
+    /// Bytes of keys and values that one attempt changes. They are written to the journal in one piece, which all
+    /// other commits wait for.
+    pub kv_write_bytes: usize,
+    /// Bytes of keys and values that one attempt reads, however often; the last read may exceed it. The host keeps
+    /// them until the attempt ends, and compares them when it is committed.
+    pub kv_read_bytes: usize,
+    /// Keys that one attempt reads, writes and lists, however often. What was read and listed is looked up again when
+    /// the attempt is committed.
+    pub kv_operations: usize,
     /// Bytes of a component file. Compiling takes time and memory in proportion: some 5 s of CPU for 15 MB.
     pub component_bytes: u64,
 }
@@ -81,6 +95,11 @@ impl Default for Limits {
             http_connect_timeout: Duration::from_secs(3),
             http_first_byte_timeout: Duration::from_secs(30),
             http_between_bytes_timeout: Duration::from_secs(10),
+            kv_key_bytes: 512,
+            kv_value_bytes: 256 << 10,
+            kv_write_bytes: 1 << 20,
+            kv_read_bytes: 8 << 20,
+            kv_operations: 10_000,
             component_bytes: 64 << 20,
         }
     }

@@ -7,8 +7,9 @@
 //!
 //! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
 //! (how long it computes before others do) and [`stdio`] (what it may write to the log). What only some plugins may do,
-//! the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell.
-//! [`contract`] is `wit/` in Rust.
+//! the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell, and how it
+//! gets out for [`gate`] and [`http`]. State that outlives a call is [`keyvalue`], and what makes it exactly-once is
+//! [`transaction`]. [`contract`] and [`imports`] are `wit/` in Rust.
 
 mod attempt;
 mod cache;
@@ -18,12 +19,15 @@ pub mod data;
 mod gate;
 pub mod grants;
 pub mod http;
+mod imports;
+mod keyvalue;
 mod limits;
 pub mod reach;
 mod registry;
 mod runtime;
 pub mod secret;
 mod stdio;
+mod transaction;
 mod turns;
 
 use std::{

@@ -16,14 +16,16 @@ use wasmtime::{
     component::{Linker, ResourceTable},
 };
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
     cache::Cache,
     grants::Grants,
     http::{self, Clients, Outgoing, Tls},
+    keyvalue::{self, KeyValue},
     limits::{Limits, Meter},
-    stdio::{Kind, Stdio},
+    stdio::{self, Kind, Stdio},
     turns::Busy,
 };
 
@@ -102,9 +104,7 @@ impl Runtime {
     /// be used costs compile time only, so it is a warning too.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         let (engine, pooled) = engine(settings)?;
-        let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(|error| Error::engine(&error))?;
-        http::add_to_linker(&mut linker).map_err(|error| Error::engine(&error))?;
+        let linker = linker(&engine).map_err(|error| Error::engine(&error))?;
         let cache = settings.cache_dir.as_ref().and_then(|dir| {
             Cache::open(dir, &engine)
                 .inspect_err(|error| warn!(dir = %dir.display(), "compiled components are not kept: {error}"))
@@ -166,8 +166,8 @@ impl Runtime {
     }
 
     /// A store for one attempt: limited, and yielding to others at every tick.
-    pub(super) fn store(&self, stdio: &Stdio, outgoing: Outgoing, busy: Busy) -> Store<Guest> {
-        let mut store = Store::new(&self.0.engine, Guest::new(stdio, outgoing, busy, &self.0.limits));
+    pub(super) fn store(&self, parts: Parts) -> Store<Guest> {
+        let mut store = Store::new(&self.0.engine, Guest::new(parts, &self.0.limits));
         store.set_hostcall_fuel(self.0.limits.hostcall_bytes);
         store.limiter(|guest| &mut guest.meter);
         store.set_epoch_deadline(1);
@@ -191,6 +191,17 @@ impl Error {
 fn tls(settings: &Settings) -> Result<Option<Tls>, Error> {
     let is_needed = settings.grants.values().any(|grants| !grants.http_rules().is_empty());
     is_needed.then(Tls::new).transpose().map_err(Error::Tls)
+}
+
+/// Everything that guests may import.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;
+    http::add_to_linker(&mut linker)?;
+    keyvalue::add_to_linker(&mut linker)?;
+    stdio::add_to_linker(&mut linker)?;
+    Ok(linker)
 }
 
 /// With a pool if it can be reserved.
@@ -244,6 +255,14 @@ fn pool(settings: &Settings) -> PoolingAllocationConfig {
     pool
 }
 
+/// What a guest writes to, works on and reaches out by, and who is told when it computes for long.
+pub(super) struct Parts {
+    pub stdio: Stdio,
+    pub key_value: KeyValue,
+    pub outgoing: Outgoing,
+    pub busy: Busy,
+}
+
 /// What the host keeps for one attempt.
 pub struct Guest {
     /// Dropped before the resources: what was not finished by then is not sent as if it were.
@@ -252,6 +271,10 @@ pub struct Guest {
     wasi: WasiCtx,
     table: ResourceTable,
     pub(super) meter: Meter,
+    key_value: KeyValue,
+    /// Made when the guest first asks for its settings.
+    config: Option<WasiConfigVariables>,
+    pub(super) stdio: Stdio,
     ticks: Ticks,
 }
 
@@ -270,7 +293,8 @@ const RANDOM_BYTES_MAX: u64 = 64 << 10;
 impl Guest {
     /// No files, no environment, no arguments, no input, no sockets: the context starts empty, and what would otherwise
     /// be refused only when used is switched off.
-    fn new(stdio: &Stdio, outgoing: Outgoing, busy: Busy, limits: &Limits) -> Self {
+    fn new(parts: Parts, limits: &Limits) -> Self {
+        let Parts { stdio, key_value, outgoing, busy } = parts;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let wasi = WasiCtx::builder()
@@ -287,8 +311,21 @@ impl Guest {
             wasi,
             table,
             meter: Meter::new(limits),
+            key_value,
+            config: None,
+            stdio,
             ticks: Ticks { busy, ticks: 0 },
         }
+    }
+
+    /// The plugins' data, as this guest may use it.
+    pub(super) fn key_value(&mut self) -> keyvalue::Host<'_> {
+        keyvalue::Host { key_value: &self.key_value, table: &mut self.table }
+    }
+
+    fn config(&mut self) -> WasiConfig<'_> {
+        let key_value = &self.key_value;
+        WasiConfig::from(&*self.config.get_or_insert_with(|| key_value.grants().config().collect()))
     }
 }
 

@@ -1,7 +1,8 @@
-//! Standard output and error of a guest, as lines of the host's log.
+//! What a guest writes to standard output, to standard error and by `wasi:logging`, as lines of the host's log.
 //!
 //! A guest is not trusted with the log: what it may write is bounded (the rest is dropped with a note, so that a chatty
-//! guest is not disturbed), long lines are cut, and characters that could forge a line are escaped.
+//! guest is not disturbed), long lines are cut, and characters that could forge a line are escaped. Lines of a rehearsal
+//! tell of nothing that happens: whatever their level, they are logged for debugging only, and marked.
 
 use std::{
     borrow::Cow,
@@ -12,14 +13,21 @@ use std::{
 };
 
 use bytes::Bytes;
-use tracing::{info, warn};
+use tracing::{debug, enabled, error, info, trace, warn};
+use wasmtime::component::{HasSelf, Linker};
 use wasmtime_wasi::{
     async_trait,
     cli::{IsTerminal, StdoutStream},
     p2::{OutputStream, Pollable, StreamError},
 };
 
-use super::{contract, grants::Grants, limits::Limits};
+use super::{
+    contract,
+    grants::Grants,
+    imports::logging::{self, Level},
+    limits::Limits,
+    runtime::Guest,
+};
 use crate::saga::{BranchId, Definition, Slot};
 
 /// How many lines of standard error are kept for the error text of a failed attempt: a panic message has three.
@@ -27,6 +35,9 @@ const ERROR_LINES_KEPT: usize = 3;
 
 /// What a line takes from the budget beside its text: bounds the number of lines.
 const LINE_OVERHEAD_BYTES: usize = 64;
+
+/// Bytes of the context that `wasi:logging` gives with a line: a name, as a rule.
+const CONTEXT_BYTES_MAX: usize = 128;
 
 /// Whose lines they are.
 pub struct Origin {
@@ -38,9 +49,47 @@ pub struct Origin {
     pub saga: Arc<Definition>,
     /// The operation.
     pub slot: Slot,
+    /// Whether nothing of it will be kept.
+    pub is_rehearsal: bool,
 }
 
-/// Both streams of one attempt. Clones share them; what is left is logged when the last one is dropped.
+impl Origin {
+    /// Whether anybody reads such lines.
+    fn logs(&self, level: Level) -> bool {
+        match level {
+            Level::Trace => enabled!(tracing::Level::TRACE),
+            _ if self.is_rehearsal => enabled!(tracing::Level::DEBUG),
+            Level::Debug => enabled!(tracing::Level::DEBUG),
+            Level::Info => enabled!(tracing::Level::INFO),
+            Level::Warn => enabled!(tracing::Level::WARN),
+            Level::Error | Level::Critical => enabled!(tracing::Level::ERROR),
+        }
+    }
+
+    /// A text of the guest as it may be shown. All of them go through here on their way to the log.
+    fn shown(&self, text: &str, is_cut: bool) -> String {
+        let mut text = escape(&self.grants.redact(text)).into_owned();
+        if is_cut {
+            text.push('…');
+        }
+        text
+    }
+
+    fn log(&self, level: Level, context: Option<&str>, text: &str) {
+        let Self { plugin, saga, slot, is_rehearsal, .. } = self;
+        let (gid, branch, op) = (saga.gid(), BranchId(slot.step), contract::function(slot.op));
+        match level {
+            Level::Trace => trace!(%plugin, %gid, %branch, op, context, "{text}"),
+            _ if *is_rehearsal => debug!(%plugin, %gid, %branch, op, context, is_rehearsal, "{text}"),
+            Level::Debug => debug!(%plugin, %gid, %branch, op, context, "{text}"),
+            Level::Info => info!(%plugin, %gid, %branch, op, context, "{text}"),
+            Level::Warn => warn!(%plugin, %gid, %branch, op, context, "{text}"),
+            Level::Error | Level::Critical => error!(%plugin, %gid, %branch, op, context, "{text}"),
+        }
+    }
+}
+
+/// All that one attempt writes. Clones share it; what is left is logged when the last one is dropped.
 #[derive(Clone)]
 pub struct Stdio(Arc<Mutex<Streams>>);
 
@@ -61,6 +110,14 @@ impl Stdio {
     /// What the guest writes to, one of its two streams.
     pub fn stream(&self, kind: Kind) -> Stream {
         Stream { stdio: self.clone(), kind }
+    }
+
+    /// Forgets what led to an earlier end, since the attempt is made again. What may be written is not renewed.
+    pub fn begin_again(&self) {
+        let mut streams = self.streams();
+        streams.end_line(Kind::Output);
+        streams.end_line(Kind::Error);
+        streams.last_errors.clear();
     }
 
     /// The last lines of standard error, for the error text of a failed attempt.
@@ -129,19 +186,10 @@ impl Streams {
         let cut = bytes.len() > self.line_bytes_max;
         bytes.truncate(self.line_bytes_max);
         let text = String::from_utf8_lossy(&bytes);
-        let text = self.origin.grants.redact(&text);
-        let mut text = escape(&text);
-        if cut {
-            text.to_mut().push('…');
-        }
-        let Origin { plugin, saga, slot, .. } = &self.origin;
-        let (gid, branch, op) = (saga.gid(), BranchId(slot.step), contract::function(slot.op));
-        match kind {
-            Kind::Output => info!(%plugin, %gid, %branch, op, "{text}"),
-            Kind::Error => warn!(%plugin, %gid, %branch, op, "{text}"),
-        }
+        let text = self.origin.shown(&text, cut);
+        self.origin.log(if kind == Kind::Output { Level::Info } else { Level::Warn }, None, &text);
         if kind == Kind::Error {
-            self.last_errors.push_back(text.into_owned());
+            self.last_errors.push_back(text);
             if self.last_errors.len() > ERROR_LINES_KEPT {
                 self.last_errors.pop_front();
             }
@@ -149,6 +197,23 @@ impl Streams {
         // The next line uses the same buffer.
         bytes.clear();
         *self.line(kind) = bytes;
+    }
+
+    /// Logs a line of `wasi:logging`. One that nobody reads costs nothing.
+    fn log(&mut self, level: Level, context: &str, message: &str) {
+        if !self.origin.logs(level) {
+            return;
+        }
+        let (context, context_is_cut) = start(context, CONTEXT_BYTES_MAX);
+        let (text, text_is_cut) = start(message, self.line_bytes_max);
+        let cost = context.len() + text.len() + LINE_OVERHEAD_BYTES;
+        if cost > self.bytes_left {
+            self.bytes_dropped += message.len();
+            return;
+        }
+        self.bytes_left -= cost;
+        let context = (!context.is_empty()).then(|| self.origin.shown(context, context_is_cut));
+        self.origin.log(level, context.as_deref(), &self.origin.shown(text, text_is_cut));
     }
 }
 
@@ -158,11 +223,16 @@ impl Drop for Streams {
         self.end_line(Kind::Error);
         let dropped = self.bytes_dropped;
         if dropped > 0 {
-            let Origin { plugin, saga, slot, .. } = &self.origin;
-            let (gid, branch, op) = (saga.gid(), BranchId(slot.step), contract::function(slot.op));
-            warn!(%plugin, %gid, %branch, op, "{dropped} more bytes of output were dropped (limit log_bytes)");
+            let note = format!("{dropped} more bytes of output were dropped (limit log_bytes)");
+            self.origin.log(Level::Warn, None, &note);
         }
     }
+}
+
+/// As many whole characters as fit, and whether that is not all.
+fn start(text: &str, bytes_max: usize) -> (&str, bool) {
+    let (start, rest) = text.split_at(text.floor_char_boundary(bytes_max));
+    (start, !rest.is_empty())
 }
 
 /// Escapes what would end the line, steer a terminal, or make text read in another order than it is written.
@@ -182,6 +252,18 @@ pub fn escape(text: &str) -> Cow<'_, str> {
         }
     }
     escaped.into()
+}
+
+/// Offers `wasi:logging`.
+pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    logging::add_to_linker::<_, HasSelf<Stdio>>(linker, |guest| &mut guest.stdio)
+}
+
+impl logging::Host for Stdio {
+    fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
+        self.streams().log(level, &context, &message);
+        Ok(())
+    }
 }
 
 /// One stream, as the guest sees it: always ready, never full.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Subscriber,
+    Event, Level, Metadata, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{Layer, layer::Context, prelude::*, registry};
@@ -16,13 +16,13 @@ use wasaga::plugin::Limits;
 use super::*;
 
 #[derive(Clone, Debug, PartialEq)]
-struct Line {
-    level: Level,
-    fields: BTreeMap<&'static str, String>,
+pub struct Line {
+    pub level: Level,
+    pub fields: BTreeMap<&'static str, String>,
 }
 
 impl Line {
-    fn message(&self) -> &str {
+    pub fn message(&self) -> &str {
         &self.fields["message"]
     }
 }
@@ -37,30 +37,40 @@ impl Visit for Line {
     }
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<Line>>>);
+/// The lines of guests, up to a level.
+#[derive(Clone)]
+struct Lines {
+    lines: Arc<Mutex<Vec<Line>>>,
+    level: Level,
+}
 
 impl<S: Subscriber> Layer<S> for Lines {
+    fn enabled(&self, metadata: &Metadata<'_>, _context: Context<'_, S>) -> bool {
+        metadata.target().starts_with("wasaga::plugin") && *metadata.level() <= self.level
+    }
+
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let (target, level) = (event.metadata().target(), *event.metadata().level());
-        if target.starts_with("wasaga::plugin") && level <= Level::INFO {
-            let mut line = Line { level, fields: BTreeMap::new() };
-            event.record(&mut line);
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-        }
+        let mut line = Line { level: *event.metadata().level(), fields: BTreeMap::new() };
+        event.record(&mut line);
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
     }
 }
 
-async fn lines(payload: Value) -> Vec<Line> {
-    lines_of(&CHAOS, payload).await
+/// The log lines of one `try` of chaos.
+pub async fn lines(payload: Value) -> Vec<Line> {
+    info_lines(&CHAOS, payload).await
 }
 
-/// The log lines of one `try`.
-async fn lines_of(plugins: &Registry, payload: Value) -> Vec<Line> {
-    let lines = Lines::default();
+async fn info_lines(plugins: &Registry, payload: Value) -> Vec<Line> {
+    lines_of(Level::INFO, try_(plugins, "chaos", &payload)).await
+}
+
+/// The log lines of an attempt.
+pub async fn lines_of(level: Level, attempt: impl Future<Output = Outcome>) -> Vec<Line> {
+    let lines = Lines { lines: Arc::default(), level };
     let _guard = registry().with(lines.clone()).set_default();
-    try_(plugins, "chaos", &payload).await;
-    let lines = lines.0.lock().unwrap_or_else(PoisonError::into_inner);
+    attempt.await;
+    let lines = lines.lines.lock().unwrap_or_else(PoisonError::into_inner);
     lines.clone()
 }
 
@@ -69,7 +79,7 @@ async fn messages(payload: Value) -> Vec<String> {
 }
 
 pub async fn messages_of(plugins: &Registry, payload: Value) -> Vec<String> {
-    lines_of(plugins, payload).await.iter().map(|line| line.message().to_owned()).collect()
+    info_lines(plugins, payload).await.iter().map(|line| line.message().to_owned()).collect()
 }
 
 #[tokio::test]

@@ -6,10 +6,13 @@ mod behaviour;
 mod cache;
 mod grants;
 mod http;
+mod imports;
+mod keyvalue;
 mod limits;
 mod loading;
 mod logging;
 mod resolve;
+mod serialisable;
 mod sharing;
 
 use std::{

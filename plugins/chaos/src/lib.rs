@@ -3,6 +3,8 @@
 //! The payload is an object: `try` and `cancel` name what each function does, other members are its arguments. Nothing
 //! named: it succeeds without output.
 
+mod keyvalue;
+
 wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
 
 mod http;
@@ -18,7 +20,9 @@ use serde_json::{Value, json};
 use wasi::{
     cli::environment,
     clocks::monotonic_clock,
+    config::store as config,
     filesystem::preopens,
+    logging::logging::{Level, log},
     sockets::{
         instance_network::instance_network, ip_name_lookup, network::IpAddressFamily, tcp_create_socket,
         udp_create_socket,
@@ -40,6 +44,8 @@ impl Guest for Chaos {
             "connect" => give(connect()),
             "fetch" => http::fetch(&wish),
             "output" => Ok(Some(text(&wish, "text"))),
+            "kv" => give(keyvalue::run(&wish)?),
+            "config" => give(settings(&text(&wish, "key"))),
             "random" => give(json!(wasi::random::random::get_random_bytes(number(&wish, "bytes")).len())),
             other => misbehave(other, &wish).map(|()| None),
         }
@@ -81,10 +87,36 @@ fn misbehave(how: &str, wish: &Value) -> Result<(), Failure> {
             }
         }
         "print" => print(wish),
+        "fetch" => http::fetch(wish).map(drop),
         "leave requests" => http::leave_requests(wish),
         "hoard requests" => http::hoard_requests(),
+        "log" => write_log(wish),
+        "kv" => keyvalue::run(wish).map(drop),
         unknown => Err(Failure::Rejected(format!("chaos does not know how to {unknown}"))),
     }
+}
+
+/// Writes `lines` of level, context and text, as often as `times` says.
+fn write_log(wish: &Value) -> Result<(), Failure> {
+    for _ in 0..wish["times"].as_u64().unwrap_or(1) {
+        for line in wish["lines"].as_array().into_iter().flatten() {
+            let level = match line[0].as_str() {
+                Some("trace") => Level::Trace,
+                Some("debug") => Level::Debug,
+                Some("info") => Level::Info,
+                Some("warn") => Level::Warn,
+                Some("error") => Level::Error,
+                _ => Level::Critical,
+            };
+            log(level, line[1].as_str().unwrap_or_default(), line[2].as_str().unwrap_or_default());
+        }
+    }
+    Ok(())
+}
+
+/// One setting, and all of them.
+fn settings(key: &str) -> Value {
+    json!({ "one": config::get(key).unwrap_or_default(), "all": config::get_all().unwrap_or_default() })
 }
 
 fn give(output: Value) -> Result<Option<String>, Failure> {

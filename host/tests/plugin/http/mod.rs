@@ -21,7 +21,10 @@ use wasaga::{
 };
 
 use self::server::{Event, Server};
-use super::*;
+use super::{
+    keyvalue::{Meddler, World},
+    *,
+};
 
 /// An exit that keeps a list, and opens when it is told to.
 struct Door {
@@ -194,6 +197,19 @@ async fn who_is_held_back_ends_with_nothing_sent() {
     let error = unknown(attempt(&plugins, None, &payload).await);
     assert_eq!(error, "nothing was sent: nothing may leave the host for this attempt");
     assert_eq!(server.connections(), 0);
+}
+
+/// The first run has read what changes before it asks: neither the server nor the exit hears of it.
+#[tokio::test]
+async fn nothing_leaves_on_what_is_no_longer_so() {
+    let server = Server::start().await;
+    let plugins = granted_all_of(&server);
+    let (world, door) = (World::new(), Door::open());
+    let state = Meddler::new(&world.store, 1);
+    let payload = json!({"try": "kv", "kv": [["get", "k"]], "then": "fetch", "requests": [get(&server, "/hello")]});
+    let call = Call { state: state.clone(), exit: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
+    assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call).await), json!(["1"]));
+    assert_eq!((state.gets(), door.asked().len(), server.requests()), (2, 1, 1));
 }
 
 #[tokio::test]
