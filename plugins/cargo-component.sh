@@ -25,7 +25,7 @@ cargo component --version
 # In a copy of its own: the tool writes generated files beside the sources.
 rm -rf "$out" && mkdir -p "$out/plugins" "$out/components"
 cp -r wit "$out/wit"
-for name in service-a service-b; do
+for name in account service-a service-b; do
   cp -r "plugins/$name" "$out/plugins/$name"
   printf '\n[workspace]\n' >>"$out/plugins/$name/Cargo.toml"
   cp Cargo.lock "$out/plugins/$name/Cargo.lock"
