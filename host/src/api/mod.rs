@@ -15,6 +15,7 @@ mod error;
 pub mod grpc;
 pub mod metrics;
 pub mod serve;
+mod time;
 mod v1;
 
 use std::{sync::Arc, time::Duration};

@@ -97,7 +97,7 @@ async fn an_answer_tells_steps_changes_and_failures() {
             "outcome": "succeed",
             "steps": [{
                 "branch_id": "01", "target": "wasm://box/try", "component": component, "outcome": "succeeded",
-                "output": r#"{"kept":1}"#, "changes": put, "requests": [],
+                "output": {"kept": 1}, "changes": put, "requests": [],
             }],
             "compensations": [],
             "not_needed": [],
@@ -251,4 +251,59 @@ async fn a_stopping_host_plans_nothing() {
     host.engine.stop(std::time::Duration::ZERO).await;
     let answer = plan(&host, TUTORIAL).await;
     assert_eq!(answer.parts(), (503, r#"{"message":"the host is stopping: try again when it is back"}"#));
+}
+
+#[tokio::test]
+async fn a_saga_is_shown_with_what_its_plugins_gave() {
+    let host = Host::start_on(Arc::new(Chest), Settings::default(), Limits::default());
+    assert_eq!(host.submit(boxed(r#"["a thing","no"]"#)).await.status, 200);
+    host.until("b", "failed").await;
+    let mut view = host.get("/api/v1/sagas/b").await.json();
+    let component = json!({"plugin": "box", "sha256": "ab".repeat(32)});
+    let operation = |target: &str, mut rest: Value| {
+        let known = json!({"target": target, "component": component});
+        rest.as_object_mut().unwrap().extend(known.as_object().unwrap().clone());
+        rest
+    };
+    for moment in moments(&mut view) {
+        assert!(moment.as_str().is_some_and(|moment| moment.ends_with('Z')), "{moment}");
+    }
+    assert_eq!(
+        view,
+        json!({
+            "gid": "b", "status": "failed", "is_stuck": false,
+            "reason": "url:wasm://box/try return failed: it is full FAILURE",
+            "steps": [
+                {
+                    "branch_id": "01", "may_have_effect": false,
+                    "action":
+                        operation("wasm://box/try", json!({"state": "succeeded", "attempts": 1, "output": {"kept": 1}})),
+                    "compensation":
+                        operation("wasm://box/cancel", json!({"state": "succeeded", "attempts": 1, "output": {"kept": 1}})),
+                },
+                {
+                    "branch_id": "02", "may_have_effect": false,
+                    "action":
+                        operation("wasm://box/try", json!({"state": "rejected", "attempts": 1, "reason": "it is full"})),
+                    "compensation": operation("wasm://box/cancel", json!({"state": "not_needed", "attempts": 0})),
+                },
+            ],
+        })
+    );
+    let unknown = host.get("/api/v1/sagas/nobody").await;
+    assert_eq!((unknown.status.as_u16(), unknown.body.contains("nobody")), (404, true), "{}", unknown.body);
+}
+
+/// Takes all moments out of a saga's view.
+fn moments(view: &mut Value) -> Vec<Value> {
+    match view {
+        Value::Object(members) => {
+            let mut found: Vec<_> =
+                ["created_at", "updated_at", "retry_at"].iter().filter_map(|name| members.remove(*name)).collect();
+            found.extend(members.values_mut().flat_map(moments));
+            found
+        }
+        Value::Array(items) => items.iter_mut().flat_map(moments).collect(),
+        _ => Vec::new(),
+    }
 }

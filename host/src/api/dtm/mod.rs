@@ -14,7 +14,7 @@ mod order;
 mod other_modes;
 pub mod request;
 pub mod response;
-mod view;
+pub mod view;
 
 use std::time::Duration;
 

@@ -4,13 +4,12 @@
 //! clients do not accept `null` for times and numbers, so what is absent is left out; `id` is 0, as it is in DTM
 //! without an SQL database. Keys of ours come last: `stuck`, and of a branch `attempts`, `error` and `output`.
 
-use std::fmt;
-
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Serialize, Serializer};
 
 use super::response::to_json;
 use crate::{
+    api::time::Time,
     engine::Record,
     saga::{
         AbortReason, BranchId, Definition, Op, Options, Policy, Saga, Slot, Status, Timestamp,
@@ -298,23 +297,6 @@ fn next_retry(saga: &Saga) -> Option<Retry> {
     retries.min_by_key(|retry| retry.at)
 }
 
-/// A moment in RFC 3339, UTC, with milliseconds.
-struct Time(Timestamp);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Years after 9999 have no RFC 3339; a client can ask for such a timeout all the same.
-        let moment = i64::try_from(self.0.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        write!(f, "{:.3}", moment.unwrap_or(jiff::Timestamp::MAX))
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
 /// Bytes, as Go writes them.
 fn base64(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| BASE64_STANDARD.encode(bytes))
@@ -469,11 +451,5 @@ mod tests {
             "RetryCount is greater than RetryLimit, RetryLimit: 2"
         );
         assert_eq!(reason(vec![Event::ForceStopped { at: at(1) }]).unwrap(), "force stopped");
-    }
-
-    #[test]
-    fn moments_beyond_the_calendar_are_shown_as_its_end() {
-        assert_eq!(Time(Timestamp(0)).to_string(), "1970-01-01T00:00:00.000Z");
-        assert_eq!(Time(Timestamp(u64::MAX)).to_string(), "9999-12-30T22:00:00.999Z");
     }
 }

@@ -1,6 +1,8 @@
 //! Our own API: what DTM's has no place for.
 
 mod plan;
+mod saga;
+mod shown;
 
 use axum::{
     Router,
@@ -10,19 +12,38 @@ use axum::{
     routing::{get, post},
 };
 
-use super::{Context, error::Error};
-use crate::{engine, saga::render};
+use super::{Context, dtm::response, error::Error};
+use crate::{
+    engine::{self, Record},
+    saga::render,
+};
 
 /// The routes.
 pub fn routes() -> Router<Context> {
-    Router::new().route("/api/v1/sagas/{gid}/log", get(log)).route("/api/v1/sagas/plan", post(plan::plan))
+    Router::new()
+        .route("/api/v1/sagas/plan", post(plan::plan))
+        .route("/api/v1/sagas/{gid}", get(saga))
+        .route("/api/v1/sagas/{gid}/log", get(log))
+}
+
+/// A saga, with what its branches gave.
+async fn saga(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
+    let record = find(&context, gid).await?;
+    Ok(response::json(StatusCode::OK, saga::json(&record.saga, context.engine().policy())))
 }
 
 /// A saga's log, as people read it.
-async fn log(State(context): State<Context>, gid: Result<Path<String>, PathRejection>) -> Result<Response, Error> {
-    // The only thing that can be wrong with one part of a path is its encoding, and no gid is in another than UTF-8.
-    let Path(gid) = gid.map_err(|_| Error::NotFound { gid: String::new() })?;
-    let Some(record) = context.engine().find(&gid).await? else { return Err(Error::NotFound { gid }) };
+async fn log(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
+    let record = find(&context, gid).await?;
     let log = render::log(record.saga.definition(), &record.log).map_err(engine::Error::Illegal)?;
     Ok((StatusCode::OK, [(CONTENT_TYPE, "text/plain; charset=utf-8")], log).into_response())
+}
+
+/// The part of a path that names a saga.
+type Gid = Result<Path<String>, PathRejection>;
+
+async fn find(context: &Context, gid: Gid) -> Result<Record, Error> {
+    // The only thing that can be wrong with one part of a path is its encoding, and no gid is in another than UTF-8.
+    let Path(gid) = gid.map_err(|_| Error::NotFound { gid: String::new() })?;
+    context.engine().find(&gid).await?.ok_or(Error::NotFound { gid })
 }

@@ -6,11 +6,14 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Serialize;
 
-use super::super::{
-    Context,
-    body::Body,
-    dtm::{request, response},
-    error::Error,
+use super::{
+    super::{
+        Context,
+        body::Body,
+        dtm::{request, response},
+        error::Error,
+    },
+    shown::{Component, Output},
 };
 use crate::{
     engine::plan,
@@ -99,7 +102,7 @@ struct Act<'a> {
     component: Option<Component<'a>>,
     outcome: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a str>,
+    output: Option<Output<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
     /// The words that belong to the outcome, under its name for them.
@@ -111,12 +114,6 @@ struct Act<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     changes_left_out: usize,
     requests: &'a [String],
-}
-
-#[derive(Serialize)]
-struct Component<'a> {
-    plugin: &'a str,
-    sha256: String,
 }
 
 #[derive(Serialize)]
@@ -182,12 +179,10 @@ impl<'a> Failure<'a> {
 
 impl<'a> Act<'a> {
     fn new(saga: &'a Definition, act: &'a plan::Act) -> Self {
-        let component = act.component.as_ref();
-        let component = component.map(|pin| Component { plugin: &pin.plugin, sha256: pin.digest.to_string() });
         let told = Self {
             branch_id: BranchId(act.slot.step).to_string(),
             target: saga.target(act.slot),
-            component,
+            component: act.component.as_ref().map(Component::new),
             assumed: act.is_assumed().then_some("succeeds"),
             changes: changes(&act.changes),
             changes_left_out: act.changes.left_out,
@@ -197,7 +192,7 @@ impl<'a> Act<'a> {
         let said = |outcome, name, words| Self { outcome, said: [(name, words)].into(), ..Self::default() };
         let Self { outcome, output, retry_after_ms, said, .. } = match &act.ending {
             plan::Ending::Succeeded { output } => {
-                Self { outcome: "succeeded", output: output.as_deref(), ..Self::default() }
+                Self { outcome: "succeeded", output: output.as_deref().map(Output), ..Self::default() }
             }
             plan::Ending::Ongoing { retry_after } => {
                 let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));

@@ -1,0 +1,128 @@
+//! A saga and its branches, in JSON.
+
+use serde::Serialize;
+
+use super::{
+    super::{
+        dtm::{response::to_json, view::rollback_reason},
+        time::Time,
+    },
+    shown::{Component, Output},
+};
+use crate::saga::{
+    BranchId, Op, Policy, Saga, Slot,
+    state::{OpState, Progress, StepState},
+};
+
+/// The body of `GET /api/v1/sagas/{gid}`:
+///
+/// - `gid`, `status`, `created_at`, `updated_at`; `reason`: why it is or was rolled back; `is_stuck`: whether it needs
+///   somebody's help;
+/// - `steps`, in the order of submission. Of each: `branch_id`, `may_have_effect` (whether something of it would have to
+///   be taken back now), and its two operations `action` and `compensation`.
+///
+/// Of each operation: `target`; `component` (`plugin`, `sha256`): the code that carries it out, if it is a plugin's;
+/// `attempts`; `updated_at` and `retry_at`, if any; `state`, and what belongs to it:
+///
+/// - `pending`: not called yet, or to be called again; with the newest `error`, if there was one;
+/// - `succeeded`, with `output`, if it gave one;
+/// - `rejected`, with the branch's `reason`;
+/// - `not_needed`: there was nothing to take back.
+pub fn json(saga: &Saga, policy: &Policy) -> Vec<u8> {
+    to_json(&View {
+        gid: saga.definition().gid().as_str(),
+        status: saga.status().as_str(),
+        created_at: Time(saga.definition().created_at()),
+        updated_at: Time(saga.updated_at()),
+        reason: rollback_reason(saga),
+        is_stuck: saga.is_stuck(policy),
+        steps: saga.steps().iter().enumerate().map(|(step, state)| Step::new(saga, step, state)).collect(),
+    })
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    gid: &'a str,
+    status: &'static str,
+    created_at: Time,
+    updated_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    is_stuck: bool,
+    steps: Vec<Step<'a>>,
+}
+
+#[derive(Serialize)]
+struct Step<'a> {
+    branch_id: String,
+    may_have_effect: bool,
+    action: Operation<'a>,
+    compensation: Operation<'a>,
+}
+
+impl<'a> Step<'a> {
+    fn new(saga: &'a Saga, step: usize, state: &'a StepState) -> Self {
+        let operation = |op| Operation::new(saga, Slot { step, op }, state.op(op));
+        Self {
+            branch_id: BranchId(step).to_string(),
+            may_have_effect: state.may_have_effect() && !state.is_rolled_back(),
+            action: operation(Op::Action),
+            compensation: operation(Op::Compensate),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Operation<'a> {
+    target: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    component: Option<Component<'a>>,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    updated_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_at: Option<Time>,
+    #[serde(flatten)]
+    state: State<'a>,
+}
+
+impl<'a> Operation<'a> {
+    fn new(saga: &'a Saga, slot: Slot, state: &'a OpState) -> Self {
+        Self {
+            target: saga.definition().target(slot),
+            component: saga.pins().get(slot).map(Component::new),
+            attempts: state.attempts,
+            updated_at: state.updated_at.map(Time),
+            retry_at: state.retry_at.filter(|_| state.is_pending() && !saga.status().is_finished()).map(Time),
+            state: State::new(state),
+        }
+    }
+}
+
+#[derive(Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+enum State<'a> {
+    Pending {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<&'a str>,
+    },
+    Succeeded {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        output: Option<Output<'a>>,
+    },
+    Rejected {
+        reason: &'a str,
+    },
+    NotNeeded,
+}
+
+impl<'a> State<'a> {
+    fn new(state: &'a OpState) -> Self {
+        match &state.progress {
+            Progress::Pending => Self::Pending { error: state.last_error.as_deref() },
+            Progress::Succeeded { output } => Self::Succeeded { output: output.as_deref().map(Output) },
+            Progress::Rejected { reason } => Self::Rejected { reason },
+            Progress::Skipped => Self::NotNeeded,
+        }
+    }
+}
