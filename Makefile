@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-money test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := account service-a service-b
@@ -17,6 +17,9 @@ run: plugins ## Build everything and serve on 127.0.0.1:36789
 
 test: plugins fixtures ## Run all tests that need nothing but Rust
 	cargo test --release -p wasaga --no-fail-fast
+
+test-money: plugins ## The money test for a minute with kills, and a minute with a disk that loses what was not synced
+	WASAGA_MONEY_SECONDS=60 cargo test --release -p wasaga --test money -- --test-threads 1 --nocapture
 
 test-clients: plugins ## Run DTM's own clients (Python, Go) against the host; installs what they need
 	@cargo build --release -p wasaga --bin wasaga
@@ -39,7 +42,7 @@ lint: ## Check format and lints
 test-readme: ## Run the commands of the README
 	@examples/readme.sh
 
-bench: plugins ## Measure speed (needs wrk; options: BENCH="--quick --only c,d")
+bench: plugins fixtures ## Measure speed (needs wrk; options: BENCH="--quick --only c,d")
 	@cargo build --release -p wasaga --bin wasaga --example bench_peer
 	@python3 examples/bench/bench.py $(BENCH)
 

@@ -12,6 +12,7 @@ Every saga is submitted with wait_result, has a gid of its own, and is on disk b
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from processes import Failure, Server, http, load, need_wrk, saga_status
 
 ROOT = Path(__file__).resolve().parents[2]
 SUCCESS = '{"dtm_result":"SUCCESS"}'
+ACCOUNTS = 2000  # as many as load.lua has numbers for
 
 
 @dataclass
@@ -38,28 +40,57 @@ class Case:
     status: int = 200
     text: str = SUCCESS
     ends_as: str = "succeed"
+    accounts: tuple = ()
+    spinning: int = 0
 
     def body(self, gid="GID"):
         steps = [{"action": action, "compensate": compensation} for action, compensation in self.steps]
         payloads = [json.dumps({"amount": amount}) for amount in self.amounts]
+        if self.accounts:
+            moves = zip(self.accounts, self.amounts)
+            payloads = [json.dumps({"account": account, "amount": amount}) for account, amount in moves]
         saga = {"gid": gid, "trans_type": "saga", "steps": steps, "payloads": payloads, "wait_result": True}
         return json.dumps(saga)
 
 
 def cases(peer_url):
     wasm = [(f"wasm://service-{s}/try", f"wasm://service-{s}/cancel") for s in "ab"]
+    money = [("wasm://account/try", "wasm://account/cancel")] * 2
     rejected = {"amounts": (100, 600), "status": 409, "text": "simulated failure", "ends_as": "failed"}
     return {
         "b": Case("two empty steps", [("", "")] * 2),
         "c": Case("two Wasm branches", wasm),
         "d": Case("rolled back: try, reject, cancel", wasm, **rejected),
         "e": Case("two HTTP branches", [(peer_url + "/succeed", peer_url + "/succeed")] * 2),
+        "f": Case("transfers, key-value", money, accounts=("account-EVEN", "account-ODD"), amounts=(-1, 1)),
+        "g": Case("transfers, always the same two", money, accounts=("account-0000", "account-0001"), amounts=(-1, 1)),
+        "h": Case("two Wasm branches, 4 guests spin", wasm, spinning=4),
     }
+
+
+def set_the_scene(host, case):
+    """Opens the accounts that the load uses, and sets guests spinning that never end."""
+    if case.accounts:
+        for first in range(0, ACCOUNTS, 100):
+            names = [f"account-{number:04}" for number in range(first, first + 100)]
+            steps = [{"action": "wasm://account/try", "compensate": "wasm://account/cancel"}] * len(names)
+            payloads = [json.dumps({"account": name, "open": 10**12}) for name in names]
+            submit(host, {"gid": f"open-{first}", "steps": steps, "payloads": payloads, "wait_result": True})
+    for number in range(case.spinning):
+        step = {"action": "wasm://chaos/try", "compensate": ""}
+        spin = {"gid": f"spin-{number}", "steps": [step], "payloads": [json.dumps({"try": "spin"})]}
+        submit(host, {**spin, "request_timeout": 3600})
+
+
+def submit(host, saga):
+    status, text = http(host.url + "/api/dtmsvr/submit", json.dumps({"trans_type": "saga", **saga}))
+    if status != 200:
+        raise Failure(f"{saga['gid']}: {status} {text}\n{host.last_words()}")
 
 
 def prove(host, case):
     """Submits one saga and reads the answer and the end of the saga: speed means nothing if these are wrong."""
-    status, text = http(host.url + "/api/dtmsvr/submit", case.body("proof"))
+    status, text = http(host.url + "/api/dtmsvr/submit", case.body("proof").replace("EVEN", "0000").replace("ODD", "0001"))
     if status != case.status or case.text not in text:
         wanted = f"{case.status} with {case.text!r}"
         raise Failure(f"{case.name}: expected {wanted}, got {status}: {text}\n{host.last_words()}")
@@ -123,8 +154,13 @@ def measure_case(table, host, peer, case, connections, seconds):
 
 
 def run(options, folder):
+    plugins = folder / "plugins"
+    plugins.mkdir()
+    for component in (*options.plugins.glob("*.wasm"), *options.fixtures.glob("*.wasm")):
+        shutil.copy(component, plugins)
+
     def host(data):
-        command = [options.host, "--data", folder / data, "--plugins", options.plugins]
+        command = [options.host, "--data", folder / data, "--plugins", plugins]
         env = {"WASAGA_LOG": "warn"}
         return Server("wasaga", lambda at: [*command, "--listen", at], "/api/ping", folder / f"{data}.log", env)
 
@@ -135,6 +171,7 @@ def run(options, folder):
             case = known[letter]
             try:
                 with host(letter) as server:
+                    set_the_scene(server, case)
                     prove(server, case)
                     load(server.url + "/api/dtmsvr/submit", case.body(), "warm-up-", options.connections[-1], 1)
                     for connections in options.connections:
@@ -157,7 +194,7 @@ def run(options, folder):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]
-    everything = ["a", "b", "c", "d", "e", "open"]
+    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "open"]
     parser.add_argument("--quick", action="store_true", help="a minute instead of five: rough numbers")
     parser.add_argument("--only", type=listed(str), default=everything, help=",".join(everything))
     parser.add_argument("--connections", type=listed(int), help="default 1,16,64,256")
@@ -165,7 +202,8 @@ def parse():
     parser.add_argument("--sagas", type=int, help="open sagas at least, default 100000")
     parser.add_argument("--host", type=Path, default=ROOT / "target/release/wasaga")
     parser.add_argument("--peer", type=Path, default=ROOT / "target/release/examples/bench_peer")
-    parser.add_argument("--plugins", type=Path, default=ROOT / "target/plugins", help="has service-a, service-b")
+    parser.add_argument("--plugins", type=Path, default=ROOT / "target/plugins", help="service-a, service-b, account")
+    parser.add_argument("--fixtures", type=Path, default=ROOT / "target/fixtures", help="chaos")
     options = parser.parse_args()
     if unknown := set(options.only) - set(everything):
         parser.error(f"--only knows {','.join(everything)}, not {','.join(unknown)}")

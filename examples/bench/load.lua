@@ -2,8 +2,9 @@
 --
 --   wrk ... -s load.lua URL -- BODY PREFIX [STATUS TEXT]
 --
--- In BODY, the word GID stands for the gid: PREFIX and ten digits. Any answer below 400 is right, unless STATUS and
--- TEXT say what every answer must be and contain. Prints the result as one line of JSON, times in microseconds.
+-- In BODY, the word GID stands for the gid: PREFIX and ten digits. The words EVEN and ODD stand for two numbers of four
+-- digits that neighbouring requests do not share. Any answer below 400 is right, unless STATUS and TEXT say what every
+-- answer must be and contain. Prints the result as one line of JSON, times in microseconds.
 
 local threads = {}
 wrong = 0 -- answers that are not as they must be; global, so that done() can ask each thread for it
@@ -14,15 +15,30 @@ end
 
 function init(args)
   local body, prefix, status, text = args[1], args[2], tonumber(args[3]), args[4]
-  -- All gids are equally long, so two requests differ in the gid alone: the rest is put together once.
-  local model = prefix .. ("0"):rep(10)
-  local whole = wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, (body:gsub("GID", model)))
-  local from, to = whole:find(model, 1, true)
-  local before, after = whole:sub(1, from - 1) .. prefix, whole:sub(to + 1)
+  -- Every word stands for a text of one length, so the request is put together once, and then only filled in.
+  local form = { GID = prefix .. "%010d", EVEN = "%04d", ODD = "%04d" }
+  local filled = body:gsub("%u+", function(word) return form[word] and form[word]:format(0) end)
+  local head = wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, filled)
+  local pieces, fills = { head:sub(1, #head - #filled) }, {}
+  local rest = body:gsub("(.-)(%u+)", function(before, word)
+    pieces[#pieces] = pieces[#pieces] .. before .. (form[word] and "" or word)
+    if form[word] then
+      table.insert(fills, { at = #pieces + 1, word = word })
+      table.insert(pieces, "")
+      table.insert(pieces, "")
+    end
+    return ""
+  end)
+  pieces[#pieces] = pieces[#pieces] .. rest
   local number = 0
   function request()
     number = number + 1
-    return before .. string.format("%010d", number) .. after
+    local even = number * 2 % 2000
+    local values = { GID = number, EVEN = even, ODD = even + 1 }
+    for _, fill in ipairs(fills) do
+      pieces[fill.at] = form[fill.word]:format(values[fill.word])
+    end
+    return table.concat(pieces)
   end
   -- Looking at every answer costs wrk time, so it is done only where the status alone does not tell.
   if status then
