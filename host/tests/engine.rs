@@ -10,6 +10,7 @@ mod engine {
     mod damage;
     mod effects;
     mod faults;
+    mod gate;
     mod kills;
     mod limits;
     mod list;

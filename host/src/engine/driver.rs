@@ -1,8 +1,9 @@
 //! Drives one saga: asks the machine, commits, calls, commits, until the saga ends or has nothing to do for a while.
 //!
 //! The output rule is kept here. An event stays in memory until something depends on it being known: it is committed
-//! with the effects of a contained attempt, and it is on disk before an external attempt starts, and before anybody
-//! is told. A saga of contained branches that somebody waits for is therefore one commit, and one sync that it shares.
+//! with the effects of a contained attempt, and it is on disk before an external attempt starts, before a gated one
+//! leaves the host (see `gate`), and before anybody is told. A saga of contained branches that somebody waits for is
+//! therefore one commit, and one sync that it shares.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -13,11 +14,12 @@ use super::{
     Inner,
     attempts::{Attempts, Ended},
     error::{Error, SubmitError},
+    gate::Gate,
     live::{Core, Live},
 };
 use crate::{
-    branch::{Call, Outcome, Reach},
-    saga::{BranchId, Event, Failure, Flight, Next, Op, Saga, Slot, Status, Timestamp, Verdict, state::Progress},
+    branch::{Call, Exit, Outcome, Reach},
+    saga::{BranchId, Event, Failure, Next, Op, Saga, Slot, Status, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
 
@@ -51,7 +53,7 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
     };
     let mut attempts = Attempts::new(parallel);
     loop {
-        let todo = advance(engine, &mut live.core())?;
+        let todo = advance(engine, live)?;
         match todo {
             Todo::Start(slot, attempt) => attempts.start(slot, attempt),
             Todo::Stop(slot) => attempts.stop(slot),
@@ -83,20 +85,20 @@ async fn sleep_until(engine: &Inner, until: Option<Timestamp>) {
 }
 
 /// Takes the machine's decisions until it wants something done outside the core.
-fn advance(engine: &Inner, core: &mut Core) -> Result<Todo, Error> {
+fn advance(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<Todo, Error> {
+    let core = &mut *live.core();
     loop {
         let now = engine.clock.now();
-        match core.saga().next(&core.flight, now) {
+        match core.saga().next(core.flight(), now) {
             Next::Decide(event) => core.apply(&event)?,
             Next::Call(_) if engine.stopping.is_cancelled() => return Ok(Todo::Wait(None)),
             Next::Call(slot) => {
-                if let Some(attempt) = prepare(engine, core, slot, now)? {
-                    core.flight.set(slot, true);
+                if let Some(attempt) = prepare(engine, live, core, slot, now)? {
                     return Ok(Todo::Start(slot, attempt));
                 }
             }
             Next::Drop(slot) => {
-                core.flight.set(slot, false);
+                core.land(slot);
                 return Ok(Todo::Stop(slot));
             }
             Next::Wait(until) => return Ok(Todo::Wait(until)),
@@ -108,7 +110,8 @@ fn advance(engine: &Inner, core: &mut Core) -> Result<Todo, Error> {
 /// Makes an attempt ready to run: an external one is committed now, and waits for the disk before it calls anybody.
 /// `None` if there is no branch at the address any more; that attempt has failed.
 fn prepare(
-    engine: &Inner,
+    engine: &Arc<Inner>,
+    live: &Arc<Live>,
     core: &mut Core,
     slot: Slot,
     now: Timestamp,
@@ -128,14 +131,17 @@ fn prepare(
         Ok(branch) => branch,
         Err(nowhere) => return not_called(engine, core, slot, nowhere.to_string(), now),
     };
-    let ticket = match branch.reach() {
+    let reach = branch.reach();
+    // Of an attempt before this one nobody knows how far it got: this one begins where that one may have left.
+    let follows_open = core.saga().op(slot).is_some_and(|op| op.open);
+    let ticket = match reach {
+        Reach::External => Some(start(engine, core, slot, now)?),
+        Reach::Gated if follows_open => Some(start(engine, core, slot, now)?),
         Reach::Contained | Reach::Gated => None,
-        Reach::External => {
-            core.apply(&Event::Started { step: slot.step, op: slot.op, at: now })?;
-            Some(core.save(&*engine.store, now)?)
-        }
     };
-    let call = call(engine, core.saga(), slot);
+    let takeoff = core.take_off(slot);
+    let exit = (reach == Reach::Gated).then(|| Gate::new(engine, live, slot, takeoff) as Arc<dyn Exit>);
+    let call = Call { exit, ..call(engine, core.saga(), slot) };
     Ok(Some(
         async move {
             if let Err(outcome) = wait_for_disk(ticket).await {
@@ -145,6 +151,12 @@ fn prepare(
         }
         .boxed(),
     ))
+}
+
+/// Writes down that an attempt starts which may have an effect at once.
+fn start(engine: &Inner, core: &mut Core, slot: Slot, now: Timestamp) -> Result<Ticket, Error> {
+    core.start(slot, now)?;
+    core.save(&*engine.store, now)
 }
 
 /// An attempt that has failed before it began.
@@ -194,10 +206,10 @@ pub(super) fn call(engine: &Inner, saga: &Saga, slot: Slot) -> Call {
 fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
     let Ended { slot, outcome } = ended;
     let mut core = live.core();
-    if !core.flight.contains(slot) || core.saga().status().is_finished() {
+    if !core.flight().contains(slot) || core.saga().status().is_finished() {
         return Ok(());
     }
-    core.flight.set(slot, false);
+    core.land(slot);
     let (verdict, effects) = match outcome {
         Outcome::Succeeded { output, .. } if !has_room(core.saga(), output.as_deref()) => {
             (Verdict::Unknown { error: too_much_output() }, Batch::new())
@@ -262,7 +274,7 @@ fn leave(engine: &Inner, live: &Live) -> Result<bool, Error> {
     let gid = live.core().saga().definition().gid().clone();
     let Some(mut shard) = engine.table.shard(gid.as_str()) else { return Ok(false) };
     let mut core = live.core();
-    let is_idle = match core.saga().next(&core.flight, engine.clock.now()) {
+    let is_idle = match core.saga().next(core.flight(), engine.clock.now()) {
         Next::Finished | Next::Wait(_) => true,
         Next::Call(_) => engine.stopping.is_cancelled(),
         Next::Decide(_) | Next::Drop(_) => false,
@@ -278,7 +290,7 @@ fn leave(engine: &Inner, live: &Live) -> Result<bool, Error> {
 /// Commits a saga that nobody drives: it has ended, or waits until it is due, which may be now.
 pub(super) fn park(engine: &Inner, core: &mut Core) -> Result<Ticket, Error> {
     let now = engine.clock.now();
-    let next = core.saga().next(&core.flight, now);
+    let next = core.saga().next(core.flight(), now);
     let due = match next {
         Next::Finished => None,
         Next::Wait(due) => due,
@@ -301,8 +313,8 @@ fn give_up(engine: &Inner, live: &Live) -> Result<(), Error> {
     let gid = live.core().saga().definition().gid().clone();
     let mut shard = engine.table.shard(gid.as_str());
     let mut core = live.core();
+    core.land_all();
     let ticket = if core.saga().status().is_finished() {
-        core.flight = Flight::default();
         park(engine, &mut core)?
     } else {
         core.save(&*engine.store, engine.clock.now())?

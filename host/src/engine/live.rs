@@ -17,7 +17,7 @@ use super::{
     record::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
 use crate::{
-    saga::{Definition, Event, Flight, Pins, Saga, Status, Timestamp, fold},
+    saga::{Definition, Event, Flight, Pins, Saga, Slot, Status, Timestamp, fold},
     store::{Batch, CommitError, Store, Ticket},
 };
 
@@ -49,6 +49,11 @@ impl Live {
     /// The core. Held for moments only: never across an await or a call of a branch.
     pub fn core(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The core, unless somebody has panicked over it, who may have left a change half made.
+    pub fn sound_core(&self) -> Option<MutexGuard<'_, Core>> {
+        self.core.lock().ok()
     }
 }
 
@@ -82,6 +87,10 @@ impl Table {
 /// A piece of a saga's log as stored: its number, and what is in it.
 pub(super) type Chunk = (u32, Vec<u8>);
 
+/// Tells an attempt from all others of its saga, those of the same number included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Takeoff(u64);
+
 /// The row that says that a saga is unfinished, but for what never changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Row {
@@ -93,7 +102,11 @@ struct Row {
 /// A saga's state, what of its log the store does not have yet, and who waits for it.
 pub(super) struct Core {
     pub id: SagaId,
-    pub flight: Flight,
+    /// What is running.
+    flight: Flight,
+    /// The attempts that are.
+    flying: Vec<(Slot, Takeoff)>,
+    takeoffs: u64,
     waiters: Vec<oneshot::Sender<Settled>>,
     saga: Saga,
     /// The newest chunk of the log as stored, and its number.
@@ -122,6 +135,8 @@ impl Core {
         Ok(Self {
             id,
             flight: Flight::default(),
+            flying: Vec::new(),
+            takeoffs: 0,
             waiters: Vec::new(),
             saga: Saga::new(definition),
             chunk: (0, record::new_chunk()),
@@ -140,6 +155,8 @@ impl Core {
         Self {
             id: record.id,
             flight: Flight::default(),
+            flying: Vec::new(),
+            takeoffs: 0,
             waiters: Vec::new(),
             saga: record.saga,
             chunk,
@@ -155,6 +172,41 @@ impl Core {
 
     pub fn saga(&self) -> &Saga {
         &self.saga
+    }
+
+    /// What is running.
+    pub fn flight(&self) -> &Flight {
+        &self.flight
+    }
+
+    /// An attempt begins.
+    pub fn take_off(&mut self, slot: Slot) -> Takeoff {
+        self.takeoffs += 1;
+        self.flight.set(slot, true);
+        self.flying.push((slot, Takeoff(self.takeoffs)));
+        Takeoff(self.takeoffs)
+    }
+
+    /// The running attempt of an operation has ended, or is given up: nothing of it counts any more.
+    pub fn land(&mut self, slot: Slot) {
+        self.flight.set(slot, false);
+        self.flying.retain(|(flying, _)| *flying != slot);
+    }
+
+    /// Gives everything up that runs.
+    pub fn land_all(&mut self) {
+        self.flight = Flight::default();
+        self.flying.clear();
+    }
+
+    /// Whether this very attempt has neither ended nor been given up.
+    pub fn is_flying(&self, slot: Slot, takeoff: Takeoff) -> bool {
+        self.flying.contains(&(slot, takeoff))
+    }
+
+    /// Notes that the attempt may have an effect from now on. It must be on disk before it has one.
+    pub fn start(&mut self, Slot { step, op }: Slot, at: Timestamp) -> Result<(), Error> {
+        self.apply(&Event::Started { step, op, at })
     }
 
     /// Whether the store knows of it.

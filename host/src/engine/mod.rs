@@ -18,6 +18,7 @@ mod clock;
 mod driver;
 mod error;
 mod find;
+mod gate;
 mod hasten;
 mod live;
 pub mod plan;
@@ -411,6 +412,7 @@ impl Inner {
             shard.remove(gid.as_str());
         }
         let mut core = live.core();
+        core.land_all();
         // What counts is the store. If that cannot be asked, the host is about to stop.
         let has_row = self.store.get(&record::open_key(core.id)).map_or(true, |row| row.is_some());
         if !core.is_stored() || !has_row {

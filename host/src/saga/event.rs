@@ -15,9 +15,9 @@ pub enum Event {
         /// When.
         at: Timestamp,
     },
-    /// An external attempt is about to start: from here on it may have had an effect. On disk before the call.
+    /// An attempt is about to act outside the host: from here on it may have had an effect. On disk before it does.
     ///
-    /// Attempts of contained branches have no such entry: until their outcome is committed they have done nothing.
+    /// Attempts that stay in the host have no such entry: until their outcome is committed they have done nothing.
     Started {
         /// Of which step.
         step: usize,

@@ -32,8 +32,11 @@ fn shapes() -> Vec<Plan> {
         Plan::new("mixed").contained().external().step("contained-pure", "").contained(),
         Plan::new("ordered").external().contained().external().concurrent().after(2, &[0, 1]),
         Plan::new("side by side").contained().external().contained().concurrent(),
+        Plan::new("two gated").gated().gated(),
+        Plan::new("all kinds").gated().contained().external().gated(),
+        Plan::new("gates side by side").gated().external().gated().contained().concurrent().after(3, &[0]),
     ];
-    let limited = Plan::new("limited").contained().external().with(|options| options.retry_limit = 2);
+    let limited = Plan::new("limited").contained().gated().external().with(|options| options.retry_limit = 2);
     steps.into_iter().chain([limited]).flat_map(|plan| [plan.clone(), plan.wait()]).collect()
 }
 

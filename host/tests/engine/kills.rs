@@ -23,10 +23,11 @@ const CLIENTS: u64 = 6;
 fn random_plan(gid: String, random: &mut fastrand::Rng) -> Plan {
     let mut plan = Plan::new(gid);
     for _ in 0..random.usize(0..5) {
-        plan = match random.u8(0..8) {
+        plan = match random.u8(0..10) {
             0..3 => plan.contained(),
-            3..6 => plan.external(),
-            6 => plan.step("contained-pure", "contained-pure"),
+            3..5 => plan.external(),
+            5..8 => plan.gated(),
+            8 => plan.step("contained-pure", "contained-pure"),
             _ => plan.step("", ""),
         };
     }

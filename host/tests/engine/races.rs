@@ -168,7 +168,8 @@ async fn sagas_run_once_and_only_forward_whatever_others_do_to_them() {
             let (host, mut random) = (host.clone(), fastrand::Rng::with_seed(client));
             tokio::spawn(async move {
                 for n in 0..SAGAS / 8 {
-                    let plan = Plan::new(format!("{client}-{n}")).contained().external().step("contained-pure", "");
+                    let plan =
+                        Plan::new(format!("{client}-{n}")).contained().external().step("contained-pure", "").gated();
                     let plan = if random.bool() { plan.concurrent() } else { plan };
                     meddle(&host, plan, &mut random).await;
                 }

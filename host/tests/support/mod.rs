@@ -17,7 +17,7 @@ pub use self::{
     host::{Host, Setup, settled, until},
     plan::Plan,
     shelf::Shelf,
-    stage::{Attempt, Stage, settle},
+    stage::{Attempt, Stage, leave, settle},
     store::TestStore,
     world::{Troubles, World},
 };

@@ -25,12 +25,17 @@ impl Plan {
         self.step("contained", "contained")
     }
 
+    /// Adds a step whose branches are contained until they ask to be let out.
+    pub fn gated(self) -> Self {
+        self.step("gated", "gated")
+    }
+
     /// Adds a step whose branches are external.
     pub fn external(self) -> Self {
         self.step("external", "external")
     }
 
-    /// Adds a step; the addresses are `contained`, `external`, or begin so, or empty.
+    /// Adds a step; the addresses are `contained`, `gated`, `external`, or begin so, or empty.
     pub fn step(mut self, action: &str, compensation: &str) -> Self {
         let payload = format!("payload {}", self.steps.len()).into();
         self.steps.push(Step { action: action.into(), compensation: compensation.into(), payload });

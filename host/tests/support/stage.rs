@@ -10,14 +10,14 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use wasaga::{
-    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    branch::{Branch, Call, Departure, Directory, Held, Nowhere, Outcome, Reach},
     saga::{Definition, Op, Pin, Slot},
     store::{self, Batch, Range, Read},
 };
 
 /// A directory in which every attempt waits for the test to answer it.
 ///
-/// Addresses that begin with `contained` or `external` lead to branches of that reach, until they are closed.
+/// Addresses that begin with `contained`, `gated` or `external` lead to branches of that reach, until they are closed.
 pub struct Stage {
     started: mpsc::UnboundedSender<Attempt>,
     attempts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Attempt>>,
@@ -121,6 +121,11 @@ impl Attempt {
         self.answer(Outcome::Ongoing { retry_after });
     }
 
+    /// Asks to be let out of the host.
+    pub async fn leave(&self) -> Result<(), Held> {
+        leave(&self.call).await
+    }
+
     /// Lets the branch panic.
     pub fn panic(self) {
         drop(self.answer);
@@ -155,10 +160,17 @@ impl Directory for Stage {
     }
 }
 
+/// Asks for an attempt to be let out of the host.
+pub async fn leave(call: &Call) -> Result<(), Held> {
+    let exit = call.exit.as_ref().expect("a way out");
+    exit.leave(Departure { what: format!("POST {}", call.target()) }).await
+}
+
 /// What kind of branch an address of these tests leads to.
 pub fn reach(address: &str) -> Result<Reach, Nowhere> {
     match address {
         _ if address.starts_with("contained") => Ok(Reach::Contained),
+        _ if address.starts_with("gated") => Ok(Reach::Gated),
         _ if address.starts_with("external") => Ok(Reach::External),
         _ => Err(Nowhere(format!("nothing is at {address}"))),
     }

@@ -15,7 +15,12 @@ use wasaga::{
     store::{Batch, Read, Store},
 };
 
-use super::{Host, Setup, TestStore, stage::reach, store::EFFECTS, until};
+use super::{
+    Host, Setup, TestStore,
+    stage::{leave, reach},
+    store::EFFECTS,
+    until,
+};
 
 /// How often attempts go wrong, in percent.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +40,8 @@ pub struct Troubles {
 /// A directory and what happened behind it. Survives the hosts that call it, as the real world does.
 ///
 /// Contained branches keep their effect in the host's store: a key for each, and one counter of all, read and written
-/// anew each time. Those at `contained-pure` have no effect. External ones keep theirs here.
+/// anew each time. Those at `contained-pure` have no effect. External ones keep theirs here. Gated ones do both, but the
+/// latter only if they ask to be let out, and are. An action whose address ends in `:rejects` is rejected.
 pub struct World {
     state: Mutex<State>,
     store: Mutex<Option<Arc<TestStore>>>,
@@ -53,8 +59,10 @@ struct State {
 struct Score {
     /// Steps whose external effect is there.
     effects: HashSet<usize>,
-    /// The highest attempt of each external operation: an attempt that started is never forgotten.
+    /// The highest attempt of each operation that got out: an attempt that started so is never forgotten.
     attempts: HashMap<Slot, u32>,
+    /// Those that are running outside the host.
+    out: HashSet<Slot>,
     /// An external compensation has been called: no action may be called any more.
     turned_back: bool,
     /// A contained one has; a host that dies may take that back.
@@ -126,6 +134,9 @@ impl World {
                 saga.status().as_str(),
                 record.log,
             );
+            if wanted && keeps_in_store(definition, step) {
+                assert!(self.is_in_store(definition, step), "{} lacks what step {step} wrote", definition.gid());
+            }
         }
     }
 
@@ -149,13 +160,21 @@ impl World {
 
     /// Whether the effect of a step's action is there; `None` for one that has none.
     fn has_effect(&self, definition: &Definition, step: usize) -> Option<bool> {
-        match definition.target(Slot { step, op: Op::Action }) {
-            "contained" => Some(self.store().get(&effect_key(definition, step)).unwrap().is_some()),
-            address if address.starts_with("external") => Some(
-                self.state().scores.get(definition.gid().as_str()).is_some_and(|score| score.effects.contains(&step)),
-            ),
-            _ => None,
+        let gets_out = definition.target(Slot { step, op: Op::Action }).starts_with(['g', 'e']);
+        let is_outside = || {
+            let state = self.state();
+            state.scores.get(definition.gid().as_str()).is_some_and(|score| score.effects.contains(&step))
+        };
+        match (keeps_in_store(definition, step), gets_out) {
+            (false, false) => None,
+            (in_store, gets_out) => {
+                Some((in_store && self.is_in_store(definition, step)) || (gets_out && is_outside()))
+            }
         }
+    }
+
+    fn is_in_store(&self, definition: &Definition, step: usize) -> bool {
+        self.store().get(&effect_key(definition, step)).unwrap().is_some()
     }
 
     fn breach(&self, call: &Call, what: &str) {
@@ -186,7 +205,7 @@ impl World {
                     self.breach(call, "called before the effect of its follower is taken back");
                 }
                 let output = if has_output(saga, step) { output(saga, step) } else { String::new() };
-                let tried_well = call.tried.as_ref().map_or(reach == Reach::External, |tried| *tried == output);
+                let tried_well = call.tried.as_ref().map_or(reach != Reach::Contained, |tried| *tried == output);
                 if !tried_well {
                     self.breach(call, "not given what the action gave");
                 }
@@ -195,16 +214,11 @@ impl World {
         let mut state = self.state();
         let score = state.scores.entry(saga.gid().to_string()).or_default();
         let is_repeated = !score.running.insert(call.slot);
-        // A contained attempt that was dropped may still be ending on another thread; it has no effect.
-        let runs = |slot| score.running.contains(&slot) && score.attempts.contains_key(&slot);
-        let races = op == Op::Compensate && followers().chain([step]).any(|step| runs(Slot { step, op: Op::Action }));
+        // An attempt that was dropped inside the host may still be ending on another thread; it has no effect.
+        let races = op == Op::Compensate
+            && followers().chain([step]).any(|step| score.out.contains(&Slot { step, op: Op::Action }));
         let goes_forward_again = op == Op::Action && had_turned_back;
-        let mut is_forgotten = false;
-        if reach == Reach::External {
-            let newest = score.attempts.insert(call.slot, call.attempt).unwrap_or(0);
-            is_forgotten = call.attempt <= newest;
-            score.turned_back |= op == Op::Compensate;
-        }
+        let is_forgotten = reach == Reach::External && !score.get_out(call);
         score.turned_back_in_this_life |= op == Op::Compensate;
         drop(state);
         for (breached, what) in [
@@ -227,6 +241,7 @@ impl World {
 
     fn draw(&self, call: &Call, reach: Reach) -> (Fate, Duration) {
         let may_reject = !call.is_compensation() && self.has_effect(&call.saga, call.slot.step) != Some(true);
+        let is_sure_to_reject = !call.is_compensation() && call.target().ends_with(":rejects");
         let State { random, troubles, .. } = &mut *self.state();
         let pause =
             if random.u8(0..100) < troubles.slow { Duration::from_micros(random.u64(0..3000)) } else { Duration::ZERO };
@@ -237,12 +252,12 @@ impl World {
             roll < threshold
         };
         let fate = if falls(troubles.unknown) {
-            Fate::IsLost { after_effect: reach == Reach::External && random.bool() }
+            Fate::IsLost { after_effect: reach != Reach::Contained && random.bool() }
         } else if falls(troubles.ongoing) {
             Fate::IsOngoing
         } else if falls(troubles.panicking) {
             Fate::Panics
-        } else if falls(troubles.rejected) && may_reject {
+        } else if (falls(troubles.rejected) && may_reject) || is_sure_to_reject {
             Fate::IsRejected
         } else {
             Fate::Succeeds
@@ -257,9 +272,17 @@ impl World {
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        running.is_loose = false;
+        if reach == Reach::Gated && self.wants_out(call) {
+            if let Err(held) = leave(call).await {
+                return Outcome::Unknown { error: held.0 };
+            }
+            self.get_out(call);
+            running.is_loose = true;
+            tokio::time::sleep(pause / 2).await;
+        }
+        let is_out = std::mem::take(&mut running.is_loose);
         let takes_effect = matches!(fate, Fate::Succeeds | Fate::IsLost { after_effect: true });
-        if takes_effect && reach == Reach::External {
+        if takes_effect && is_out {
             let mut state = self.state();
             state.scores.entry(call.saga.gid().to_string()).or_default().take_effect(call.slot);
         }
@@ -267,13 +290,39 @@ impl World {
             Fate::Succeeds => {
                 let Slot { step, op } = call.slot;
                 let output = (op == Op::Action && has_output(&call.saga, step)).then(|| output(&call.saga, step));
-                let has_effects = call.target() == "contained";
+                let has_effects = keeps_in_store(&call.saga, step);
                 Outcome::Succeeded { output, effects: if has_effects { self.effects(call) } else { Batch::new() } }
             }
             Fate::IsRejected => Outcome::Rejected { reason: "no".into() },
             Fate::IsLost { .. } => Outcome::Unknown { error: "lost".into() },
             Fate::IsOngoing => Outcome::Ongoing { retry_after: None },
             Fate::Panics => panic!("drawn"),
+        }
+    }
+
+    /// Some attempts leave the host; those that have to undo something out there must.
+    fn wants_out(&self, call: &Call) -> bool {
+        let State { random, scores, .. } = &mut *self.state();
+        let is_outside =
+            scores.get(call.saga.gid().as_str()).is_some_and(|score| score.effects.contains(&call.slot.step));
+        random.bool() || (call.is_compensation() && is_outside)
+    }
+
+    /// A gated attempt has been let out.
+    fn get_out(&self, call: &Call) {
+        let mut state = self.state();
+        let score = state.scores.entry(call.saga.gid().to_string()).or_default();
+        // In a concurrent saga, another step may be turned back in the moment after this one was let out.
+        let is_late = !call.is_compensation()
+            && !call.saga.is_concurrent()
+            && (score.turned_back || score.turned_back_in_this_life);
+        let is_forgotten = !score.get_out(call);
+        drop(state);
+        if is_late {
+            self.breach(call, "an action is let out after the first compensation");
+        }
+        if is_forgotten {
+            self.breach(call, "an earlier attempt that got out was forgotten");
         }
     }
 
@@ -286,10 +335,12 @@ impl World {
         let mut batch = Batch::new();
         batch.expect(&key, had.clone());
         batch.expect(COUNTER, counted);
-        if call.is_compensation() {
-            if had.is_none() {
+        if call.is_compensation() && had.is_none() {
+            // That the action got out does not say that it came to its end.
+            if call.tried.is_some() || !call.target().starts_with("gated") {
                 self.breach(call, "takes back an effect that is not there");
             }
+        } else if call.is_compensation() {
             batch.delete(&key);
             batch.put(COUNTER, count.saturating_sub(1).to_be_bytes());
         } else {
@@ -322,7 +373,21 @@ fn output(definition: &Definition, step: usize) -> String {
     format!("\"{} {step}\"", definition.gid())
 }
 
+/// Whether the step's effect, or a part of it, is in the host's store.
+fn keeps_in_store(definition: &Definition, step: usize) -> bool {
+    let address = definition.target(Slot { step, op: Op::Action });
+    address == "contained" || address.starts_with("gated")
+}
+
 impl Score {
+    /// An attempt acts outside the host. Whether it is a later one than all before it.
+    fn get_out(&mut self, call: &Call) -> bool {
+        self.out.insert(call.slot);
+        self.turned_back |= call.is_compensation();
+        let newest = self.attempts.insert(call.slot, call.attempt).unwrap_or(0);
+        call.attempt > newest
+    }
+
     fn take_effect(&mut self, slot: Slot) {
         match slot.op {
             Op::Action => self.effects.insert(slot.step),
@@ -344,6 +409,7 @@ impl Drop for Running<'_> {
         let State { random, scores, .. } = &mut *self.world.state();
         if let Some(score) = scores.get_mut(self.call.saga.gid().as_str()) {
             score.running.remove(&self.call.slot);
+            score.out.remove(&self.call.slot);
             if self.is_loose && random.bool() {
                 score.take_effect(self.call.slot);
             }
