@@ -18,7 +18,7 @@ use wasaga::{
 fn load(runtime: &Runtime, folder: &str) -> Registry {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder);
     let registry = Registry::load(runtime, &dir, Vec::new());
-    assert!(registry.plugins().count() > 0, "run `make plugins fixtures`");
+    assert!(!registry.plugins().is_empty(), "run `make plugins fixtures`");
     registry
 }
 
@@ -69,7 +69,7 @@ fn loading(criterion: &mut Criterion) {
     criterion.bench_function("load/cached", |bencher| {
         bencher.iter(|| {
             let registry = load(&wasm, "fixtures");
-            assert!(registry.plugins().all(|plugin| plugin.code() == Code::Cached));
+            assert!(registry.plugins().iter().all(|plugin| plugin.code() == Code::Cached));
         });
     });
 }

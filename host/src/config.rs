@@ -92,6 +92,13 @@ pub struct Log {
 pub struct Plugins {
     /// Folder of the components, one `NAME.wasm` each.
     pub dir: PathBuf,
+    /// How often the folder is looked at: what is new there is used from then on, without a restart. 0: only at the start.
+    #[serde(with = "duration")]
+    pub watch: Duration,
+    /// Who may replace plugins by `PUT /api/v1/plugins/NAME`.
+    pub upload: api::Uploads,
+    /// Replaced versions of each plugin that are kept although no saga needs them, to go back to.
+    pub spare_versions: usize,
     /// Addresses that belong to a plugin although they name another host.
     pub routes: Vec<plugin::Route>,
     /// Guests that exist at once; further calls wait for one to end.
@@ -155,9 +162,12 @@ impl Default for Log {
 
 impl Default for Plugins {
     fn default() -> Self {
-        let plugin::Settings { limits, slots, .. } = plugin::Settings::default();
+        let plugin::Settings { limits, slots, spare_versions, .. } = plugin::Settings::default();
         Self {
             dir: "target/plugins".into(),
+            watch: Duration::from_secs(1),
+            upload: api::Uploads::default(),
+            spare_versions,
             routes: Vec::new(),
             slots,
             busy_guests: 0,
@@ -235,7 +245,7 @@ impl Config {
     /// How guests are run. Fetches the secrets that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
-        let Plugins { slots, busy_guests, limits, grants, .. } = &self.plugins;
+        let Plugins { slots, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
         let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
         Ok(plugin::Settings {
             limits: limits.clone(),
@@ -243,6 +253,8 @@ impl Config {
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
             cache_dir: Some(self.data.join("compiled")),
+            shelf_dir: Some(self.data.join("components")),
+            spare_versions: *spare_versions,
             ..defaults
         })
     }

@@ -10,14 +10,14 @@ use crate::{
 
 /// The branches that this host can call.
 pub struct Branches {
-    plugins: Registry,
+    plugins: Arc<Registry>,
     http: http::Client,
     grpc: grpc::Client,
 }
 
 impl Branches {
     /// Plugins first, then services.
-    pub fn new(plugins: Registry, http: http::Client, grpc: grpc::Client) -> Self {
+    pub fn new(plugins: Arc<Registry>, http: http::Client, grpc: grpc::Client) -> Self {
         Self { plugins, http, grpc }
     }
 
@@ -33,16 +33,30 @@ impl Branches {
 }
 
 impl Directory for Branches {
-    fn find(&self, saga: &Definition, slot: Slot, _pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
-        let target = saga.target(slot);
-        match self.plugins.resolve(target, slot.op) {
-            Ok(Some(plugin)) => match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {
-                Some(Err(_)) => Err(Nowhere("the payload is not UTF-8 text, which is all that a plugin takes".into())),
-                _ => Ok(plugin),
-            },
-            Ok(None) => self.service(saga, target),
-            Err(unresolved) => Err(nowhere(&unresolved)),
+    fn find(&self, saga: &Definition, slot: Slot, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
+        match pin {
+            Some(pin) => self.plugins.find(pin, slot.op).map_err(|lost| nowhere(&lost)),
+            None => self.service(saga, saga.target(slot)),
         }
+    }
+
+    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
+        let target = saga.target(slot);
+        let Some(pin) = self.plugins.pin(target, slot.op).map_err(|unresolved| nowhere(&unresolved))? else {
+            return self.service(saga, target).map(|_| None);
+        };
+        match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {
+            Some(Err(_)) => Err(Nowhere("the payload is not UTF-8 text, which is all that a plugin takes".into())),
+            _ => Ok(Some(pin)),
+        }
+    }
+
+    fn hold(&self, pins: &[Pin]) {
+        self.plugins.hold(pins);
+    }
+
+    fn release(&self, pins: &[Pin]) {
+        self.plugins.release(pins);
     }
 }
 

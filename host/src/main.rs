@@ -14,7 +14,7 @@ use wasaga::{
     config::{Config, Flags, Log},
     directory::Branches,
     engine::{Clock, Engine},
-    plugin::{Registry, Runtime, reach::Judgement},
+    plugin::{Registry, Runtime, keeper},
     store::{LocalStore, Stats, Store},
 };
 
@@ -69,7 +69,8 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::new(&config.plugin_settings()?)?;
     let plugins = load_plugins(&runtime, config);
-    let branches = Arc::new(Branches::new(plugins, http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
+    let branches =
+        Arc::new(Branches::new(plugins.clone(), http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
     let (store, recovery) = LocalStore::open(config.store_settings())?;
     info!(?recovery, "store opened");
     let store = Arc::new(store);
@@ -86,7 +87,13 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     }
     info!("ready on http://{address}");
 
-    let context = context(&engine, &store, config);
+    let uploads = match config.plugins.upload {
+        api::Uploads::Loopback if !address.ip().is_loopback() => api::Uploads::Off,
+        uploads => uploads,
+    };
+    let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
+    let keeper = tokio::spawn(keeper::keep(plugins.clone(), store.clone(), every));
+    let context = context(&engine, plugins, uploads, &store, config);
     let stopping = CancellationToken::new();
     let connections = &config.api.connections;
     let serving = async {
@@ -118,6 +125,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         }
     };
     let ((), outcome) = tokio::join!(bounded, stop);
+    keeper.abort();
     outcome?;
     store.close()?;
     info!("stopped");
@@ -129,30 +137,28 @@ async fn listen(address: &str) -> Result<TcpListener, String> {
     listener.map_err(|error| format!("cannot listen on {address}: {error}; is a host running already?"))
 }
 
-fn load_plugins(runtime: &Runtime, config: &Config) -> Registry {
-    let plugins = Registry::load(runtime, &config.plugins.dir, config.plugins.routes.clone());
-    for refused in plugins.refused() {
-        warn!("plugin not loaded: {refused}");
-    }
-    for plugin in plugins.plugins() {
-        let (name, digest, bytes, code) = (plugin.name(), plugin.digest(), plugin.size(), plugin.code());
-        let Judgement { reach, reason } = plugin.judgement();
-        info!(plugin = name, digest, bytes, ?code, ?reach, reason, "plugin loaded");
-    }
-    for name in config.plugins.grants.keys().filter(|name| plugins.plugins().all(|plugin| plugin.name() != **name)) {
+fn load_plugins(runtime: &Runtime, config: &Config) -> Arc<Registry> {
+    let plugins = Arc::new(Registry::load(runtime, &config.plugins.dir, config.plugins.routes.clone()));
+    for name in config.plugins.grants.keys().filter(|name| plugins.plugin(name).is_none()) {
         warn!("[plugins.grants.{name}] grants something to a plugin that is not there: is the name right?");
     }
     plugins
 }
 
-fn context(engine: &Engine, store: &Arc<LocalStore>, config: &Config) -> api::Context {
+fn context(
+    engine: &Engine,
+    plugins: Arc<Registry>,
+    uploads: api::Uploads,
+    store: &Arc<LocalStore>,
+    config: &Config,
+) -> api::Context {
     let mut registry = prometheus_client::registry::Registry::default();
     let journal = store.clone();
     api::metrics::register(&mut registry, engine.clone(), move || {
         let Stats { commits, syncs, journal_bytes, .. } = journal.stats();
         api::metrics::Journal { commits, syncs, bytes: journal_bytes }
     });
-    api::Context::new(engine.clone(), registry, config.api.requests.clone())
+    api::Context::new(engine.clone(), plugins, uploads, registry, config.api.requests.clone())
 }
 
 /// Resolves when the host should stop; an error when it must.

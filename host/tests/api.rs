@@ -8,8 +8,12 @@ mod connections;
 mod host;
 #[path = "api/lists.rs"]
 mod lists;
+#[path = "support/no_plugins.rs"]
+mod no_plugins;
 #[path = "api/plan.rs"]
 mod plan;
+#[path = "api/plugins.rs"]
+mod plugins;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/sagas.rs"]

@@ -1,5 +1,7 @@
 //! The body of a request, as bytes, within limits of size and time.
 
+use std::time::Duration;
+
 use axum::{
     body::BodyDataStream,
     extract::{FromRequest, Request},
@@ -22,10 +24,17 @@ impl FromRequest<Context> for Body {
 
     async fn from_request(request: Request, context: &Context) -> Result<Self, Error> {
         let limits = context.limits();
+        Self::read(request, limits.body_bytes_max, limits.body_timeout).await
+    }
+}
+
+impl Body {
+    /// The body of a request that has limits of its own.
+    pub async fn read(request: Request, bytes_max: usize, limit: Duration) -> Result<Self, Error> {
         let chunks = request.into_body().into_data_stream();
-        match timeout(limits.body_timeout, read(chunks, limits.body_bytes_max)).await {
+        match timeout(limit, read(chunks, bytes_max)).await {
             Ok(whole) => whole.map(Self),
-            Err(_) => Err(Error::BodySlow { limit: limits.body_timeout }),
+            Err(_) => Err(Error::BodySlow { limit }),
         }
     }
 }

@@ -14,6 +14,7 @@ use tracing::error;
 use super::dtm::{request, response};
 use crate::{
     engine::{self, PlanError, SubmitError},
+    plugin::Fault,
     saga::Status,
 };
 
@@ -79,6 +80,27 @@ pub enum Error {
         /// What was asked for.
         gid: String,
     },
+    /// No such plugin.
+    #[error("there is no plugin {name:?}")]
+    NoPlugin {
+        /// What was asked for.
+        name: String,
+    },
+    /// It cannot become a version of a plugin.
+    #[error(transparent)]
+    Plugin(Fault),
+    /// A setting.
+    #[error(
+        "plugins cannot be replaced this way here: upload = \"loopback\" under [plugins] allows it on the machine itself, by \
+         http://127.0.0.1 or http://localhost, upload = \"on\" to everybody who reaches this host"
+    )]
+    UploadForbidden,
+    /// A limit.
+    #[error("too many plugins are being uploaded: send it again later, nothing has changed")]
+    UploadsBusy,
+    /// A defect of the host.
+    #[error("the host failed while it compiled the plugin: its log has more, nothing has changed")]
+    UploadPanicked,
     /// Not submitted.
     #[error(transparent)]
     Submit(SubmitError),
@@ -175,6 +197,15 @@ impl Answer {
     }
 }
 
+fn refused_plugin(fault: &Fault) -> StatusCode {
+    match fault {
+        Fault::Name => StatusCode::BAD_REQUEST,
+        Fault::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Fault::NotKept(_) | Fault::NotPlaced(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
 impl From<Error> for Answer {
     fn from(error: Error) -> Self {
         let status = match &error {
@@ -191,9 +222,14 @@ impl From<Error> for Answer {
             | Error::Position { .. } => StatusCode::BAD_REQUEST,
             Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Error::NotFound { .. } => StatusCode::NOT_FOUND,
+            Error::NotFound { .. } | Error::NoPlugin { .. } => StatusCode::NOT_FOUND,
+            Error::Plugin(fault) => refused_plugin(fault),
+            Error::UploadForbidden => StatusCode::FORBIDDEN,
+            Error::UploadsBusy => return Self::unavailable(&error, Duration::from_secs(1)),
             Error::OtherModes { .. } => StatusCode::NOT_IMPLEMENTED,
-            Error::NoGid | Error::NotInteger { .. } | Error::Unknown { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            Error::NoGid | Error::NotInteger { .. } | Error::Unknown { .. } | Error::UploadPanicked => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
         };
         Self::new(status, message(&error))
     }

@@ -24,10 +24,12 @@ use axum::{Router, middleware::from_fn_with_state};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 pub use self::error::Error;
 pub use self::serve::{serve, serve_http2};
-use crate::engine::Engine;
+pub use self::v1::plugins::{Uploads, is_loopback};
+use crate::{engine::Engine, plugin};
 
 /// Limits of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -56,14 +58,32 @@ struct Parts {
     limits: Limits,
     gids: dtm::gid::Source,
     requests: Arc<dtm::metrics::Requests>,
+    plugins: Arc<plugin::Registry>,
+    uploads: Uploads,
+    upload_places: Semaphore,
 }
 
 impl Context {
-    /// An API in front of `engine`. What `registry` holds is shown by `/api/metrics`.
-    pub fn new(engine: Engine, mut registry: Registry, limits: Limits) -> Self {
+    /// An API in front of `engine`, and of the plugins that it uses. What `registry` holds is shown by `/api/metrics`.
+    pub fn new(
+        engine: Engine,
+        plugins: Arc<plugin::Registry>,
+        uploads: Uploads,
+        mut registry: Registry,
+        limits: Limits,
+    ) -> Self {
         let requests = Arc::new(dtm::metrics::Requests::default());
         dtm::metrics::register(&mut registry, engine.clone(), requests.clone());
-        Self(Arc::new(Parts { engine, registry, limits, gids: dtm::gid::Source::default(), requests }))
+        Self(Arc::new(Parts {
+            engine,
+            registry,
+            limits,
+            gids: dtm::gid::Source::default(),
+            requests,
+            plugins,
+            uploads,
+            upload_places: Semaphore::new(v1::plugins::UPLOADS_MAX),
+        }))
     }
 
     fn engine(&self) -> &Engine {
@@ -80,6 +100,18 @@ impl Context {
 
     fn requests(&self) -> &dtm::metrics::Requests {
         &self.0.requests
+    }
+
+    fn plugins(&self) -> &Arc<plugin::Registry> {
+        &self.0.plugins
+    }
+
+    fn uploads(&self) -> Uploads {
+        self.0.uploads
+    }
+
+    fn upload_places(&self) -> &Semaphore {
+        &self.0.upload_places
     }
 
     fn gids(&self) -> &dtm::gid::Source {

@@ -16,6 +16,8 @@ use std::{
 use sha2::{Digest as _, Sha256};
 use wasmtime::{Engine, component::Component};
 
+use crate::saga::Digest;
+
 /// Bytes of the digest that an entry starts with.
 const DIGEST_BYTES: usize = 32;
 
@@ -49,7 +51,7 @@ impl Cache {
     }
 
     /// The compiled form of the component with this digest, if it is there and whole.
-    pub fn load(&self, engine: &Engine, digest: &str) -> Option<Component> {
+    pub fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let name = self.name(digest);
         let entry = fs::read(self.dir.join(&name)).ok()?;
         let (expected, code) = entry.split_at_checked(DIGEST_BYTES)?;
@@ -66,7 +68,7 @@ impl Cache {
     }
 
     /// Writes the compiled form; readers see all of it or nothing.
-    pub fn save(&self, digest: &str, component: &Component) -> io::Result<()> {
+    pub fn save(&self, digest: Digest, component: &Component) -> io::Result<()> {
         let name = self.name(digest);
         let code = component.serialize().map_err(|error| io::Error::other(format!("{error:#}")))?;
         let temporary = self.temporary();
@@ -82,7 +84,12 @@ impl Cache {
         })
     }
 
-    fn name(&self, digest: &str) -> String {
+    /// Takes the compiled form away, if it is there. It can always be made again.
+    pub fn remove(&self, digest: Digest) {
+        let _ = fs::remove_file(self.dir.join(self.name(digest)));
+    }
+
+    fn name(&self, digest: Digest) -> String {
         format!("{digest}-{:016x}.cwasm", self.compatibility)
     }
 

@@ -1,7 +1,6 @@
 //! From a file to a plugin: everything that can be wrong with a component is found here, once, and not at a call.
 
 use std::{
-    fmt::Write as _,
     fs::{self, File},
     io::{self, Read as _},
     path::Path,
@@ -15,12 +14,12 @@ use super::{
     limits::Limits,
     runtime::{Guest, Runtime},
 };
-use crate::saga::Op;
+use crate::saga::{Digest, Op};
 
 /// A component that is ready to be called.
 pub struct Loaded {
-    /// SHA-256 of the file, in hexadecimal.
-    pub digest: String,
+    /// SHA-256 of the file.
+    pub digest: Digest,
     /// Bytes of the file.
     pub size: u64,
     /// Whether it had to be compiled.
@@ -54,6 +53,12 @@ pub enum Fault {
     /// It cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(io::Error),
+    /// It is a plugin, but sagas could not rely on it.
+    #[error("cannot be kept for the sagas that will use it: {0}: see to the data folder of the host")]
+    NotKept(io::Error),
+    /// It is a plugin, but there is no place for it.
+    #[error("cannot be put into the plugin folder: {0}: see to that folder of the host")]
+    NotPlaced(io::Error),
     /// Nothing in it.
     #[error("the file is empty: build or copy it again")]
     Empty,
@@ -128,11 +133,11 @@ impl Loaded {
     /// Bytes of a plugin's name: as many as a label of a host name may have.
     pub const NAME_BYTES_MAX: usize = 63;
 
-    /// Reads, compiles (or finds compiled) and checks a component.
-    pub fn read(runtime: &Runtime, path: &Path) -> Result<Self, Fault> {
-        let bytes = read(path, runtime.limits())?;
-        let digest = hex(&Sha256::digest(&bytes));
-        let (component, code) = compile(runtime, &digest, &bytes)?;
+    /// Compiles (or finds compiled) and checks a component.
+    pub fn new(runtime: &Runtime, bytes: &[u8]) -> Result<Self, Fault> {
+        check_kind(bytes, runtime.limits())?;
+        let digest = digest(bytes);
+        let (component, code) = compile(runtime, digest, bytes)?;
         let (try_, cancel) = exports(&component)?;
         let instance = runtime
             .linker()
@@ -146,28 +151,42 @@ impl Loaded {
 
 /// The plugin's name: the file's name without `.wasm`.
 pub fn name(path: &Path) -> Result<&str, Fault> {
-    let name = path.file_stem().and_then(|stem| stem.to_str()).ok_or(Fault::Name)?;
-    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let valid = name.len() <= Loaded::NAME_BYTES_MAX
-        && name.starts_with(letter)
-        && name.chars().all(|c| letter(c) || "-_.".contains(c));
-    if valid { Ok(name) } else { Err(Fault::Name) }
+    path.file_stem().and_then(|stem| stem.to_str()).filter(|name| is_name(name)).ok_or(Fault::Name)
 }
 
-fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
-    let limit = limits.component_bytes;
+/// Whether a plugin can have this name.
+pub fn is_name(name: &str) -> bool {
+    let letter = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    name.len() <= Loaded::NAME_BYTES_MAX
+        && name.starts_with(letter)
+        && name.chars().all(|c| letter(c) || "-_.".contains(c))
+}
+
+/// What a component is known by.
+pub fn digest(bytes: &[u8]) -> Digest {
+    Digest(Sha256::digest(bytes).into())
+}
+
+/// A file's bytes, or as many as show that they are too many.
+pub fn read(path: &Path, limits: &Limits) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
     regular_file(path)
-        .and_then(|file| file.take(limit.saturating_add(1)).read_to_end(&mut bytes))
+        .and_then(|file| file.take(limits.component_bytes.saturating_add(1)).read_to_end(&mut bytes))
         .map_err(Fault::Unreadable)?;
+    Ok(bytes)
+}
+
+/// What can be told without compiling.
+fn check_kind(bytes: &[u8], limits: &Limits) -> Result<(), Fault> {
+    let limit = limits.component_bytes;
     if bytes.len() as u64 > limit {
         return Err(Fault::TooLarge { limit });
     }
     // Magic number, then version and layer, both little-endian 16 bits: layer 0 is a module, layer 1 a component.
-    match bytes.as_slice() {
+    match bytes {
         [] => Err(Fault::Empty),
         [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(Fault::CoreModule),
-        [b'\0', b'a', b's', b'm', ..] => Ok(bytes),
+        [b'\0', b'a', b's', b'm', ..] => Ok(()),
         _ => Err(Fault::NotWasm),
     }
 }
@@ -180,11 +199,12 @@ fn regular_file(path: &Path) -> io::Result<File> {
     Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"))
 }
 
-fn compile(runtime: &Runtime, digest: &str, bytes: &[u8]) -> Result<(Component, Code), Fault> {
+fn compile(runtime: &Runtime, digest: Digest, bytes: &[u8]) -> Result<(Component, Code), Fault> {
     if let Some(component) = runtime.cache().and_then(|cache| cache.load(runtime.engine(), digest)) {
         return Ok((component, Code::Cached));
     }
-    let component = Component::from_binary(runtime.engine(), bytes).map_err(|error| invalid(&error))?;
+    let compile = || Component::from_binary(runtime.engine(), bytes);
+    let component = runtime.compiling(compile).map_err(|error| invalid(&error))?;
     if let Some(cache) = runtime.cache()
         && let Err(error) = cache.save(digest, &component)
     {
@@ -223,12 +243,4 @@ fn exports(component: &Component) -> Result<(ComponentExportIndex, ComponentExpo
     let (function, signature, cancel) = find(Op::Compensate)?;
     check(function, signature.typecheck::<contract::CancelParams, contract::CancelResults>(&types))?;
     Ok((try_, cancel))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

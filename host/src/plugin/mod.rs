@@ -1,9 +1,10 @@
 //! Plugins: branches that are sandboxed WebAssembly components. The only place that names wasmtime.
 //!
-//! A file of the plugin folder is read, checked and compiled once ([`component`], [`cache`]) and then found by the
-//! address of a step ([`registry`]). Each call makes a fresh instance from what was prepared, runs it within its limits
-//! and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap there is nothing
-//! to clean up.
+//! A file of the plugin folder ([`folder`]) is read, checked and compiled once ([`component`], [`compilers`], [`cache`]),
+//! and then found by the address of a step ([`registry`], [`address`]). It is kept for the sagas that are pinned to it
+//! ([`shelf`]) for as long as they need it ([`keeper`]). Each call makes a fresh instance from what was prepared, runs it
+//! within its limits and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap
+//! there is nothing to clean up.
 //!
 //! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
 //! (how long it computes before others do) and [`stdio`] (what it may write to the log). What only some plugins may do,
@@ -11,45 +12,52 @@
 //! gets out for [`gate`] and [`http`]. State that outlives a call is [`keyvalue`], and what makes it exactly-once is
 //! [`transaction`]. [`contract`] and [`imports`] are `wit/` in Rust.
 
+mod address;
 mod attempt;
 mod cache;
+mod compilers;
 mod component;
 mod contract;
 pub mod data;
+mod folder;
 mod gate;
 pub mod grants;
 pub mod http;
 mod imports;
+pub mod keeper;
 mod keyvalue;
 mod limits;
 pub mod reach;
 mod registry;
 mod runtime;
 pub mod secret;
+mod shelf;
 mod stdio;
 mod transaction;
 mod turns;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::sync::Arc;
 
+pub use address::{Route, Unresolved, version};
 pub use component::{Code, Fault};
+pub use folder::Published;
 pub use grants::Grants;
 pub use limits::Limits;
-pub use registry::{Refused, Registry, Route, Unresolved};
+pub use registry::{Known, Refused, Registry, Superfluous};
 pub use runtime::{Error, Runtime, Settings};
 
 use component::Loaded;
 use reach::Judgement;
 
-use crate::branch::Reach;
+use crate::{
+    branch::Reach,
+    saga::{Digest, Pin},
+};
 
 /// A component under a name, ready to be called.
 pub struct Plugin {
+    pin: Pin,
     name: Arc<str>,
-    path: PathBuf,
     component: Loaded,
     runtime: Runtime,
     grants: Arc<Grants>,
@@ -59,11 +67,13 @@ pub struct Plugin {
 }
 
 impl Plugin {
-    fn new(runtime: &Runtime, name: &str, path: PathBuf, component: Loaded) -> Self {
+    fn new(runtime: &Runtime, pin: &Pin, component: Loaded) -> Self {
+        let name = &*pin.plugin;
         let grants = runtime.grants(name);
         let judgement = reach::judge(name, component.imports.iter().map(|import| &**import), &grants);
         let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
-        Self { name: name.into(), path, component, runtime: runtime.clone(), grants, judgement, clients }
+        let (pin, name) = (pin.clone(), name.into());
+        Self { pin, name, component, runtime: runtime.clone(), grants, judgement, clients }
     }
 
     /// The name that addresses use.
@@ -71,14 +81,14 @@ impl Plugin {
         &self.name
     }
 
-    /// Where it was read from.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The component under its name.
+    pub fn pin(&self) -> &Pin {
+        &self.pin
     }
 
-    /// SHA-256 of the component, in hexadecimal.
-    pub fn digest(&self) -> &str {
-        &self.component.digest
+    /// SHA-256 of the component.
+    pub fn digest(&self) -> Digest {
+        self.pin.digest
     }
 
     /// Bytes of the component.
@@ -89,6 +99,11 @@ impl Plugin {
     /// Whether it was compiled when it was loaded, or found in the cache.
     pub fn code(&self) -> Code {
         self.component.code
+    }
+
+    /// The interfaces that it imports, with versions.
+    pub fn imports(&self) -> impl Iterator<Item = &str> {
+        self.component.imports.iter().map(|import| &**import)
     }
 
     /// Whether anything that it does can leave the host, and why.

@@ -21,10 +21,12 @@ use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
     cache::Cache,
+    compilers::Compilers,
     grants::Grants,
     http::{self, Clients, Outgoing, Tls},
     keyvalue::{self, KeyValue},
     limits::{Limits, Meter},
+    shelf::Shelf,
     stdio::{self, Kind, Stdio},
     turns::Busy,
 };
@@ -46,6 +48,11 @@ pub struct Settings {
     pub grants: BTreeMap<String, Arc<Grants>>,
     /// Where compiled components are kept; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
+    /// Where components are kept for the sagas that are pinned to them; `None`: in memory, as long as this process.
+    pub shelf_dir: Option<PathBuf>,
+    /// How many versions of a plugin that were replaced, and that no saga needs, are kept all the same: to go back to,
+    /// or to be named by their digest.
+    pub spare_versions: usize,
 }
 
 impl Default for Settings {
@@ -59,6 +66,8 @@ impl Default for Settings {
             tick: Duration::from_millis(2),
             grants: BTreeMap::new(),
             cache_dir: None,
+            shelf_dir: None,
+            spare_versions: 1,
         }
     }
 }
@@ -75,6 +84,9 @@ pub enum Error {
     /// No plugin could reach an `https` address.
     #[error("plugins cannot use TLS")]
     Tls(#[source] rustls::Error),
+    /// No saga could rely on a plugin.
+    #[error("cannot keep components in the data folder")]
+    Shelf(#[source] std::io::Error),
     /// The thread that makes guests yield.
     #[error("cannot start the thread that limits guests")]
     Ticker(#[source] std::io::Error),
@@ -95,6 +107,9 @@ struct Shared {
     slots: Semaphore,
     turns: Arc<Semaphore>,
     cache: Option<Cache>,
+    shelf: Option<Shelf>,
+    spare_versions: usize,
+    compilers: Compilers,
     _ticker: Ticker,
 }
 
@@ -118,6 +133,9 @@ impl Runtime {
             slots: Semaphore::new(settings.slots.max(1) as usize),
             turns: Arc::new(Semaphore::new(settings.busy_guests.clamp(1, Semaphore::MAX_PERMITS))),
             cache,
+            shelf: settings.shelf_dir.as_deref().map(Shelf::open).transpose().map_err(Error::Shelf)?,
+            spare_versions: settings.spare_versions,
+            compilers: Compilers::default(),
             _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
             linker,
             engine,
@@ -154,6 +172,19 @@ impl Runtime {
 
     pub(super) fn cache(&self) -> Option<&Cache> {
         self.0.cache.as_ref()
+    }
+
+    pub(super) fn shelf(&self) -> Option<&Shelf> {
+        self.0.shelf.as_ref()
+    }
+
+    pub(super) fn spare_versions(&self) -> usize {
+        self.0.spare_versions
+    }
+
+    /// Compiles something without keeping guests and commits from the processors.
+    pub(super) fn compiling<T: Send>(&self, compile: impl FnOnce() -> T + Send) -> T {
+        self.0.compilers.run(compile)
     }
 
     pub(super) fn turns(&self) -> Arc<Semaphore> {

@@ -9,7 +9,10 @@ use std::{
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Method, Request, StatusCode, header::CONTENT_TYPE},
+    http::{
+        HeaderMap, Method, Request, StatusCode,
+        header::{CONTENT_TYPE, HOST},
+    },
 };
 use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::registry::Registry;
@@ -17,12 +20,15 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tower::ServiceExt;
 use wasaga::{
-    api::{self, Context, Limits, metrics::Journal},
+    api::{self, Context, Limits, Uploads, metrics::Journal},
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
     engine::{Clock, Engine, Settings},
+    plugin,
     saga::{Definition, Pin, Slot},
     store::{self, Batch, LocalStore},
 };
+
+use crate::no_plugins::no_plugins;
 
 pub const JSON: &str = "application/json; charset=utf-8";
 
@@ -71,8 +77,23 @@ impl Host {
         Self { branches: branches.clone(), ..Self::start_on(Arc::new(branches), settings, limits) }
     }
 
+    /// One that shows these plugins.
+    pub fn start_with_plugins(plugins: Arc<plugin::Registry>, uploads: Uploads) -> Self {
+        let directory = Arc::new(Script::default());
+        Self::put_together(directory, Settings::default(), Limits::default(), (plugins, uploads))
+    }
+
     /// One with other branches than those of a [`Script`].
     pub fn start_on(directory: Arc<dyn Directory>, settings: Settings, limits: Limits) -> Self {
+        Self::put_together(directory, settings, limits, (no_plugins(), Uploads::Off))
+    }
+
+    fn put_together(
+        directory: Arc<dyn Directory>,
+        settings: Settings,
+        limits: Limits,
+        (plugins, uploads): (Arc<plugin::Registry>, Uploads),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = LocalStore::open(store::Settings::new(dir.path())).unwrap();
         let store = Arc::new(store);
@@ -82,12 +103,18 @@ impl Host {
             let stats = store.stats();
             Journal { commits: stats.commits, syncs: stats.syncs, bytes: stats.journal_bytes }
         });
-        let router = api::router(Context::new(engine.clone(), registry, limits));
+        let context = Context::new(engine.clone(), plugins, uploads, registry, limits);
+        let router = api::router(context);
         Self { engine, router, branches: Script::default(), _dir: dir }
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Body>) -> Answer {
-        let request = Request::builder().method(method).uri(path).body(body.into()).unwrap();
+        self.send_to(method, "127.0.0.1", path, body).await
+    }
+
+    /// As somebody who calls the host by this name.
+    pub async fn send_to(&self, method: Method, host: &str, path: &str, body: impl Into<Body>) -> Answer {
+        let request = Request::builder().method(method).uri(path).header(HOST, host).body(body.into()).unwrap();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();

@@ -18,12 +18,15 @@ use wasaga::{
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach, grpc, http},
     directory::Branches,
     engine::{Settings, plan},
-    plugin::{Registry, data},
+    plugin::data,
     saga::{Definition, Digest, Op, Pin, Slot},
     store::Batch,
 };
 
-use crate::host::{Answer, Host, TUTORIAL, saga};
+use crate::{
+    host::{Answer, Host, TUTORIAL, saga},
+    no_plugins::no_plugins,
+};
 
 async fn plan(host: &Host, body: impl Into<Body>) -> Answer {
     host.send(Method::POST, "/api/v1/sagas/plan", body).await
@@ -159,8 +162,7 @@ async fn requests_are_announced_as_they_would_be_sent() {
     tokio::spawn(async move { axum::serve(listener, service).await });
 
     let settings = http::Settings::default();
-    let branches =
-        Branches::new(Registry::default(), http::Client::new(&settings).unwrap(), grpc::Client::new(&settings));
+    let branches = Branches::new(no_plugins(), http::Client::new(&settings).unwrap(), grpc::Client::new(&settings));
     let host = Host::start_on(Arc::new(branches), Settings::default(), Limits::default());
     let steps = [("/a?x=1", "{}"), ("/b", ""), ("/c?method=pay", "{}")].map(|(path, payload)| {
         (json!({"action": format!("http://user:secret@{address}{path}"), "compensate": ""}), json!(payload))

@@ -32,7 +32,7 @@ use wasaga::{
 
 use crate::{
     participant::Participant,
-    support::{Host, Setup, until},
+    support::{Host, Setup, no_plugins, until},
 };
 
 /// The steps of most of DTM's tests.
@@ -98,7 +98,8 @@ impl World {
 
     fn on(setup: &Setup, participant: Participant) -> Self {
         let host = setup.start();
-        let context = api::Context::new(host.engine.clone(), Registry::default(), api::Limits::default());
+        let (engine, limits) = (host.engine.clone(), api::Limits::default());
+        let context = api::Context::new(engine, no_plugins(), api::Uploads::Off, Registry::default(), limits);
         Self { host, participant, router: api::router(context) }
     }
 

@@ -14,7 +14,7 @@ use axum::{
 use futures_util::{FutureExt, future::BoxFuture};
 use tower::ServiceExt;
 use wasaga::{
-    api::{self, Context, Limits},
+    api::{self, Context, Limits, Uploads},
     branch::{grpc, http},
     directory::Branches,
     plugin::{Registry, Runtime, Settings},
@@ -43,21 +43,23 @@ impl Door for InProcess {
 }
 
 /// The plugins outlive the hosts, which saves loading them at every start.
-fn branches(dir: &Path) -> Arc<Branches> {
+fn load(dir: &Path) -> (Arc<Registry>, Arc<Branches>) {
     let settings = http::Settings::default();
-    let plugins = Registry::load(&Runtime::new(&Settings::default()).unwrap(), dir, Vec::new());
-    Arc::new(Branches::new(plugins, http::Client::new(&settings).unwrap(), grpc::Client::new(&settings)))
+    let plugins = Arc::new(Registry::load(&Runtime::new(&Settings::default()).unwrap(), dir, Vec::new()));
+    let services = (http::Client::new(&settings).unwrap(), grpc::Client::new(&settings));
+    (plugins.clone(), Arc::new(Branches::new(plugins, services.0, services.1)))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_books_balance_when_the_disk_loses_what_was_not_synced() {
     let mut random = fastrand::Rng::with_seed(seed());
-    let setup = Setup::new(branches(&common::plugins()));
+    let (plugins, branches) = load(&common::plugins());
+    let setup = Setup::new(branches);
     let bank = Bank::new();
     let start = || {
         let host: Host = setup.start();
         let context =
-            Context::new(host.engine.clone(), prometheus_client::registry::Registry::default(), Limits::default());
+            Context::new(host.engine.clone(), plugins.clone(), Uploads::Off, Default::default(), Limits::default());
         bank.set_door(Some(Arc::new(InProcess(api::router(context)))));
         host
     };

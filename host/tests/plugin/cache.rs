@@ -32,17 +32,18 @@ impl Host {
     fn entries(&self, registry: &Registry) -> Vec<PathBuf> {
         let files: Vec<PathBuf> = fs::read_dir(self.cache()).unwrap().map(|entry| entry.unwrap().path()).collect();
         let of = |plugin: &Arc<Plugin>| {
-            let is_its = |file: &&PathBuf| file.file_name().unwrap().to_str().unwrap().starts_with(plugin.digest());
+            let is_its =
+                |file: &&PathBuf| file.file_name().unwrap().to_str().unwrap().starts_with(&plugin.digest().to_string());
             files.iter().find(is_its).unwrap().clone()
         };
-        let entries: Vec<PathBuf> = registry.plugins().map(of).collect();
+        let entries: Vec<PathBuf> = registry.plugins().iter().map(of).collect();
         assert_eq!(entries.len(), files.len(), "nothing else is left behind: {files:?}");
         entries
     }
 }
 
 fn codes(registry: &Registry) -> Vec<Code> {
-    registry.plugins().map(|plugin| plugin.code()).collect()
+    registry.plugins().iter().map(|plugin| plugin.code()).collect()
 }
 
 #[tokio::test]

@@ -100,7 +100,7 @@ async fn components_that_need_more_than_the_limits_are_refused_when_loaded() {
         Limits { instances: 1, ..Limits::default() },
     ] {
         let registry = load(&settings(limits.clone()), &target("fixtures"));
-        let refused = registry.refused().first().expect("it needs more");
+        let refused = &registry.refused()[0];
         assert!(matches!(refused.fault, Fault::OverLimits { .. }), "{limits:?}: {refused:?}");
     }
 }

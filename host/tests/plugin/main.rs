@@ -15,6 +15,7 @@ mod logging;
 mod resolve;
 mod serialisable;
 mod sharing;
+mod versions;
 
 use std::{
     path::{Path, PathBuf},
@@ -57,7 +58,7 @@ static CHAOS: LazyLock<Registry> = LazyLock::new(|| chaos(&Settings::default()))
 
 fn chaos(settings: &Settings) -> Registry {
     let registry = load(settings, &target("fixtures"));
-    assert_eq!(registry.plugins().count(), 1, "run `make plugins fixtures`");
+    assert_eq!(registry.plugins().len(), 1, "run `make plugins fixtures`");
     registry
 }
 

@@ -6,6 +6,7 @@
 
 mod disk;
 mod host;
+mod no_plugins;
 mod plan;
 mod shelf;
 mod stage;
@@ -15,6 +16,7 @@ mod world;
 pub use self::{
     disk::TestDisk,
     host::{Host, Setup, settled, until},
+    no_plugins::no_plugins,
     plan::Plan,
     shelf::Shelf,
     stage::{Attempt, Stage, leave, settle},

@@ -32,6 +32,9 @@ use wasi::{
 /// Stays at 1 when every attempt has an instance of its own.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
+/// Tests make versions of this component by writing another number here, in the finished file.
+static VERSION: &str = "version-00000000";
+
 struct Chaos;
 
 impl Guest for Chaos {
@@ -39,6 +42,7 @@ impl Guest for Chaos {
         let wish: Value = serde_json::from_str(&call.payload).unwrap_or_default();
         match wish["try"].as_str().unwrap_or_default() {
             "echo" => give(echo(&call)),
+            "version" => give(json!(black_box(VERSION))),
             "count" => give(json!(CALLS.fetch_add(1, Relaxed) + 1)),
             "look around" => give(surroundings()),
             "connect" => give(connect()),
@@ -54,6 +58,11 @@ impl Guest for Chaos {
     fn cancel(call: Call, tried: Option<String>) -> Result<(), Failure> {
         let wish: Value = serde_json::from_str(&call.payload).unwrap_or_default();
         match wish["cancel"].as_str().unwrap_or_default() {
+            // One who has not done it does not take it back.
+            "version" if tried != Some(json!(black_box(VERSION)).to_string()) => {
+                Err(Failure::Unavailable(format!("this is {VERSION}, tried was {tried:?}")))
+            }
+            "version" => Ok(()),
             // The only way for a compensation to say something.
             "echo" => Err(Failure::Unavailable(json!({ "tried": tried, "call": echo(&call) }).to_string())),
             other => misbehave(other, &wish),

@@ -1,6 +1,7 @@
 //! Our own API: what DTM's has no place for.
 
 mod plan;
+pub mod plugins;
 mod saga;
 mod shown;
 
@@ -21,6 +22,8 @@ use crate::{
 /// The routes.
 pub fn routes() -> Router<Context> {
     Router::new()
+        .route("/api/v1/plugins", get(plugins::list))
+        .route("/api/v1/plugins/{name}", get(plugins::show).put(plugins::upload))
         .route("/api/v1/sagas/plan", post(plan::plan))
         .route("/api/v1/sagas/{gid}", get(saga))
         .route("/api/v1/sagas/{gid}/log", get(log))

@@ -254,7 +254,7 @@ async fn a_plugin_with_a_way_out_is_gated() {
     let server = Server::start().await;
     let plugins = granted_all_of(&server);
     assert_eq!(branch(&plugins, "chaos", Op::Action).reach(), Reach::Gated);
-    let reason = &plugins.plugins().next().unwrap().judgement().reason;
+    let reason = plugins.plugin("chaos").unwrap().judgement().reason.clone();
     let expected = format!("imports wasi:http/outgoing-handler and is granted {} (GET, POST)", server.url("/"));
     assert_eq!(*reason, expected);
 }

@@ -83,7 +83,7 @@ async fn an_import_without_a_grant_leads_nowhere() {
     let server = Server::start().await;
     let plugins = chaos(&Settings::default());
     assert_eq!(branch(&plugins, "chaos", Op::Action).reach(), Reach::Contained);
-    let reason = &plugins.plugins().next().unwrap().judgement().reason;
+    let reason = plugins.plugin("chaos").unwrap().judgement().reason.clone();
     assert!(reason.contains("granted no address: [plugins.grants.chaos] http"), "{reason}");
     assert_eq!(error(&fetch(&plugins, &[get(&server, "/hello")]).await[0]), "ErrorCode::HttpRequestDenied");
     assert_eq!(server.connections(), 0);
