@@ -1,14 +1,15 @@
 //! Threads that compile components, and give way to everybody else.
 //!
-//! Compiling a large component takes all processors for seconds. While sagas run, they come first: these threads ask the
-//! system for whatever time is left.
+//! Compiling a large component takes all processors for seconds. While sagas run, they come first: under full load these
+//! threads get a fourth of the time that others get, and an idle host compiles at full speed.
 
 use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How much less urgent than the rest of the host, as `nice` counts it: 19 is the most.
-const NICENESS: i32 = 15;
+/// How much less urgent than the rest of the host, as `nice` counts it. Each step is a fifth less time: far more of them,
+/// and an upgrade of a busy host would take minutes.
+const NICENESS: i32 = 6;
 
 /// Started when something is first compiled.
 #[derive(Default)]

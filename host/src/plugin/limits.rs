@@ -69,7 +69,7 @@ pub struct Limits {
     /// Keys that one attempt reads, writes and lists, however often. What was read and listed is looked up again when
     /// the attempt is committed.
     pub kv_operations: usize,
-    /// Bytes of a component file. Compiling takes time and memory in proportion: some 5 s of CPU for 15 MB.
+    /// Bytes of a component file. Compiling takes time and memory in proportion: some 20 s of CPU for 15 MB.
     pub component_bytes: u64,
 }
 

@@ -40,6 +40,11 @@ impl Host {
 
     /// As [`Host::start`], with more flags.
     pub fn start_with(data: &Path, flags: &[&str]) -> Self {
+        Self::start_on(data, &plugins(), flags)
+    }
+
+    /// As [`Host::start_with`], with a plugin folder of its own.
+    pub fn start_on(data: &Path, plugins: &Path, flags: &[&str]) -> Self {
         // The host answers over plain HTTP, but the client wants to know how it would do TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -47,7 +52,7 @@ impl Host {
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--plugins")
-            .arg(plugins())
+            .arg(plugins)
             .args(flags)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -85,6 +90,11 @@ impl Host {
 
     pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Result<(u16, String)> {
         let answer = self.http.post(format!("http://{}{path}", self.address)).body(body).send().await?;
+        Ok((answer.status().as_u16(), answer.text().await?))
+    }
+
+    pub async fn put(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Result<(u16, String)> {
+        let answer = self.http.put(format!("http://{}{path}", self.address)).body(body).send().await?;
         Ok((answer.status().as_u16(), answer.text().await?))
     }
 
