@@ -4,7 +4,7 @@
 .PHONY: help run test test-clients test-money test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
-PLUGINS := account service-a service-b
+PLUGINS := account rust service-a service-b
 FIXTURES := chaos
 
 help: ## Show the targets

@@ -50,3 +50,5 @@ pub mod engine;
 pub mod api;
 
 pub mod config;
+
+pub mod cli;

@@ -11,7 +11,8 @@ use tracing_subscriber::EnvFilter;
 use wasaga::{
     api,
     branch::{grpc, http},
-    config::{Config, Flags, Log},
+    cli::{self, Arguments, Verdict},
+    config::{Config, Log},
     directory::Branches,
     engine::{Clock, Engine},
     plugin::{Registry, Runtime, keeper},
@@ -26,7 +27,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let flags = Flags::parse();
+    let Arguments { flags, command } = Arguments::parse();
+    if let Some(command) = command {
+        return match cli::run(command).await {
+            Ok(Verdict::Good) => ExitCode::SUCCESS,
+            Ok(Verdict::Bad) => ExitCode::FAILURE,
+            Err(error) => fail(&*error),
+        };
+    }
     let config = match Config::load(flags) {
         Ok(config) => config,
         Err(error) => return fail(&error),

@@ -71,12 +71,12 @@ pub enum Fault {
     /// Something else altogether.
     #[error("this is not WebAssembly: a plugin is a component, built for example by `{BUILD}`")]
     NotWasm,
-    /// A module without component type.
-    #[error(
-        "this is a core module, not a component: build it with `{BUILD}`, or with `cargo component build --release`; a \
-         module made by another toolchain becomes a component by `wasm-tools component new`"
-    )]
-    CoreModule,
+    /// A module, which is only the inside of a component.
+    #[error("this is a core module, not a component: {mend}")]
+    CoreModule {
+        /// What makes one of it.
+        mend: &'static str,
+    },
     /// No attempt could ever start.
     #[error(
         "it needs more than the limits allow ({detail}): raise memory_bytes, memories, table_elements, tables or instances"
@@ -92,14 +92,28 @@ pub enum Fault {
         detail: String,
     },
     /// It is another world's.
-    #[error("it does not export {}, but {exports}: build it for the world wasaga:saga/plugin", contract::INTERFACE)]
+    #[error(
+        "it does not export {}, but {exports}: build it for the world wasaga:saga/plugin (or wasaga:saga/contained) in the \
+         wit of this host, which `wasaga plugin new NAME --lang LANGUAGE` writes",
+        contract::INTERFACE
+    )]
     WrongWorld {
+        /// What it does export.
+        exports: String,
+    },
+    /// It was made from a contract that has changed since, or not yet.
+    #[error(
+        "it exports {exports}, and this host speaks {}: replace the wit that it was built with by that of this host, which \
+         `wasaga plugin new NAME --lang LANGUAGE` writes, and build it again",
+        contract::INTERFACE
+    )]
+    OtherVersion {
         /// What it does export.
         exports: String,
     },
     /// One of the two functions is not there.
     #[error(
-        "its {} has no function `{function}`: build it for the world wasaga:saga/plugin of this host",
+        "its {} has no function `{function}`: add it, and build it for the world wasaga:saga/plugin of this host",
         contract::INTERFACE
     )]
     MissingFunction {
@@ -118,7 +132,8 @@ pub enum Fault {
     },
     /// It needs something that the host does not offer.
     #[error(
-        "it imports what this host does not offer ({detail}): plugins may import what the world wasaga:saga/plugin lists"
+        "it imports what this host does not offer ({detail}): plugins may import what the world wasaga:saga/plugin lists; \
+         leave it out, or build it with the wit of this host, which `wasaga plugin new NAME --lang LANGUAGE` writes"
     )]
     UnknownImport {
         /// What it is.
@@ -185,9 +200,28 @@ fn check_kind(bytes: &[u8], limits: &Limits) -> Result<(), Fault> {
     // Magic number, then version and layer, both little-endian 16 bits: layer 0 is a module, layer 1 a component.
     match bytes {
         [] => Err(Fault::Empty),
-        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(Fault::CoreModule),
+        [b'\0', b'a', b's', b'm', _, _, 0, 0, ..] => Err(Fault::CoreModule { mend: way_to_component(bytes) }),
         [b'\0', b'a', b's', b'm', ..] => Ok(()),
         _ => Err(Fault::NotWasm),
+    }
+}
+
+/// What makes a component of a module. Bindings leave a section in it that says which one it is to become.
+fn way_to_component(module: &[u8]) -> &'static str {
+    let has = |word: &str| module.windows(word.len()).any(|window| window == word.as_bytes());
+    match (has("component-type:"), has("wasi_snapshot_preview1")) {
+        (true, true) => {
+            "`wasm-tools component new IN.wasm --adapt wasi_snapshot_preview1.reactor.wasm -o OUT.wasm` makes one of it; in \
+             Rust, build with `cargo build --release --target wasm32-wasip2` instead"
+        }
+        (true, false) => {
+            "`wasm-tools component new IN.wasm -o OUT.wasm` makes one of it; in Rust, build with `cargo build --release \
+             --target wasm32-wasip2` instead"
+        }
+        (false, _) => {
+            "build it with `cargo build --release --target wasm32-wasip2` or `cargo component build --release`; in another \
+             language, with the commands in the README that `wasaga plugin new NAME --lang LANGUAGE` writes"
+        }
     }
 }
 
@@ -224,7 +258,13 @@ fn exports(component: &Component) -> Result<(ComponentExportIndex, ComponentExpo
     let interface = component.get_export_index(None, contract::INTERFACE).ok_or_else(|| {
         let ty = component.component_type();
         let names: Vec<String> = ty.exports(component.engine()).map(|(name, _)| name.to_owned()).collect();
-        Fault::WrongWorld { exports: if names.is_empty() { "nothing".to_owned() } else { names.join(", ") } }
+        let without_version = |name: &str| name.split('@').next().map(ToOwned::to_owned);
+        let is_ours = |name: &String| without_version(name) == without_version(contract::INTERFACE);
+        match names.iter().find(|name| is_ours(name)) {
+            Some(other) => Fault::OtherVersion { exports: other.clone() },
+            None if names.is_empty() => Fault::WrongWorld { exports: "nothing".to_owned() },
+            None => Fault::WrongWorld { exports: names.join(", ") },
+        }
     })?;
     let find = |op| {
         let function = contract::function(op);

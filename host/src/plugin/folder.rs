@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::{
     Plugin, Registry,
-    component::{self, Fault, Loaded},
+    component::{self, Fault},
     shelf::write_durably,
 };
 use crate::saga::Pin;
@@ -116,9 +116,9 @@ impl Registry {
                 self.note(file, None);
                 return Ok(());
             }
-            let component = Loaded::new(&self.runtime, &bytes)?;
+            let plugin = Plugin::load(&self.runtime, name, &bytes)?;
             self.keep(&pin, &bytes)?;
-            self.make_current(file, &pin, component);
+            self.make_current(file, plugin);
             Ok(())
         });
         if let Err(fault) = taken {
@@ -133,17 +133,13 @@ impl Registry {
     /// disk when this returns. Compiling takes from milliseconds to seconds; not for a thread that others wait for.
     pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<Published, Fault> {
         let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        if !component::is_name(name) {
-            return Err(Fault::Name);
-        }
-        let component = Loaded::new(&self.runtime, bytes)?;
-        let pin = Pin { plugin: name.into(), digest: component.digest };
-        let file = self.file(name);
+        let plugin = Plugin::load(&self.runtime, name, bytes)?;
+        let (pin, file) = (plugin.pin().clone(), self.file(name));
         self.keep(&pin, bytes)?;
         fs::create_dir_all(&self.dir).and_then(|()| write_durably(&file, bytes)).map_err(Fault::NotPlaced)?;
         // It may have been missing until now.
         self.note(&self.dir, None);
-        let before = self.make_current(&file, &pin, component);
+        let before = self.make_current(&file, plugin);
         if let Ok(stamp) = Stamp::of(&file) {
             folder.seen.insert(file, Seen { stamp, is_read: true });
         }
@@ -158,16 +154,6 @@ impl Registry {
     /// Where a plugin's file is, or would be.
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.wasm"))
-    }
-
-    /// Checks a component as [`Registry::publish`] would, and no more.
-    pub fn check(&self, name: &str, bytes: &[u8]) -> Result<Plugin, Fault> {
-        if !component::is_name(name) {
-            return Err(Fault::Name);
-        }
-        let component = Loaded::new(&self.runtime, bytes)?;
-        let pin = Pin { plugin: name.into(), digest: component.digest };
-        Ok(Plugin::new(&self.runtime, &pin, component))
     }
 }
 

@@ -39,19 +39,21 @@ mod turns;
 use std::sync::Arc;
 
 pub use address::{Route, Unresolved, version};
-pub use component::{Code, Fault};
+pub use component::{Code, Fault, name, read};
+pub use contract::INTERFACE;
 pub use folder::Published;
 pub use grants::Grants;
 pub use limits::Limits;
 pub use registry::{Known, Refused, Registry, Superfluous};
 pub use runtime::{Error, Runtime, Settings};
 
+use attempt::Operation;
 use component::Loaded;
 use reach::Judgement;
 
 use crate::{
-    branch::Reach,
-    saga::{Digest, Pin},
+    branch::{Branch, Reach},
+    saga::{Digest, Op, Pin},
 };
 
 /// A component under a name, ready to be called.
@@ -74,6 +76,21 @@ impl Plugin {
         let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
         let (pin, name) = (pin.clone(), name.into());
         Self { pin, name, component, runtime: runtime.clone(), grants, judgement, clients }
+    }
+
+    /// Makes a plugin of a component: compiles (or finds compiled) and checks it. Takes from milliseconds to seconds.
+    pub fn load(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<Self, Fault> {
+        if !component::is_name(name) {
+            return Err(Fault::Name);
+        }
+        let component = Loaded::new(runtime, bytes)?;
+        let pin = Pin { plugin: name.into(), digest: component.digest };
+        Ok(Self::new(runtime, &pin, component))
+    }
+
+    /// The branch that carries out an operation.
+    pub fn operation(self: &Arc<Self>, op: Op) -> Arc<dyn Branch> {
+        Arc::new(Operation { plugin: self.clone(), op })
     }
 
     /// The name that addresses use.

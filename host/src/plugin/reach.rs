@@ -7,7 +7,7 @@ use super::grants::Grants;
 use crate::branch::Reach;
 
 /// The import that leads out, without its version.
-const WAY_OUT: &str = "wasi:http/outgoing-handler";
+pub const WAY_OUT: &str = "wasi:http/outgoing-handler";
 
 /// What was decided, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -29,8 +29,7 @@ use tracing::{error, info};
 use super::{
     Plugin, Runtime,
     address::{self, Location, Route, Unresolved},
-    attempt::Operation,
-    component::{self, Fault, Loaded},
+    component::{self, Fault},
     folder::Folder,
     reach::Judgement,
     shelf::Shelf,
@@ -314,8 +313,8 @@ impl Registry {
     /// Reads a version from the shelf.
     fn fetch(&self, pin: &Pin) -> Result<Entry, String> {
         let kept = self.runtime.shelf().map(|shelf| shelf.get(pin)).ok_or("this host keeps no components")?;
-        let loaded = kept.map_err(Fault::Unreadable).and_then(|bytes| Loaded::new(&self.runtime, &bytes));
-        loaded.map(|component| Entry::new(Plugin::new(&self.runtime, pin, component))).map_err(|fault| {
+        let loaded = kept.map_err(Fault::Unreadable).and_then(|bytes| Plugin::load(&self.runtime, &pin.plugin, &bytes));
+        loaded.map(Entry::new).map_err(|fault| {
             error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that was kept cannot be used: {fault}");
             fault.to_string()
         })
@@ -326,9 +325,9 @@ impl Registry {
         self.runtime.shelf().map_or(Ok(()), |shelf| shelf.put(pin, bytes)).map_err(Fault::NotKept)
     }
 
-    /// Lets new sagas use this component, which has been kept. The version that was current before.
-    pub(super) fn make_current(&self, file: &Path, pin: &Pin, component: Loaded) -> Option<Pin> {
-        let plugin = Plugin::new(&self.runtime, pin, component);
+    /// Lets new sagas use this plugin, which has been kept. The version that was current before.
+    pub(super) fn make_current(&self, file: &Path, plugin: Plugin) -> Option<Pin> {
+        let pin = &plugin.pin().clone();
         let (bytes, code, Judgement { reach, reason }) = (plugin.size(), plugin.code(), plugin.judgement());
         info!(plugin = &*pin.plugin, digest = %pin.digest, bytes, ?code, ?reach, reason, "plugin loaded");
         let entry = Entry::new(plugin);
@@ -381,8 +380,7 @@ impl Registry {
 impl Entry {
     fn new(plugin: Plugin) -> Self {
         let plugin = Arc::new(plugin);
-        let operation = |op| Arc::new(Operation { plugin: plugin.clone(), op }) as Arc<dyn Branch>;
-        let (action, compensation) = (operation(Op::Action), operation(Op::Compensate));
+        let (action, compensation) = (plugin.operation(Op::Action), plugin.operation(Op::Compensate));
         Self { plugin, action, compensation }
     }
 

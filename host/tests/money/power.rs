@@ -58,8 +58,13 @@ async fn the_books_balance_when_the_disk_loses_what_was_not_synced() {
     let bank = Bank::new();
     let start = || {
         let host: Host = setup.start();
-        let context =
-            Context::new(host.engine.clone(), plugins.clone(), Uploads::Off, Default::default(), Limits::default());
+        let context = Context::new(
+            host.engine.clone(),
+            plugins.clone(),
+            Uploads::Off,
+            prometheus_client::registry::Registry::default(),
+            Limits::default(),
+        );
         bank.set_door(Some(Arc::new(InProcess(api::router(context)))));
         host
     };

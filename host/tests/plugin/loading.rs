@@ -56,12 +56,26 @@ async fn files_that_are_something_else() {
     assert_refused!(
         "bad.wasm",
         b"\0asm\x01\0\0\0",
-        Fault::CoreModule,
+        Fault::CoreModule { .. },
         "core module",
         "wasm32-wasip2",
         "cargo component"
     );
     assert_refused!("bad.wasm", &vec![0; 1 << 21], Fault::TooLarge { limit: 1_048_576 }, "1048576", "component_bytes");
+}
+
+#[tokio::test]
+async fn a_module_that_could_become_a_component() {
+    let module = |words: &str| [b"\0asm\x01\0\0\0", words.as_bytes()].concat();
+    for (words, mend) in [
+        ("component-type:branch", "`wasm-tools component new IN.wasm -o OUT.wasm`"),
+        ("component-type:branch wasi_snapshot_preview1", "--adapt wasi_snapshot_preview1.reactor.wasm"),
+        ("wasi_snapshot_preview1", "`cargo component build --release`"),
+    ] {
+        let registry = beside_a_good_one("bad.wasm", &module(words)).await;
+        let message = registry.refused()[0].to_string();
+        assert!(message.contains(mend), "{message}");
+    }
 }
 
 #[tokio::test]
@@ -78,7 +92,7 @@ async fn another_world() {
     let other = renamed("saga/branch@", "saga/brunch@");
     assert_refused!("bad.wasm", &other, Fault::WrongWorld { .. }, "wasaga:saga/brunch@0.1.0", "wasaga:saga/plugin");
     let newer = renamed("branch@0.1.0", "branch@0.2.0");
-    assert_refused!("bad.wasm", &newer, Fault::WrongWorld { .. }, "branch@0.1.0", "branch@0.2.0");
+    assert_refused!("bad.wasm", &newer, Fault::OtherVersion { .. }, "branch@0.1.0", "branch@0.2.0");
 }
 
 #[tokio::test]

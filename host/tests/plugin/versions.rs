@@ -115,7 +115,7 @@ async fn a_file_that_is_no_plugin_changes_nothing_until_it_is_mended() {
     assert_eq!(current(&plugins).await, Some(1));
     let refused = &plugins.refused()[0];
     assert_eq!(refused.file, world.file("chaos"));
-    assert!(matches!(refused.fault, Fault::CoreModule), "{refused}");
+    assert!(matches!(refused.fault, Fault::CoreModule { .. }), "{refused}");
     for version in [1, 2] {
         world.put("chaos", &chaos_v(version));
         plugins.look();
@@ -309,7 +309,7 @@ async fn a_component_that_is_lost_is_said_to_be_and_found_when_it_is_back() {
         plugins.look();
         let lost = plugins.find(&old, Op::Action).err().unwrap().to_string();
         assert!(lost.contains(&old.digest.to_string()) && lost.contains(kept.to_str().unwrap()), "{lost}");
-        assert_eq!(plugins.versions()[1].fault.is_some(), true);
+        assert!(plugins.versions()[1].fault.is_some());
         fs::write(&kept, chaos_v(1)).unwrap();
         plugins.look();
         assert_eq!(pinned(&plugins, &old).await, 1);

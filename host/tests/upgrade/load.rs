@@ -137,7 +137,8 @@ async fn no_saga_fails_for_an_upgrade_and_none_mixes_versions() {
     }
     upgrades.await.unwrap();
     let host = world.host.borrow().clone().unwrap();
-    audit(&host, &world.sagas.lock().unwrap().clone()).await;
+    let sagas = std::mem::take(&mut *world.sagas.lock().unwrap());
+    audit(&host, &sagas).await;
     println!("{kills} kills");
     only_what_is_needed_is_kept(&host, &data.join("components/chaos")).await;
 }

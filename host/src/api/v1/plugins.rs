@@ -18,7 +18,7 @@ use super::super::{
 };
 use crate::{
     branch::Reach,
-    plugin::{Known, Plugin, Published, Registry},
+    plugin::{Fault, Known, Plugin, Published, Refused, Registry},
 };
 
 /// Who may replace plugins. Whoever may do that decides what is done with a plugin's data and grants.
@@ -46,15 +46,15 @@ pub async fn list(State(context): State<Context>) -> Response {
     #[derive(Serialize)]
     struct View {
         plugins: Vec<PluginView>,
-        refused: Vec<Refused>,
+        refused: Vec<RefusedView>,
     }
     #[derive(Serialize)]
-    struct Refused {
+    struct RefusedView {
         file: String,
         error: String,
     }
     let plugins = context.plugins();
-    let refused = |refused: &Arc<crate::plugin::Refused>| Refused {
+    let refused = |refused: &Arc<Refused>| RefusedView {
         file: refused.file.file_name().unwrap_or(refused.file.as_os_str()).to_string_lossy().into_owned(),
         error: refused.fault.to_string(),
     };
@@ -84,11 +84,17 @@ pub async fn upload(
     request: Request,
 ) -> Result<Response, Error> {
     check_permission(context.uploads(), &headers)?;
-    let Path(name) = name.map_err(|_| Error::Plugin(crate::plugin::Fault::Name))?;
+    let Path(name) = name.map_err(|_| Error::Plugin(Fault::Name))?;
     let Ok(_place) = context.upload_places().try_acquire() else { return Err(Error::UploadsBusy) };
     let plugins = context.plugins().clone();
-    let bytes_max = usize::try_from(plugins.component_bytes_max()).unwrap_or(usize::MAX);
-    let Body(bytes) = Body::read(request, bytes_max, context.limits().body_timeout).await?;
+    let limit = plugins.component_bytes_max();
+    let bytes_max = usize::try_from(limit).unwrap_or(usize::MAX);
+    let Body(bytes) =
+        Body::read(request, bytes_max, context.limits().body_timeout).await.map_err(|error| match error {
+            // The limit has a name of its own.
+            Error::BodyTooLarge { .. } => Error::Plugin(Fault::TooLarge { limit }),
+            other => other,
+        })?;
     let of = name.clone();
     let published = spawn_blocking(move || plugins.publish(&of, &bytes)).await.map_err(|_| Error::UploadPanicked)?;
     let Published { is_new, .. } = published.map_err(Error::Plugin)?;

@@ -1,0 +1,73 @@
+//! `wasaga plugin check`: all that the host would find out about a file when it loads it, on one screen.
+
+use std::{error::Error, path::Path, time::Instant};
+
+use super::{
+    Verdict,
+    report::{Report, size},
+};
+use crate::{
+    branch::Reach,
+    plugin::{self, Code, Fault, Plugin, Runtime, Settings, reach::WAY_OUT},
+};
+
+/// Checks a file and prints what was found.
+pub fn run(settings: &Settings, file: &Path) -> Result<Verdict, Box<dyn Error>> {
+    let runtime = Runtime::new(settings)?;
+    let mut report = Report::default();
+    let outcome = examine(&runtime, file, &mut report);
+    print!("{}", report.text());
+    match outcome {
+        Ok(plugin) => {
+            println!("\nIt is a plugin. `wasaga plugin push {}` hands it to a running host.", file.display());
+            if plugin.judgement().reach == Reach::Contained {
+                println!("`wasaga plugin test {}` runs it here.", file.display());
+            }
+            Ok(Verdict::Good)
+        }
+        Err(fault) => {
+            println!("\nIt is no plugin: {fault}");
+            Ok(Verdict::Bad)
+        }
+    }
+}
+
+fn examine(runtime: &Runtime, file: &Path, report: &mut Report) -> Result<Plugin, Fault> {
+    report.add("file", file.display().to_string());
+    let bytes = plugin::read(file, runtime.limits())?;
+    report.add("size", size(bytes.len() as u64));
+    let name = plugin::name(file)?;
+    let started = Instant::now();
+    let plugin = Plugin::load(runtime, name, &bytes)?;
+    let took = started.elapsed();
+    report.add("sha256", plugin.digest().to_string());
+    if plugin.code() == Code::Compiled {
+        report.add("compiled", format!("in {} ms; a host does that once and keeps it", took.as_millis()));
+    }
+    report.add("exports", format!("{}: try, cancel", plugin::INTERFACE));
+    report.add("imports", plugin.imports().collect::<Vec<_>>().join("\n"));
+    let judgement = plugin.judgement();
+    let reach = if judgement.reach == Reach::Contained { "contained" } else { "external" };
+    report.add("reach", format!("{reach}: it {}", judgement.reason));
+    report.add("grants", grants(&plugin));
+    Ok(plugin)
+}
+
+/// What it would have to be granted for what it imports.
+fn grants(plugin: &Plugin) -> String {
+    let imports = |interface: &str| plugin.imports().any(|import| import.split('@').next() == Some(interface));
+    let mut wants = Vec::new();
+    if imports(WAY_OUT) && plugin.judgement().reach == Reach::Contained {
+        wants.push("http: the addresses that it may ask, if it is to ask any; without, requests are refused");
+    }
+    if imports("wasi:config/store") {
+        wants.push("config, secrets: the settings that it reads, if it reads any");
+    }
+    if imports("wasi:keyvalue/store") {
+        wants.push("shared: the buckets that it has together with others, if any; its own need no grant");
+    }
+    if wants.is_empty() {
+        return "it needs none".into();
+    }
+    format!("[plugins.grants.{}] in the host's settings has\n{}", plugin.name(), wants.join("\n"))
+}

@@ -1,0 +1,59 @@
+//! Tables and numbers for a terminal.
+
+use std::fmt::Write as _;
+
+/// Lines of a name and what there is to say of it, which may be several lines.
+#[derive(Default)]
+pub struct Report(Vec<(String, String)>);
+
+impl Report {
+    /// Adds a line.
+    pub fn add(&mut self, name: &str, text: impl Into<String>) {
+        self.0.push((name.to_owned(), text.into()));
+    }
+
+    /// The lines, what they say in one column.
+    pub fn text(&self) -> String {
+        let width = self.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+        let mut text = String::new();
+        for (name, lines) in &self.0 {
+            for (number, line) in lines.lines().enumerate() {
+                let name = if number == 0 { name.as_str() } else { "" };
+                // Writing to a string does not fail.
+                let _ = writeln!(text, "{name:width$}  {line}");
+            }
+        }
+        text
+    }
+}
+
+/// Bytes as people say them.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
+    let (mut whole, mut tenths, mut unit) = (bytes, 0, 0);
+    while whole >= 1024 && unit + 1 < UNITS.len() {
+        (whole, tenths, unit) = (whole / 1024, whole % 1024 * 10 / 1024, unit + 1);
+    }
+    let unit_name = UNITS.get(unit).copied().unwrap_or_default();
+    if unit == 0 { format!("{whole} {unit_name}") } else { format!("{whole}.{tenths} {unit_name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, text) in [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (18_390_281, "17.5 MiB")] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn what_is_said_stands_in_one_column() {
+        let mut report = Report::default();
+        report.add("a", "one");
+        report.add("long", "two\nthree");
+        assert_eq!(report.text(), "a     one\nlong  two\n      three\n");
+    }
+}

@@ -1,0 +1,71 @@
+//! A store for one trial, in memory.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+
+use crate::store::{Batch, CommitError, Error, Range, Read};
+
+/// All data, by key.
+pub type Data = BTreeMap<Bytes, Bytes>;
+
+/// Clones are the same store.
+#[derive(Clone, Default)]
+pub struct Memory(Arc<Mutex<Data>>);
+
+impl Memory {
+    /// What is in it.
+    pub fn data(&self) -> Data {
+        self.lock().clone()
+    }
+
+    /// Another store with the same in it.
+    pub fn copy(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.data())))
+    }
+
+    /// Keeps what a batch writes.
+    pub fn commit(&self, batch: &Batch) {
+        let mut data = self.lock();
+        for (key, value) in batch.writes() {
+            let key = Bytes::copy_from_slice(key);
+            match value {
+                Some(value) => data.insert(key, Bytes::copy_from_slice(value)),
+                None => data.remove(&key),
+            };
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Data> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Read for Memory {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        Ok(self.lock().get(key).cloned())
+    }
+
+    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let data = self.lock();
+        let rows = data.range::<Bytes, _>((Bound::Included(&range.start), end));
+        let row = |(key, value): (&Bytes, &Bytes)| (key.clone(), value.clone());
+        Ok(if range.reverse { rows.rev().take(limit).map(row).collect() } else { rows.take(limit).map(row).collect() })
+    }
+
+    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
+        match batch.check(self) {
+            Ok(()) => Ok(true),
+            Err(CommitError::Store(failed)) => Err(failed),
+            Err(CommitError::Conflict { .. } | CommitError::TooLarge { .. }) => Ok(false),
+        }
+    }
+}

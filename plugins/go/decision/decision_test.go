@@ -1,0 +1,46 @@
+package decision
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestAccepted(t *testing.T) {
+	for payload, want := range map[string]Record{
+		`{"amount":100}`:                                           {Amount: 100},
+		` { "amount" : 0 , "customer" : "" } `:                     {},
+		`{"customer":"Zo\u00eb \ud83d\ude00","amount":500}`:        {Amount: 500, Customer: "Zoë 😀"},
+		`{"amount":1,"note":"` + strings.Repeat("x", 1<<20) + `"}`: {Amount: 1},
+	} {
+		if got, err := Decide(payload); err != nil || got != want {
+			t.Errorf("%.40s: got %v, %v", payload, got, err)
+		}
+	}
+}
+
+func TestInvalid(t *testing.T) {
+	for _, payload := range []string{
+		``, `amount`, `null`, `100`, `[]`, `{}`, `{"amount":100`, `{"amount":100} x`,
+		`{"amount":null}`, `{"amount":true}`, `{"amount":"100"}`, `{"amount":1.5}`, `{"amount":9223372036854775808}`,
+		`{"Amount":100}`, `{"amount":100,"customer":null}`, `{"amount":100,"customer":7}`,
+	} {
+		if _, err := Decide(payload); err != ErrInvalid {
+			t.Errorf("%s: got %v", payload, err)
+		}
+	}
+}
+
+func TestTooLarge(t *testing.T) {
+	if record, err := Decide(`{"amount":501}`); err != ErrSimulated || record.Amount != 501 {
+		t.Errorf("got %v, %v", record, err)
+	}
+}
+
+func TestNegative(t *testing.T) {
+	defer func() {
+		if recover() == nil {
+			t.Error("a negative amount must panic")
+		}
+	}()
+	Decide(`{"amount":-1}`)
+}

@@ -1,0 +1,73 @@
+// Package export_wasaga_saga_branch is what the host calls. The generated code asks for this name.
+package export_wasaga_saga_branch
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"branch/decision"
+	"branch/imports/wasaga_saga_branch"
+	"branch/imports/wasi_logging_logging"
+
+	"go.bytecodealliance.org/pkg/wit/types"
+)
+
+type (
+	call    = wasaga_saga_branch.Call
+	failure = wasaga_saga_branch.Failure
+	output  = wit_types.Option[string]
+)
+
+// Try does the work of the step: it keeps what the payload asks for.
+func Try(call call) wit_types.Result[output, failure] {
+	defer explain()
+	record, err := decision.Decide(call.Payload)
+	switch err {
+	case nil:
+		fmt.Printf("try amount=%d customer=%s\n", record.Amount, record.Customer)
+	case decision.ErrSimulated:
+		fmt.Printf("try amount=%d: %v\n", record.Amount, err)
+		return rejected(err)
+	default:
+		fmt.Printf("try: %v\n", err)
+		return rejected(err)
+	}
+
+	text, err := json.Marshal(record)
+	if err != nil {
+		return unavailable[output](err)
+	}
+	if err := write(key(call), text); err != nil {
+		return unavailable[output](err)
+	}
+	wasi_logging_logging.Log(wasi_logging_logging.Level_Debug, "", "wrote "+key(call))
+	return wit_types.Ok[output, failure](wit_types.Some(string(text)))
+}
+
+// Cancel takes back what Try did. Only the record tells whether Try took effect: that it was called is no proof.
+func Cancel(call call, _ output) wit_types.Result[wit_types.Unit, failure] {
+	defer explain()
+	found, err := remove(key(call))
+	if err != nil {
+		return unavailable[wit_types.Unit](err)
+	}
+	if found {
+		fmt.Println("cancel: released")
+	} else {
+		fmt.Println("cancel: nothing to release")
+	}
+	return wit_types.Ok[wit_types.Unit, failure](wit_types.Unit{})
+}
+
+// key is where this step of this saga keeps its record.
+func key(call call) string {
+	return call.Gid + "/" + call.BranchId
+}
+
+func rejected(reason error) wit_types.Result[output, failure] {
+	return wit_types.Err[output](wasaga_saga_branch.MakeFailureRejected(reason.Error()))
+}
+
+func unavailable[T any](err error) wit_types.Result[T, failure] {
+	return wit_types.Err[T](wasaga_saga_branch.MakeFailureUnavailable(err.Error()))
+}

@@ -1,0 +1,69 @@
+/**
+ * A branch that records a customer's amount. The `wasi:` modules come from the contract in `wit`.
+ * @module
+ */
+
+import { open } from "wasi:keyvalue/store@0.2.0-draft2";
+import { log } from "wasi:logging/logging@0.1.0-draft";
+import { decide } from "./decide.js";
+
+/**
+ * What this branch reads of a call.
+ * @typedef {{ gid: string, branchId: string, payload: string }} Call
+ */
+
+export const branch = {
+  /**
+   * @param {Call} call
+   * @returns {string} The step's output.
+   */
+  try(call) {
+    const { line, rejected, record } = decide(call.payload);
+    console.log(line);
+    if (rejected !== undefined) {
+      throw { tag: "rejected", val: rejected };
+    }
+    const key = keyOf(call);
+    try {
+      open("default").set(key, new TextEncoder().encode(record));
+    } catch (error) {
+      throw unavailable(error);
+    }
+    log("debug", "", `wrote ${key}`);
+    return record;
+  },
+
+  /**
+   * @param {Call} call
+   * @param {string | undefined} tried Not used: nobody may know whether `try` took effect, so the store is asked.
+   */
+  cancel(call, tried) {
+    const key = keyOf(call);
+    let found;
+    try {
+      const bucket = open("default");
+      found = bucket.exists(key);
+      bucket.delete(key);
+    } catch (error) {
+      throw unavailable(error);
+    }
+    console.log(found ? "cancel: released" : "cancel: nothing to release");
+  },
+};
+
+/**
+ * One key for a step: a repetition of `try` writes the same again.
+ * @param {Call} call
+ */
+function keyOf({ gid, branchId }) {
+  return `${gid}/${branchId}`;
+}
+
+/**
+ * Has the host try again later if it is the store's error, which comes as a payload.
+ * @param {any} error
+ */
+function unavailable(error) {
+  const { payload } = error;
+  return payload ? { tag: "unavailable", val: payload.val ?? payload.tag } : error;
+}

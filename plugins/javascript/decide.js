@@ -1,0 +1,57 @@
+/**
+ * What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none.
+ * @module
+ */
+
+/** The largest amount that goes through. */
+const AMOUNT_MAX = 500;
+
+/**
+ * The line to print, and either the reason of a rejection or the record to store, as JSON text.
+ * @typedef {{ line: string, rejected: string, record?: undefined }
+ *         | { line: string, record: string, rejected?: undefined }} Decision
+ */
+
+/**
+ * Decides about a payload such as `{"amount": 100, "customer": "Zoë"}`.
+ * @param {string} payload
+ * @returns {Decision}
+ */
+export function decide(payload) {
+  const request = parse(payload);
+  if (!request) {
+    return { line: "try: invalid request", rejected: "invalid request" };
+  }
+  const { amount, customer } = request;
+  if (amount > AMOUNT_MAX) {
+    return { line: `try amount=${amount}: simulated failure`, rejected: "simulated failure" };
+  }
+  // A caller that gets here with less has a mistake, so this fails loudly: the host reports it and tries again later.
+  if (amount < 0) {
+    throw new Error(`amount ${amount} is negative`);
+  }
+  return { line: `try amount=${amount} customer=${customer}`, record: JSON.stringify({ amount, customer }) };
+}
+
+/**
+ * The amount and the customer of a valid payload.
+ * @param {string} payload
+ * @returns {{ amount: number, customer: string } | undefined}
+ */
+function parse(payload) {
+  let request;
+  try {
+    request = JSON.parse(payload);
+  } catch {
+    return undefined;
+  }
+  if (typeof request !== "object" || request === null) {
+    return undefined;
+  }
+  const { amount, customer = "" } = request;
+  // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's.
+  if (!Number.isSafeInteger(amount) || typeof customer !== "string" || !customer.isWellFormed()) {
+    return undefined;
+  }
+  return { amount, customer };
+}

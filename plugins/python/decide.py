@@ -1,0 +1,66 @@
+"""What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none."""
+
+import json
+from dataclasses import dataclass
+
+AMOUNT_MAX = 500
+"""The largest amount that goes through."""
+
+I64 = range(-(2**63), 2**63)
+"""The integers of 64 bits; anything beyond is no amount."""
+
+
+@dataclass
+class Accepted:
+    line: str
+    """What to print."""
+    record: str
+    """What to store, as JSON text."""
+
+
+@dataclass
+class Rejected:
+    line: str
+    """What to print."""
+    reason: str
+    """What people are told."""
+
+
+def decide(payload: str) -> Accepted | Rejected:
+    """Decides about a payload such as `{"amount": 100, "customer": "Zoë"}`."""
+    request = parse(payload)
+    if request is None:
+        return Rejected("try: invalid request", "invalid request")
+    amount, customer = request
+    if amount > AMOUNT_MAX:
+        return Rejected(f"try amount={amount}: simulated failure", "simulated failure")
+    # A caller that gets here with less has a mistake, so this fails loudly: the host reports it and tries again later.
+    assert amount >= 0, f"amount {amount} is negative"
+    record = json.dumps({"amount": amount, "customer": customer}, ensure_ascii=False, separators=(",", ":"))
+    return Accepted(f"try amount={amount} customer={customer}", record)
+
+
+def parse(payload: str) -> tuple[int, str] | None:
+    """The amount and the customer of a valid payload."""
+    try:
+        request = json.loads(payload)
+    except ValueError:
+        return None
+    match request:
+        # In Python a bool is an int too.
+        case {"amount": int(amount), **rest} if amount in I64 and not isinstance(amount, bool):
+            customer = rest.get("customer", "")
+        case _:
+            return None
+    if not isinstance(customer, str) or not is_unicode(customer):
+        return None
+    return amount, customer
+
+
+def is_unicode(text: str) -> bool:
+    """Whether the text can be written as UTF-8: JSON can spell half a surrogate pair, and Python keeps it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,51 @@
+import json
+import unittest
+
+from decide import Accepted, Rejected, decide
+
+
+class Decide(unittest.TestCase):
+    def test_a_valid_request_is_recorded(self):
+        self.assertEqual(
+            decide('{"amount": 100, "customer": "Zoë 😀", "note": [1]}'),
+            Accepted("try amount=100 customer=Zoë 😀", '{"amount":100,"customer":"Zoë 😀"}'),
+        )
+
+    def test_the_customer_may_be_missing(self):
+        self.assertEqual(decide('{"amount": 0}'), Accepted("try amount=0 customer=", '{"amount":0,"customer":""}'))
+
+    def test_only_amounts_up_to_500_go_through(self):
+        self.assertIsInstance(decide('{"amount": 500}'), Accepted)
+        self.assertEqual(decide('{"amount": 501}'), Rejected("try amount=501: simulated failure", "simulated failure"))
+
+    def test_anything_else_is_invalid(self):
+        for payload in [
+            "",
+            "nonsense",
+            "3",
+            "null",
+            "[]",
+            "{}",
+            '{"amount": null}',
+            '{"amount": true}',
+            '{"amount": "1"}',
+            '{"amount": 1.5}',
+            '{"amount": 1e400}',
+            '{"amount": 9223372036854775808}',
+            '{"amount": 1, "customer": null}',
+            '{"amount": 1, "customer": "\\ud800"}',
+        ]:
+            with self.subTest(payload):
+                self.assertEqual(decide(payload), Rejected("try: invalid request", "invalid request"))
+
+    def test_a_negative_amount_is_a_mistake_of_the_caller(self):
+        with self.assertRaisesRegex(AssertionError, "amount -1 is negative"):
+            decide('{"amount": -1}')
+
+    def test_a_large_payload(self):
+        payload = json.dumps({"amount": 1, "note": "x" * 2**20})
+        self.assertIsInstance(decide(payload), Accepted)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,70 @@
+//! What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none.
+
+use serde::{Deserialize, Serialize};
+
+/// The largest amount that goes through.
+const AMOUNT_MAX: i64 = 500;
+
+/// A payload such as `{"amount": 100, "customer": "Zoë"}`, and what is stored of it.
+#[derive(Deserialize, Serialize)]
+struct Request {
+    amount: i64,
+    #[serde(default)]
+    customer: String,
+}
+
+/// The line to print, and the record to store or the reason of a rejection.
+pub struct Decision {
+    pub line: String,
+    pub record: Result<String, &'static str>,
+}
+
+pub fn decide(payload: &str) -> Decision {
+    let Ok(request) = serde_json::from_str::<Request>(payload) else {
+        return Decision { line: "try: invalid request".into(), record: Err("invalid request") };
+    };
+    let Request { amount, customer } = &request;
+    if *amount > AMOUNT_MAX {
+        return Decision { line: format!("try amount={amount}: simulated failure"), record: Err("simulated failure") };
+    }
+    // A caller that gets here with less has a mistake, so this fails loudly: the host reports it and tries again later.
+    assert!(*amount >= 0, "amount {amount} is negative");
+    let record = serde_json::to_string(&request).map_err(|_| "invalid request");
+    Decision { line: format!("try amount={amount} customer={customer}"), record }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_valid_request_is_recorded() {
+        let Decision { line, record } = decide(r#"{"amount": 100, "customer": "Zoë 😀", "note": [1]}"#);
+        assert_eq!(line, "try amount=100 customer=Zoë 😀");
+        assert_eq!(record.as_deref(), Ok(r#"{"amount":100,"customer":"Zoë 😀"}"#));
+        assert_eq!(decide(r#"{"amount": 0}"#).record.as_deref(), Ok(r#"{"amount":0,"customer":""}"#));
+    }
+
+    #[test]
+    fn only_amounts_up_to_500_go_through() {
+        assert!(decide(r#"{"amount": 500}"#).record.is_ok());
+        let Decision { line, record } = decide(r#"{"amount": 501}"#);
+        assert_eq!((line.as_str(), record), ("try amount=501: simulated failure", Err("simulated failure")));
+    }
+
+    #[test]
+    fn anything_else_is_invalid() {
+        for payload in ["", "nonsense", "3", "[]", "{}", r#"{"amount": true}"#, r#"{"amount": 1.5}"#] {
+            assert_eq!(decide(payload).record, Err("invalid request"), "{payload}");
+        }
+        for payload in [r#"{"amount": 9223372036854775808}"#, r#"{"amount": 1, "customer": null}"#] {
+            assert_eq!(decide(payload).record, Err("invalid request"), "{payload}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "amount -1 is negative")]
+    fn a_negative_amount_is_a_mistake_of_the_caller() {
+        decide(r#"{"amount": -1}"#);
+    }
+}
