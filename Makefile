@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-money test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-languages test-money test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := account rust service-a service-b
@@ -24,6 +24,10 @@ test-money: plugins ## The money test for a minute with kills, and a minute with
 test-clients: plugins ## Run DTM's own clients (Python, Go) against the host; installs what they need
 	@cargo build --release -p wasaga --bin wasaga
 	@examples/clients/run.sh
+
+test-languages: plugins fixtures ## Build the branch in every language by its README, run a saga on it, and one test on all
+	@cargo build --release -p wasaga --bin wasaga
+	@examples/languages.sh
 
 test-oscrash: ## Crash the file system under the store and look for what was acknowledged (needs root, loop devices)
 	@cargo build --release -p wasaga --example oscrash

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # no __pycache__ beside the sources
 
+import languages
 import open_sagas
 from processes import Failure, Server, http, load, need_wrk, saga_status
 
@@ -188,13 +189,18 @@ def run(options, folder):
         if "open" in options.only:
             with host("open") as server:
                 open_sagas.run(server, peer, folder / "open", options.sagas)
+    if "lang" in options.only:
+        try:
+            languages.run(options, folder)
+        except Failure as failure:
+            table.fail(str(failure))
     return table
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]
-    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "open"]
+    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "open", "lang"]
     parser.add_argument("--quick", action="store_true", help="a minute instead of five: rough numbers")
     parser.add_argument("--only", type=listed(str), default=everything, help=",".join(everything))
     parser.add_argument("--connections", type=listed(int), help="default 1,16,64,256")
@@ -204,6 +210,8 @@ def parse():
     parser.add_argument("--peer", type=Path, default=ROOT / "target/release/examples/bench_peer")
     parser.add_argument("--plugins", type=Path, default=ROOT / "target/plugins", help="service-a, service-b, account")
     parser.add_argument("--fixtures", type=Path, default=ROOT / "target/fixtures", help="chaos")
+    components = ROOT / "target/languages/components"
+    parser.add_argument("--languages", type=Path, default=components, help="made by make test-languages")
     options = parser.parse_args()
     if unknown := set(options.only) - set(everything):
         parser.error(f"--only knows {','.join(everything)}, not {','.join(unknown)}")

@@ -80,7 +80,7 @@ async fn a_plugin_is_uploaded_and_replaced_and_listed() {
     assert_eq!(world.host.get("/api/v1/plugins").await.json(), json!({ "plugins": [shown], "refused": [] }));
 }
 
-fn refused(answer: Answer, status: u16, words: &[&str]) {
+fn refused(answer: &Answer, status: u16, words: &[&str]) {
     let (got, body) = answer.parts();
     assert_eq!(got, status, "{body}");
     let message = serde_json::from_str::<Value>(body).unwrap()["message"].as_str().unwrap().to_owned();
@@ -95,12 +95,12 @@ async fn what_is_no_plugin_is_refused_and_changes_nothing() {
     let good = component("service-a");
     assert_eq!(world.put("pay", HERE, good.clone()).await.status, 201);
     let before = world.host.get("/api/v1/plugins").await.body;
-    refused(world.put("pay", HERE, &b"\0asm\x01\0\0\0"[..]).await, 422, &["core module", "wasm32-wasip2"]);
-    refused(world.put("pay", HERE, "").await, 422, &["empty"]);
-    refused(world.put("pay", HERE, vec![0; 2 << 20]).await, 413, &["1048576"]);
-    refused(world.put("Pay", HERE, good.clone()).await, 400, &["lowercase"]);
-    refused(world.put("%2e%2e%2fpay", HERE, good.clone()).await, 400, &["lowercase"]);
-    refused(world.host.get("/api/v1/plugins/nobody").await, 404, &["nobody"]);
+    refused(&world.put("pay", HERE, &b"\0asm\x01\0\0\0"[..]).await, 422, &["core module", "wasm32-wasip2"]);
+    refused(&world.put("pay", HERE, "").await, 422, &["empty"]);
+    refused(&world.put("pay", HERE, vec![0; 2 << 20]).await, 413, &["1048576"]);
+    refused(&world.put("Pay", HERE, good.clone()).await, 400, &["lowercase"]);
+    refused(&world.put("%2e%2e%2fpay", HERE, good.clone()).await, 400, &["lowercase"]);
+    refused(&world.host.get("/api/v1/plugins/nobody").await, 404, &["nobody"]);
     assert_eq!(world.host.get("/api/v1/plugins").await.body, before);
     std::fs::write(world.dir.path().join("plugins/bad.wasm"), "no").unwrap();
     world.plugins.look();
@@ -124,7 +124,7 @@ async fn only_who_may_replaces_plugins() {
         if may {
             assert_eq!(answer.status, 201, "{uploads:?} {host}");
         } else {
-            refused(answer, 403, &["upload", "[plugins]"]);
+            refused(&answer, 403, &["upload", "[plugins]"]);
             assert!(world.plugins.plugins().is_empty());
         }
     }

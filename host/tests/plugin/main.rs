@@ -9,6 +9,7 @@ mod grants;
 mod http;
 mod imports;
 mod keyvalue;
+mod languages;
 mod limits;
 mod loading;
 mod logging;
