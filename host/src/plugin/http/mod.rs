@@ -3,7 +3,10 @@
 //! A request passes, in this order: the allow-list of the plugin's grants ([`rule`]), the limits of an attempt and the
 //! headers that tell where it comes from ([`outgoing`], [`identity`]), the gate, which makes it known durably that the
 //! attempt may have had an effect outside, and a connection to an address that was checked ([`client`], [`address`]).
-//! Whatever was refused before the gate has had no effect.
+//! Whatever was refused before the gate has had no effect. What follows the head of a request passes the gate again if the
+//! guest has read something meanwhile ([`body`]).
+//!
+//! An attempt that is made again makes its requests again, under the same keys.
 //!
 //! Deliberately absent: redirects (the guest sees them and may ask again, under the same rules), proxies of the
 //! environment, cookies, HTTP/2, and requests that go on when the attempt has ended.
