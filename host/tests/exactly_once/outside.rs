@@ -7,10 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
-use wasaga::{
-    saga::{Op, Slot, Status},
-    store::Store,
-};
+use wasaga::saga::{Op, Slot, Status};
 
 use crate::{
     server::{Event, Server},
@@ -56,12 +53,12 @@ async fn a_body_leaves_when_what_was_read_since_the_head_is_on_disk() {
     }
     // The guest has not read yet. What it is going to read may be lost.
     host.disk.hold();
-    give(&host, "outside", "k", "v");
+    let given = give(&host, "outside", "k", "v");
     server.tell();
     assert!(server.is_quiet().await, "told what is not on disk");
     host.disk.release();
     assert_eq!(server.piece().await, r#"["v"]"#);
-    assert!(host.store.barrier().is_durable());
+    assert!(given.is_durable());
     host.until_status("g", Status::Succeed).await;
 }
 

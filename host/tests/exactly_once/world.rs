@@ -14,7 +14,7 @@ use wasaga::{
     directory::Branches,
     plugin::{Grants, Registry, Runtime, Settings, data, grants, http::rule::Allowed},
     saga::{Event, Slot, Step},
-    store::{Batch, Read, Store},
+    store::{Batch, Read, Store, Ticket},
 };
 
 use crate::{
@@ -96,11 +96,11 @@ pub fn value(host: &Host, plugin: &str, name: &str) -> Option<String> {
     value.map(|value| String::from_utf8(value.into()).unwrap())
 }
 
-/// Gives a plugin a value, not on disk yet.
-pub fn give(host: &Host, plugin: &str, name: &str, value: &str) {
+/// Gives a plugin a value. The ticket tells when it is on disk.
+pub fn give(host: &Host, plugin: &str, name: &str, value: &str) -> Ticket {
     let mut batch = Batch::new();
     batch.put(key(plugin, name), value);
-    host.store.local().commit(batch).unwrap();
+    host.store.local().commit(batch).unwrap()
 }
 
 /// The operations that a log says were started.
