@@ -57,6 +57,7 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
     let mut attempts = Attempts::new(parallel);
     loop {
         let todo = advance(engine, live)?;
+        let is_pause = matches!(todo, Todo::Pause(_));
         match todo {
             Todo::Start(slot, attempt) => attempts.start(slot, attempt),
             Todo::Stop(slot) => attempts.stop(slot),
@@ -73,6 +74,8 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
                     ended = attempts.next() => conclude(engine, live, ended)?,
                     () = sleep_until(engine, until) => {}
                     () = live.changed.notified() => {}
+                    // A host that stops does not wait for pauses.
+                    () = engine.stopping.cancelled(), if is_pause => {}
                     () = engine.given_up.cancelled() => return give_up(engine, live),
                 }
             }

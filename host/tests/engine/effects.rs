@@ -182,7 +182,9 @@ async fn a_pause_keeps_neither_other_steps_nor_a_roll_back_nor_a_stop_waiting() 
     gated.leave().await.unwrap();
     gated.outdated();
     settle().await;
-    let host = host.stop(Duration::from_secs(60)).await.start();
+    let start = host.engine.now();
+    let host = host.stop(Duration::from_mins(1)).await.start();
+    assert!(start.until(host.engine.now()) < Duration::from_millis(50));
     stage.action(0, 2).await.succeed();
     host.until_status("stop", Status::Succeed).await;
 }

@@ -74,7 +74,7 @@ fn target() -> PathBuf {
 pub fn saga(gid: &str, steps: &[(&str, Value)]) -> Plan {
     let mut plan = Plan::new(gid);
     for (plugin, payload) in steps {
-        let address = |function: &str| format!("wasm://{plugin}/{function}").into();
+        let address = |function: &str| format!("wasm://{plugin}/{function}");
         let payload = payload.to_string().into();
         plan.steps.push(Step { action: address("try"), compensation: address("cancel"), payload });
     }

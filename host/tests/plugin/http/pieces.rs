@@ -5,7 +5,7 @@ use wasaga::store::Read;
 use super::*;
 
 /// The head of a request leaves; then something is read, and told by its body.
-fn stream(server: &Server, script: Value) -> Value {
+fn stream(server: &Server, script: &Value) -> Value {
     json!({"try": "stream", "request": post(server), "kv": script})
 }
 
@@ -22,7 +22,7 @@ async fn a_body_that_may_tell_of_what_was_read_since_the_head_is_let_out_again()
     let mut server = Server::start().await;
     let plugins = granted_all_of(&server);
     let (world, door) = (World::new(), Door::open());
-    let payload = with(stream(&server, json!([["get", "k"]])), json!({"requests": [get(&server, "/when")]}));
+    let payload = with(stream(&server, &json!([["get", "k"]])), json!({"requests": [get(&server, "/when")]}));
     let call = call_on(world.store.clone(), &door, &payload);
     let attempt = tokio::spawn(async move { branch(&plugins, "chaos", Op::Action).call(&call).await });
     server.asked().await;
@@ -66,7 +66,7 @@ async fn a_body_never_tells_what_is_no_longer_so() {
     let plugins = granted_all_of(&server);
     let (world, door) = (World::new(), Door::open());
     let state = Meddler::new(&world.store, 1);
-    let payload = with(stream(&server, json!([["get", "k"]])), json!({"requests": [get(&server, "/hello")]}));
+    let payload = with(stream(&server, &json!([["get", "k"]])), json!({"requests": [get(&server, "/hello")]}));
     let call = call_on(state.clone(), &door, &payload);
     let outcome = branch(&plugins, "chaos", Op::Action).call(&call).await;
     assert!(matches!(outcome, Outcome::Outdated), "{outcome:?}");
