@@ -333,6 +333,7 @@ async fn answers_are_understood_as_dtm_understands_them() {
                 "ongoing".to_owned()
             }
             Outcome::Unknown { error } => error,
+            Outcome::Outdated => panic!("a service reads nothing of the host"),
         };
         assert_eq!(&found, expected, "{code} {text}");
     }

@@ -61,6 +61,8 @@ impl Collector for Counts {
         }
         gauge(&mut encoder, "wasaga_sagas_open", "Unfinished sagas", sagas.open)?;
         gauge(&mut encoder, "wasaga_sagas_live", "Unfinished sagas that are running and not waiting", sagas.live)?;
+        let help = "Attempts made again because others had changed what they had read";
+        counter(&mut encoder, "wasaga_conflicts", help, sagas.conflicts)?;
         counter(&mut encoder, "wasaga_journal_commits", "Batches committed", journal.commits)?;
         counter(&mut encoder, "wasaga_journal_syncs", "Syncs of the journal to disk", journal.syncs)?;
         counter(&mut encoder, "wasaga_journal_bytes", "Bytes written to the journal", journal.bytes)

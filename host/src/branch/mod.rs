@@ -139,6 +139,9 @@ pub enum Outcome {
         /// For people; names the cause and, where known, the mend.
         error: String,
     },
+    /// It rests on data that has changed since it was read, so it says nothing, and nothing of it is kept: make it
+    /// again. What it has let out of the host is out.
+    Outdated,
 }
 
 /// Something that can carry out one operation of a saga.

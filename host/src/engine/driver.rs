@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Inner,
     attempts::{Attempts, Ended},
+    conflict,
     error::{Error, SubmitError},
     gate::Gate,
     live::{Core, Live},
@@ -34,6 +35,8 @@ enum Todo {
     Start(Slot, BoxFuture<'static, Outcome>),
     Stop(Slot),
     Wait(Option<Timestamp>),
+    /// As `Wait`, but for so short that the saga stays in the table, and nobody is told that it waits.
+    Pause(Option<Timestamp>),
 }
 
 /// Drives the saga until it leaves the table. An error concerns this saga only, unless the store has failed.
@@ -54,6 +57,7 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
     let mut attempts = Attempts::new(parallel);
     loop {
         let todo = advance(engine, live)?;
+        let is_pause = matches!(todo, Todo::Pause(_));
         match todo {
             Todo::Start(slot, attempt) => attempts.start(slot, attempt),
             Todo::Stop(slot) => attempts.stop(slot),
@@ -65,11 +69,13 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
                     return Ok(());
                 }
             }
-            Todo::Wait(until) => {
+            Todo::Wait(until) | Todo::Pause(until) => {
                 tokio::select! {
                     ended = attempts.next() => conclude(engine, live, ended)?,
                     () = sleep_until(engine, until) => {}
                     () = live.changed.notified() => {}
+                    // A host that stops does not wait for pauses.
+                    () = engine.stopping.cancelled(), if is_pause => {}
                     () = engine.given_up.cancelled() => return give_up(engine, live),
                 }
             }
@@ -101,7 +107,11 @@ fn advance(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<Todo, Error> {
                 core.land(slot);
                 return Ok(Todo::Stop(slot));
             }
-            Next::Wait(until) => return Ok(Todo::Wait(until)),
+            Next::Wait(until) => {
+                let is_pause = until.is_some_and(|until| core.flight().is_paused_until(until));
+                let is_pause = is_pause && !engine.stopping.is_cancelled();
+                return Ok(if is_pause { Todo::Pause(until) } else { Todo::Wait(until) });
+            }
             Next::Finished => return Ok(Todo::Wait(None)),
         }
     }
@@ -218,25 +228,40 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
         Outcome::Rejected { reason } => (Verdict::Rejected { reason }, Batch::new()),
         Outcome::Ongoing { retry_after } => (Verdict::Ongoing { retry_after }, Batch::new()),
         Outcome::Unknown { error } => (Verdict::Unknown { error }, Batch::new()),
+        Outcome::Outdated => {
+            conflict::again(engine, &mut core, slot);
+            return Ok(());
+        }
     };
-    engine.tally.attempt(slot, matches!(verdict, Verdict::Succeeded { .. }));
     let now = engine.clock.now();
     if effects.is_empty() {
-        return fail_or_settle(engine, &mut core, slot, verdict, now);
+        return take_in(engine, &mut core, slot, verdict, now);
     }
     let event = core.saga().conclude(slot, verdict, now, &engine.settings.policy, fastrand::f64());
     match core.apply_with_effects(&event, effects, &*engine.store) {
         Err(Error::Commit(conflict @ CommitError::Conflict { .. })) => {
             let gid = core.saga().definition().gid();
-            debug!(%gid, branch = %BranchId(slot.step), %conflict, "the attempt runs again");
+            debug!(%gid, branch = %BranchId(slot.step), %conflict, "the attempt is made again");
+            conflict::again(engine, &mut core, slot);
             Ok(())
         }
         Err(Error::Commit(too_large @ CommitError::TooLarge { .. })) => {
             let verdict = Verdict::Unknown { error: uncommittable(&too_large) };
-            fail_or_settle(engine, &mut core, slot, verdict, now)
+            take_in(engine, &mut core, slot, verdict, now)
         }
-        applied => applied,
+        applied => {
+            engine.tally.attempt(slot, applied.is_ok());
+            core.forget_conflicts(slot);
+            applied
+        }
     }
+}
+
+/// Takes in an end that changes nothing but the saga, and counts it.
+fn take_in(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {
+    engine.tally.attempt(slot, matches!(verdict, Verdict::Succeeded { .. }));
+    core.forget_conflicts(slot);
+    fail_or_settle(engine, core, slot, verdict, now)
 }
 
 /// Whether one more output is within the limit of a saga.

@@ -2,7 +2,8 @@
 //!
 //! **What an attempt lets out follows the entry that says so.** Until it asks, nothing is known of it and nothing is
 //! written, as for any contained attempt. When it first asks, that it has started is committed; when that is on disk, it
-//! may go, and from then on the saga treats it as an attempt of an external branch: awaited, and compensated.
+//! may go, and from then on the saga treats it as an attempt of an external branch: awaited, and compensated. Whatever it
+//! lets out later waits for all that is committed by then, which it may have read.
 //!
 //! Whether it may still go is decided under the core's lock, where attempts are also given up. So of an attempt that is
 //! dropped, timed out, or left behind by its driver nothing gets out later; and one that got out is never dropped.

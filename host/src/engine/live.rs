@@ -107,6 +107,8 @@ pub(super) struct Core {
     /// The attempts that are.
     flying: Vec<(Slot, Takeoff)>,
     takeoffs: u64,
+    /// How often in a row attempts of an operation have come to nothing, since others had changed what they had read.
+    conflicts: Vec<(Slot, u32)>,
     waiters: Vec<oneshot::Sender<Settled>>,
     saga: Saga,
     /// The newest chunk of the log as stored, and its number.
@@ -137,6 +139,7 @@ impl Core {
             flight: Flight::default(),
             flying: Vec::new(),
             takeoffs: 0,
+            conflicts: Vec::new(),
             waiters: Vec::new(),
             saga: Saga::new(definition),
             chunk: (0, record::new_chunk()),
@@ -157,6 +160,7 @@ impl Core {
             flight: Flight::default(),
             flying: Vec::new(),
             takeoffs: 0,
+            conflicts: Vec::new(),
             waiters: Vec::new(),
             saga: record.saga,
             chunk,
@@ -191,6 +195,24 @@ impl Core {
     pub fn land(&mut self, slot: Slot) {
         self.flight.set(slot, false);
         self.flying.retain(|(flying, _)| *flying != slot);
+    }
+
+    /// Lets an operation wait until this moment before it is attempted again.
+    pub fn pause(&mut self, slot: Slot, until: Timestamp) {
+        self.flight.pause(slot, until);
+    }
+
+    /// One more attempt has come to nothing, since others had changed what it had read. How many in a row.
+    pub fn count_conflict(&mut self, slot: Slot) -> u32 {
+        let before = self.conflicts.iter().position(|(of, _)| *of == slot).map(|at| self.conflicts.swap_remove(at).1);
+        let count = before.unwrap_or(0).saturating_add(1);
+        self.conflicts.push((slot, count));
+        count
+    }
+
+    /// An attempt of the operation has come to an end that counts.
+    pub fn forget_conflicts(&mut self, slot: Slot) {
+        self.conflicts.retain(|(of, _)| *of != slot);
     }
 
     /// Gives everything up that runs.

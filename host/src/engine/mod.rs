@@ -15,6 +15,7 @@
 mod admission;
 mod attempts;
 mod clock;
+mod conflict;
 mod driver;
 mod error;
 mod find;
@@ -108,6 +109,8 @@ pub struct Counts {
     pub open: u64,
     /// Driven now; the other open ones wait.
     pub live: u64,
+    /// Attempts that came to nothing in this process, since others had changed what they had read.
+    pub conflicts: u64,
 }
 
 #[derive(Default)]
@@ -116,6 +119,7 @@ struct Stats {
     succeeded: AtomicU64,
     failed: AtomicU64,
     open: AtomicU64,
+    conflicts: AtomicU64,
 }
 
 impl Stats {
@@ -284,6 +288,7 @@ impl Engine {
             failed: stats.failed.load(Ordering::Relaxed),
             open: stats.open.load(Ordering::Relaxed),
             live: self.0.table.len() as u64,
+            conflicts: stats.conflicts.load(Ordering::Relaxed),
         }
     }
 

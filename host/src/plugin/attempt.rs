@@ -7,8 +7,9 @@
 //! - **Anything else**, as long as what it read is still so: final. Its writes are forgotten. A rejection was right at the
 //!   moment at which that was seen, which is its place in the order of all commits.
 //! - **Anything else, based on what is no longer so**, or what never was at one time: it says nothing. Two values of
-//!   different times can make a correct guest reject, wait or trap, so the guest runs again at once. That is no failure,
-//!   is not counted, and goes on until it ends otherwise or its time is up.
+//!   different times can make a correct guest reject, wait or trap, so the guest runs again. That is no failure. Some runs
+//!   follow at once, as long as nothing has left the host; then it is for the engine to make the attempt again, which
+//!   pauses, and counts what has left.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -82,28 +83,35 @@ fn origin(plugin: &Plugin, call: &Call) -> Origin {
     Origin { plugin, grants, saga: call.saga.clone(), slot: call.slot, is_rehearsal: call.is_rehearsal }
 }
 
-/// Runs the guest until its end counts.
+/// Runs of one attempt. Each costs little, so a few spare the engine its pauses where data is only busy for a moment.
+const RUNS_MAX: u32 = 8;
+
+/// Runs the guest until its end counts, or for as often as it may without a pause.
 async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, stdio: &Stdio, refusal: &Refusal, busy: &Busy) -> Outcome {
-    loop {
+    for run_number in 1..=RUNS_MAX {
         let transaction = Transaction::new(call.state.clone(), plugin.runtime.limits());
         let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
         let gate = Gate::new(call.exit.clone(), Arc::new(key_value.clone()), refusal.clone());
         let guest = run(plugin, op, call, stdio, &key_value, &gate, busy);
-        let outcome = match until_ended(guest, &gate).await {
-            Ok(answer) => outcome(op, answer, plugin),
-            Err(error) => unknown(error, stdio, plugin),
+        let end = match until_ended(guest, &gate).await {
+            Ok(Ok(answer)) => Some(outcome(op, answer, plugin)),
+            Ok(Err(error)) => Some(unknown(error, stdio, plugin)),
+            Err(held @ End::Held(_)) => return unknown(held.to_string(), stdio, plugin),
+            Err(End::Stale) => None,
         };
-        match (outcome, gate.end()) {
-            (_, Some(End::Stale)) => {}
-            (held, Some(End::Held(_))) => return held,
-            (Outcome::Succeeded { output, .. }, None) => {
+        match end {
+            None => {}
+            Some(Outcome::Succeeded { output, .. }) => {
                 return Outcome::Succeeded { output, effects: key_value.transaction().effects() };
             }
-            (outcome, None) => match key_value.are_current() {
-                Ok(true) => return outcome,
+            Some(end) => match key_value.are_current() {
+                Ok(true) => return end,
                 Ok(false) => {}
                 Err(error) => return unknown(format!("what it has read cannot be compared: {error}"), stdio, plugin),
             },
+        }
+        if gate.has_let_out() || run_number == RUNS_MAX {
+            break;
         }
         let (gid, branch) = (call.saga.gid(), call.branch_id());
         debug!(plugin = plugin.name(), %gid, %branch, "what the attempt has read has changed: it runs again");
@@ -111,17 +119,19 @@ async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, stdio: &Stdio, refusa
         refusal.clear();
         yield_now().await;
     }
+    Outcome::Outdated
 }
 
-/// The answer of a guest, unless the gate ends the attempt: then its guest is dropped as it is.
-async fn until_ended(guest: impl Future<Output = Result<Answer, String>>, gate: &Gate) -> Result<Answer, String> {
+/// What a guest comes to by itself, unless the gate ends the attempt: then its guest is dropped as it is.
+async fn until_ended<T>(guest: impl Future<Output = T>, gate: &Gate) -> Result<T, End> {
     let answer = tokio::select! {
         biased;
-        end = gate.ended() => return Err(end.to_string()),
+        end = gate.ended() => return Err(end),
         answer = guest => answer,
     };
-    // It may have ended while the guest was answering without waiting for its request.
-    gate.end().map_or(answer, |end| Err(end.to_string()))
+    // It may have ended while the guest was answering without waiting for its request. The guest is gone, so from now
+    // on it cannot.
+    gate.end().map_or(Ok(answer), Err)
 }
 
 /// Runs the guest once; an error is a text that names what it broke.

@@ -1,14 +1,14 @@
 //! The way out of the host for one attempt.
 //!
-//! Nothing is sent for an attempt before its exit has let it out. An attempt that may not leave ends there and then: its
-//! guest is never told, so it cannot go on as if it had asked and been answered.
+//! Nothing is sent for an attempt before its exit has let it out, and nothing that follows is sent if the attempt has
+//! read something since: what leaves rests on what is so, and what is on disk, at the moment at which it leaves. An
+//! attempt that may not leave ends there and then: its guest is never told, so it cannot go on as if it had asked and
+//! been answered.
 
 use std::{
     future::pending,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use tokio::sync::Notify;
@@ -20,6 +20,9 @@ use crate::{
 
 /// What an attempt has read so far.
 pub trait Reads: Send + Sync {
+    /// Grows with everything that is read: while it stays the same, nothing is known that was not known before.
+    fn count(&self) -> u64;
+
     /// Whether all of it is so now, at one moment.
     fn are_current(&self) -> Result<bool, store::Error>;
 }
@@ -67,29 +70,96 @@ struct Shared {
     exit: Option<Arc<dyn Exit>>,
     reads: Arc<dyn Reads>,
     refusal: Refusal,
-    is_over: AtomicBool,
-    end: Mutex<Option<End>>,
+    state: Mutex<State>,
+    /// Wakes who waits for the end.
     ended: Notify,
+    /// Wakes who waits to leave, since nobody will any more.
+    over: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    end: Option<End>,
+    is_closed: bool,
+    /// What had been read, by [`Reads::count`], when something was let out last.
+    let_out: Option<u64>,
+}
+
+impl State {
+    fn is_over(&self) -> bool {
+        self.is_closed || self.end.is_some()
+    }
 }
 
 impl Gate {
     /// A gate that opens when `exit` does, as long as `reads` are current.
     pub fn new(exit: Option<Arc<dyn Exit>>, reads: Arc<dyn Reads>, refusal: Refusal) -> Self {
-        let (is_over, end, ended) = (AtomicBool::new(false), Mutex::default(), Notify::new());
-        Self(Arc::new(Shared { exit, reads, refusal, is_over, end, ended }))
+        let (ended, over) = (Notify::new(), Notify::new());
+        Self(Arc::new(Shared { exit, reads, refusal, state: Mutex::default(), ended, over }))
     }
 
     /// Resolves when something may leave. Otherwise it never does, and [`Gate::ended`] says why.
     pub async fn leave(&self, departure: Departure) {
-        match self.may_leave(departure).await {
-            // Who has come to an end while waiting must not begin anything.
-            Ok(()) if !self.is_over() => {}
-            Ok(()) => pending().await,
+        // Before it is checked: what is read meanwhile has not been let out.
+        let count = self.0.reads.count();
+        let is_let_out = match self.may_leave(departure).await {
+            Ok(()) => self.let_out(count),
             Err(end) => {
-                self.lock().get_or_insert(end);
-                self.0.ended.notify_one();
-                pending::<()>().await;
+                self.end_with(end);
+                false
             }
+        };
+        if !is_let_out {
+            pending::<()>().await;
+        }
+    }
+
+    /// Whether more of what has been let out may follow without asking, since nothing has been read meanwhile.
+    pub fn is_open(&self) -> bool {
+        let count = self.0.reads.count();
+        let state = self.lock();
+        !state.is_over() && state.let_out.is_some_and(|let_out| let_out >= count)
+    }
+
+    /// As [`Gate::leave`], for who must learn that the attempt is over: then it is `false`.
+    pub async fn follow(self, departure: Departure) -> bool {
+        tokio::select! {
+            biased;
+            () = self.is_finished() => false,
+            () = self.leave(departure) => true,
+        }
+    }
+
+    /// Whether anything has been let out.
+    pub fn has_let_out(&self) -> bool {
+        self.lock().let_out.is_some()
+    }
+
+    /// Who has come to an end while waiting must not begin anything.
+    fn let_out(&self, count: u64) -> bool {
+        let mut state = self.lock();
+        if !state.is_over() {
+            state.let_out = state.let_out.max(Some(count));
+        }
+        !state.is_over()
+    }
+
+    /// An attempt has one end: what comes after the guest's own is too late.
+    fn end_with(&self, end: End) {
+        let mut state = self.lock();
+        if !state.is_over() {
+            state.end = Some(end);
+            drop(state);
+            self.0.ended.notify_one();
+            self.0.over.notify_waiters();
+        }
+    }
+
+    async fn is_finished(&self) {
+        let mut over = pin!(self.0.over.notified());
+        over.as_mut().enable();
+        if !self.is_over() {
+            over.await;
         }
     }
 
@@ -116,17 +186,18 @@ impl Gate {
 
     /// Why the attempt has to end, if it has.
     pub fn end(&self) -> Option<End> {
-        self.lock().clone()
+        self.lock().end.clone()
     }
 
     /// Says that the attempt is over: from now on nothing leaves, and nothing unfinished is finished.
     pub fn close(&self) {
-        self.0.is_over.store(true, Relaxed);
+        self.lock().is_closed = true;
+        self.0.over.notify_waiters();
     }
 
     /// Whether the attempt is over.
     pub fn is_over(&self) -> bool {
-        self.0.is_over.load(Relaxed)
+        self.lock().is_over()
     }
 
     /// Remembers what the host refuses.
@@ -134,14 +205,14 @@ impl Gate {
         self.0.refusal.set(what);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<End>> {
-        self.0.end.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
     use futures_util::{FutureExt as _, future::BoxFuture};
 
@@ -160,20 +231,32 @@ mod tests {
         }
     }
 
-    struct Current(bool);
+    struct Current(bool, AtomicU64);
 
     impl Reads for Current {
+        fn count(&self) -> u64 {
+            self.1.load(Relaxed)
+        }
+
         fn are_current(&self) -> Result<bool, store::Error> {
             Ok(self.0)
         }
     }
 
     fn new(exit: Option<Arc<Door>>, is_current: bool) -> Gate {
-        Gate::new(exit.map(|door| door as _), Arc::new(Current(is_current)), Refusal::default())
+        with_reads(exit, &Arc::new(Current(is_current, AtomicU64::new(0))))
+    }
+
+    fn with_reads(exit: Option<Arc<Door>>, reads: &Arc<Current>) -> Gate {
+        Gate::new(exit.map(|door| door as _), reads.clone(), Refusal::default())
+    }
+
+    fn departure() -> Departure {
+        Departure { what: "GET https://a.example/".into() }
     }
 
     fn leaves(gate: &Gate) -> bool {
-        gate.leave(Departure { what: "GET https://a.example/".into() }).now_or_never().is_some()
+        gate.leave(departure()).now_or_never().is_some()
     }
 
     #[test]
@@ -206,5 +289,51 @@ mod tests {
         gate.close();
         assert!(!leaves(&gate));
         assert_eq!(gate.end(), None);
+        assert_eq!(gate.clone().follow(departure()).now_or_never(), Some(false));
+    }
+
+    /// A guest that has answered without waiting for its request ends by its answer, whatever becomes of the request.
+    #[test]
+    fn an_end_that_comes_after_the_guests_own_does_not_count() {
+        for (door, is_current) in [(Door { held: Some("too late"), ..Door::default() }, true), (Door::default(), false)]
+        {
+            let gate = new(Some(Arc::new(door)), is_current);
+            gate.close();
+            assert!(!leaves(&gate));
+            assert_eq!(gate.end(), None);
+        }
+    }
+
+    #[test]
+    fn what_follows_asks_again_only_when_something_has_been_read() {
+        let (door, reads) = (Arc::new(Door::default()), Arc::new(Current(true, AtomicU64::new(3))));
+        let gate = with_reads(Some(door), &reads);
+        assert!(!gate.is_open() && !gate.has_let_out(), "nothing has been let out");
+        assert!(leaves(&gate) && gate.is_open() && gate.has_let_out());
+        reads.1.store(4, Relaxed);
+        assert!(!gate.is_open());
+        assert_eq!(gate.clone().follow(departure()).now_or_never(), Some(true));
+        assert!(gate.is_open());
+        gate.close();
+        assert!(!gate.is_open());
+    }
+
+    #[test]
+    fn who_waits_to_follow_learns_that_the_attempt_is_over() {
+        let reads = Arc::new(Current(true, AtomicU64::new(0)));
+        let gate = Gate::new(Some(Arc::new(Shut)), reads, Refusal::default());
+        let mut following = Box::pin(gate.clone().follow(departure()));
+        assert_eq!((&mut following).now_or_never(), None);
+        gate.close();
+        assert_eq!(following.now_or_never(), Some(false));
+    }
+
+    /// Neither opens nor says no.
+    struct Shut;
+
+    impl Exit for Shut {
+        fn leave(&self, _departure: Departure) -> BoxFuture<'_, Result<(), Held>> {
+            Box::pin(pending())
+        }
     }
 }

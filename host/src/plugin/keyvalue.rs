@@ -59,6 +59,10 @@ impl KeyValue {
 }
 
 impl Reads for KeyValue {
+    fn count(&self) -> u64 {
+        self.transaction().operations()
+    }
+
     fn are_current(&self) -> Result<bool, crate::store::Error> {
         self.transaction().is_current()
     }

@@ -7,7 +7,8 @@
 //! **Invariant: whatever a guest can tell of the state is among the preconditions.** A value, that there is none, a
 //! page of keys, that there are no more keys, and that a limit was reached: each depends on nothing but what is
 //! remembered. A committed attempt therefore did exactly what it would have done alone, at its place in the commit
-//! order. What was only written is no precondition, so blind writes never conflict.
+//! order. What was only written is no precondition, so blind writes never conflict; nor is the value of a key of which
+//! only its existence was asked.
 //!
 //! Until then an attempt may see a state that never was: two values of different times. What it makes of that, even a
 //! trap, counts only if [`Transaction::is_current`] says so; see [`attempt`](super::attempt).
@@ -124,6 +125,8 @@ pub struct Transaction {
     limits: Limits,
     /// What the store held under each key when it was first read.
     reads: BTreeMap<Bytes, Option<Bytes>>,
+    /// Keys of which is known that it held them, and not more.
+    existing: BTreeSet<Bytes>,
     /// The keys that it held in each range that was listed.
     lists: Vec<(Range, Vec<Bytes>)>,
     writes: BTreeMap<Bytes, Write>,
@@ -146,6 +149,7 @@ impl Transaction {
             state,
             limits: limits.clone(),
             reads: BTreeMap::new(),
+            existing: BTreeSet::new(),
             lists: Vec::new(),
             writes: BTreeMap::new(),
             operations: 0,
@@ -154,15 +158,37 @@ impl Transaction {
         }
     }
 
+    /// How many operations there have been: as long as it is the same, nothing has been learned of the state.
+    pub fn operations(&self) -> u64 {
+        self.operations
+    }
+
     /// The value of a key.
     pub fn get(&mut self, bucket: &Bucket, key: &str) -> Result<Option<Bytes>, Fault> {
         let key = self.begin(bucket, key)?;
         self.read(&key)
     }
 
-    /// Whether there is such a key.
+    /// Whether there is such a key. If there is, later changes of its value make no difference.
     pub fn exists(&mut self, bucket: &Bucket, key: &str) -> Result<bool, Fault> {
-        Ok(self.get(bucket, key)?.is_some())
+        let key = self.begin(bucket, key)?;
+        if self.writes.contains_key(&key) || self.reads.contains_key(&key) {
+            return Ok(self.read(&key)?.is_some());
+        }
+        self.has_room_to_read()?;
+        self.bytes_read += key.len();
+        if self.existing.contains(&key) {
+            return Ok(true);
+        }
+        let value = self.state.get(&key)?;
+        self.bytes_read += value.as_ref().map_or(0, Bytes::len);
+        let exists = value.is_some();
+        if exists {
+            self.existing.insert(key);
+        } else {
+            self.reads.insert(key, None);
+        }
+        Ok(exists)
     }
 
     /// Gives a key a value.
@@ -251,6 +277,9 @@ impl Transaction {
         let mut batch = Batch::new();
         for (key, value) in &self.reads {
             batch.expect(key, value.clone());
+        }
+        for key in &self.existing {
+            batch.expect_keys(Range::prefix(key).through(key), vec![key.clone()]);
         }
         for (range, keys) in &self.lists {
             batch.expect_keys(range.clone(), keys.clone());

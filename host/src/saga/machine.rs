@@ -84,11 +84,14 @@ pub enum Verdict {
     },
 }
 
-/// The attempts that are running now. Gone with the process, and so no part of the state.
+/// The attempts that are running now, and those that wait for a moment before they are made again. Gone with the
+/// process, and so no part of the state.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flight {
     running: Vec<Running>,
     count: usize,
+    /// Not called before these moments, though the log knows of no reason to wait.
+    pauses: Vec<(Slot, Timestamp)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -115,8 +118,9 @@ impl Flight {
         })
     }
 
-    /// Notes the start (`running`) or the end of an attempt.
+    /// Notes the start (`running`) or the end of an attempt. A pause before it is over.
     pub fn set(&mut self, slot: Slot, running: bool) {
+        self.pauses.retain(|(paused, _)| *paused != slot);
         if self.running.len() <= slot.step {
             self.running.resize(slot.step + 1, Running::default());
         }
@@ -124,6 +128,20 @@ impl Flight {
             let was = std::mem::replace(ops.op_mut(slot.op), running);
             self.count = self.count + usize::from(running) - usize::from(was);
         }
+    }
+
+    /// Lets an operation that is not running wait until this moment.
+    pub fn pause(&mut self, slot: Slot, until: Timestamp) {
+        self.pauses.push((slot, until));
+    }
+
+    /// Whether a pause ends at this moment or later.
+    pub fn is_paused_until(&self, moment: Timestamp) -> bool {
+        self.pauses.iter().any(|(_, until)| *until >= moment)
+    }
+
+    fn pause_of(&self, slot: Slot) -> Option<Timestamp> {
+        self.pauses.iter().find(|(paused, _)| *paused == slot).map(|(_, until)| *until)
     }
 
     /// Whether nothing is running.
@@ -204,7 +222,7 @@ impl Saga {
                 && !flight.contains(slot)
                 && self.definition().predecessors(step).all(|before| self.has_succeeded(before))
             {
-                match self.due(slot, now) {
+                match self.due(slot, flight, now) {
                     Due::Now(next) => return next,
                     Due::Later(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
                 }
@@ -231,7 +249,7 @@ impl Saga {
                 return Next::Decide(Event::Skipped { step, at: now });
             }
             if blocked.get(step) == Some(&false) {
-                match self.due(slot, now) {
+                match self.due(slot, flight, now) {
                     Due::Now(next) => return next,
                     Due::Later(at) => wake = Some(wake.map_or(at, |wake: Timestamp| wake.min(at))),
                 }
@@ -256,8 +274,8 @@ impl Saga {
     }
 
     /// What to do about an operation that nothing stands before.
-    fn due(&self, slot: Slot, now: Timestamp) -> Due {
-        match self.op(slot).and_then(|op| op.retry_at) {
+    fn due(&self, slot: Slot, flight: &Flight, now: Timestamp) -> Due {
+        match self.op(slot).and_then(|op| op.retry_at).max(flight.pause_of(slot)) {
             Some(at) if at > now => Due::Later(at),
             _ if self.definition().target(slot).is_empty() => {
                 Due::Now(Next::Decide(Event::Succeeded { step: slot.step, op: slot.op, output: None, at: now }))

@@ -214,6 +214,7 @@ async fn metrics_count_sagas_and_syncs() {
         r#"wasaga_sagas_finished_total{status="failed"} 1"#,
         "wasaga_sagas_open 1",
         "wasaga_sagas_live 0",
+        "wasaga_conflicts_total 0",
         "# EOF",
     ] {
         assert!(metrics.body.lines().any(|found| found == line), "no {line:?} in\n{}", metrics.body);

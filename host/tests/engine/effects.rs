@@ -1,10 +1,14 @@
 //! What a contained attempt changes is committed with its outcome, or not at all.
 //!
 //! 1. A crash shows both or neither, and takes back a suffix of what was committed, never a part from the middle.
-//! 2. A conflict means that the attempt had no effect: it runs again at once, and is no failure.
+//! 2. A conflict means that the attempt had no effect: it is made again, and is no failure. At once, unless conflicts
+//!    do not end or something has left the host.
 //! 3. Effects that can never be committed are a failed attempt; the saga goes on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use futures_util::FutureExt;
 use wasaga::{
     saga::{Event, Op, Slot, Status},
     store::{Batch, Store},
@@ -70,8 +74,8 @@ async fn after_a_conflict_the_attempt_runs_again_at_once_and_has_not_failed() {
     host.submit(&Plan::new("g").contained().contained().with(|options| options.retry_limit = 1)).await;
     // Not committed yet when the conflict comes; it must not be lost with it.
     stage.action(0, 1).await.output("first");
-    host.store.conflict_next(20);
-    for _ in 0..=20 {
+    host.store.conflict_next(8);
+    for _ in 0..=8 {
         let attempt = stage.action(1, 1).await;
         assert_eq!(attempt.call.results.len(), 1);
         attempt.effects(put("1"));
@@ -82,6 +86,107 @@ async fn after_a_conflict_the_attempt_runs_again_at_once_and_has_not_failed() {
     assert_eq!(record.saga.outputs().next(), Some((0, "first")));
     assert_eq!(start.until(record.saga.updated_at()).as_millis(), 0, "it waited");
     assert_eq!(keys(&host), ["x1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn conflicts_without_an_end_are_met_with_pauses_and_nobody_is_told() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    let start = host.engine.now();
+    let mut client = Box::pin(host.settle(&Plan::new("g").contained().wait()));
+    assert!((&mut client).now_or_never().is_none());
+    let commits = host.store.commits();
+    for conflict in 0..30 {
+        let attempt = stage.action(0, 1).await;
+        // Both ways to find out are one.
+        if conflict % 2 == 0 {
+            attempt.outdated();
+        } else {
+            host.store.conflict_next(1);
+            attempt.effects(put("0"));
+        }
+        settle().await;
+        assert!((&mut client).now_or_never().is_none());
+        assert_eq!(host.engine.counts().live, 1);
+    }
+    let waited = start.until(host.engine.now());
+    assert!(waited > Duration::from_secs(5) && waited < Duration::from_secs(20), "{waited:?}");
+    stage.action(0, 1).await.effects(put("0"));
+    let saga = client.await;
+    assert_eq!((saga.status(), saga.steps()[0].action.failures), (Status::Succeed, 0));
+    assert_eq!(host.store.commits(), commits + 15 + 1, "nothing is written for a conflict");
+    assert_eq!(host.engine.counts().conflicts, 30);
+    let attempts = host.engine.tally().attempts(Slot { step: 0, op: Op::Action }).unwrap().read();
+    assert_eq!(attempts, [1, 0], "a conflict is neither a success nor a failure");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_has_been_outside_is_not_repeated_without_a_pause() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    host.submit(&Plan::new("g").gated().with(|options| options.retry_limit = 1)).await;
+    let mut last = Duration::ZERO;
+    for attempt in 1..=4 {
+        let before = host.engine.now();
+        let running = stage.action(0, attempt).await;
+        let pause = before.until(host.engine.now());
+        assert!(attempt == 1 || pause >= Duration::from_millis(50), "{pause:?}");
+        if attempt > 2 {
+            assert!(pause * 3 > last, "pauses grow: {last:?}, then {pause:?}");
+        }
+        last = pause;
+        running.leave().await.unwrap();
+        if attempt % 2 == 0 {
+            running.outdated();
+        } else {
+            host.store.conflict_next(1);
+            running.effects(put("0"));
+        }
+        settle().await;
+    }
+    stage.action(0, 5).await.effects(put("0"));
+    let saga = host.until_status("g", Status::Succeed).await.saga;
+    assert_eq!((saga.steps()[0].action.failures, saga.retries()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_keeps_neither_other_steps_nor_a_roll_back_nor_a_stop_waiting() {
+    let stage = Stage::new();
+    let host = Setup::paused(stage.clone()).start();
+    for gid in ["other steps", "roll-back"] {
+        host.submit(&Plan::new(gid).gated().contained().contained().concurrent().after(2, &[1])).await;
+        let (one, other) = (stage.next().await, stage.next().await);
+        let (gated, contained) = if one.call.slot.step == 0 { (one, other) } else { (other, one) };
+        gated.leave().await.unwrap();
+        gated.outdated();
+        settle().await;
+        let start = host.engine.now();
+        contained.succeed();
+        let third = stage.action(2, 1).await;
+        if gid == "roll-back" {
+            third.reject();
+            for step in [1, 0] {
+                stage.compensation(step, 1).await.succeed();
+            }
+            host.until_status(gid, Status::Failed).await;
+            assert!(start.until(host.engine.now()) < Duration::from_millis(50), "shorter than any pause");
+        } else {
+            third.succeed();
+            assert_eq!(start.until(host.engine.now()), Duration::ZERO);
+            stage.action(0, 2).await.succeed();
+            host.until_status(gid, Status::Succeed).await;
+        }
+    }
+    host.submit(&Plan::new("stop").gated()).await;
+    let gated = stage.action(0, 1).await;
+    gated.leave().await.unwrap();
+    gated.outdated();
+    settle().await;
+    let start = host.engine.now();
+    let host = host.stop(Duration::from_mins(1)).await.start();
+    assert!(start.until(host.engine.now()) < Duration::from_millis(50));
+    stage.action(0, 2).await.succeed();
+    host.until_status("stop", Status::Succeed).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -214,13 +214,12 @@ async fn every_end_but_success_is_made_again_until_its_reads_are_current() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_never_sees_what_is_so_ends_with_its_time() {
+async fn an_attempt_that_never_sees_what_is_so_is_given_back_after_some_runs() {
     let world = World::new();
     let state = Meddler::new(&world.store, usize::MAX);
-    let payload = kv(&json!([["must be", "k", "never"]])).to_string();
-    let call = Call { state: state.clone(), timeout: Duration::from_millis(200), ..call(Op::Action, &payload) };
-    let error = unknown(branch(&world.plugins, "one", Op::Action).call(&call).await);
-    assert!(error.contains("request_timeout") && state.gets() > 1, "{} gets, {error}", state.gets());
+    let outcome = world.attempt("one", &kv(&json!([["must be", "k", "never"]])), state.clone()).await;
+    assert!(matches!(outcome, Outcome::Outdated), "{outcome:?}");
+    assert_eq!(state.gets(), 8);
 }
 
 #[tokio::test]

@@ -117,6 +117,11 @@ impl Attempt {
         self.answer(Outcome::Unknown { error: error.into() });
     }
 
+    /// What it has read has changed.
+    pub fn outdated(self) {
+        self.answer(Outcome::Outdated);
+    }
+
     pub fn ongoing(self, retry_after: Option<Duration>) {
         self.answer(Outcome::Ongoing { retry_after });
     }

@@ -48,6 +48,20 @@ pub fn leave_requests(wish: &Value) -> Result<(), Failure> {
     result
 }
 
+/// Begins `request`, makes all `requests`, runs the script of `kv`, and only then writes what that gave as the body of
+/// the first one. Its output is what that one comes to.
+pub fn stream(wish: &Value) -> Result<Option<String>, Failure> {
+    let begun = start(&wish["request"]);
+    fetch(wish)?;
+    let results = crate::keyvalue::run(wish)?;
+    let begun = begun.and_then(|(answer, body)| {
+        write(&body, &results.to_string())?;
+        OutgoingBody::finish(body, None).map_err(name)?;
+        Ok((answer, None))
+    });
+    Ok(Some(finish(begun).to_string()))
+}
+
 /// Keeps texts in the host's memory, in requests that it never makes.
 pub fn hoard_requests() -> Result<(), Failure> {
     let long = "A".repeat(1 << 20);
@@ -68,6 +82,19 @@ pub fn hoard_requests() -> Result<(), Failure> {
 type Begun = Result<(FutureIncomingResponse, Option<OutgoingBody>), String>;
 
 fn begin(wish: &Value) -> Begun {
+    let (answer, body) = start(wish)?;
+    let written = write(&body, &text(&wish["body"]));
+    if wish["unfinished"].as_bool().unwrap_or_default() {
+        return Ok((answer, Some(body)));
+    }
+    match written.and_then(|()| OutgoingBody::finish(body, None).map_err(name)) {
+        // The answer says it better.
+        Ok(()) | Err(_) => Ok((answer, None)),
+    }
+}
+
+/// Sends the head.
+fn start(wish: &Value) -> Result<(FutureIncomingResponse, OutgoingBody), String> {
     let headers: Vec<(String, Vec<u8>)> = wish["headers"]
         .as_array()
         .into_iter()
@@ -93,14 +120,7 @@ fn begin(wish: &Value) -> Begun {
 
     let body = request.body().map_err(|()| "body")?;
     let answer = outgoing_handler::handle(request, Some(options)).map_err(name)?;
-    let written = write(&body, &text(&wish["body"]));
-    if wish["unfinished"].as_bool().unwrap_or_default() {
-        return Ok((answer, Some(body)));
-    }
-    match written.and_then(|()| OutgoingBody::finish(body, None).map_err(name)) {
-        // The answer says it better.
-        Ok(()) | Err(_) => Ok((answer, None)),
-    }
+    Ok((answer, body))
 }
 
 fn write(body: &OutgoingBody, text: &str) -> Result<(), String> {

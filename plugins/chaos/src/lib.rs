@@ -47,6 +47,7 @@ impl Guest for Chaos {
             "look around" => give(surroundings()),
             "connect" => give(connect()),
             "fetch" => http::fetch(&wish),
+            "stream" => http::stream(&wish),
             "output" => Ok(Some(text(&wish, "text"))),
             "kv" => give(keyvalue::run(&wish)?),
             "config" => give(settings(&text(&wish, "key"))),

@@ -139,6 +139,7 @@ impl<'a> Rehearsal<'a> {
                 Ok(Outcome::Rejected { reason }) => Some(Ending::Rejected { reason: cut(reason) }),
                 Ok(Outcome::Ongoing { retry_after }) => Some(Ending::Ongoing { retry_after }),
                 Ok(Outcome::Unknown { error }) => Some(Ending::Unknown { error: cut(error) }),
+                Ok(Outcome::Outdated) => None,
                 Err(_) => Some(unknown("the branch panicked: its message is in the log")),
             };
             if let Some(ending) = ending {

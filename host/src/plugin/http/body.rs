@@ -7,15 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::{
     sync::OwnedSemaphorePermit,
-    time::{Instant, Sleep, sleep},
+    time::{Sleep, sleep},
 };
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::plugin::gate::Gate;
+use crate::{branch::Departure, plugin::gate::Gate};
 
 /// Counts what passes.
 struct Meter {
@@ -37,16 +38,45 @@ impl Meter {
 
 /// What a guest sends. A guest that ends before it has finished its request leaves a body that looks complete, so this
 /// one asks the gate first: the server must see such a request break off.
+///
+/// A guest may have read something since the head was let out, and each piece, the end included, may tell of it. So a
+/// piece waits to be let out as the head did, unless nothing has been read meanwhile.
 pub struct Outbound {
     inner: WasiBody,
     meter: Meter,
     gate: Gate,
+    what: String,
+    waiting: Option<Waiting>,
 }
 
+/// A piece that is to be let out, and whether it may go.
+struct Waiting {
+    piece: Piece,
+    is_let_out: BoxFuture<'static, bool>,
+}
+
+/// `None` is the end of the body.
+type Piece = Option<Frame<Bytes>>;
+
 impl Outbound {
-    /// At most `bytes_max` bytes.
-    pub fn new(inner: WasiBody, bytes_max: u64, gate: Gate) -> Self {
-        Self { inner, meter: Meter::new(bytes_max), gate }
+    /// At most `bytes_max` bytes; `what` names the request.
+    pub fn new(inner: WasiBody, bytes_max: u64, gate: Gate, what: String) -> Self {
+        Self { inner, meter: Meter::new(bytes_max), gate, what, waiting: None }
+    }
+
+    /// The next piece, and whether it may go.
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Piece, bool), Error>> {
+        if let Some(Waiting { is_let_out, .. }) = &mut self.waiting {
+            let is_let_out = ready!(is_let_out.as_mut().poll(cx));
+            return Poll::Ready(Ok((self.waiting.take().and_then(|waiting| waiting.piece), is_let_out)));
+        }
+        let piece = ready!(Pin::new(&mut self.inner).poll_frame(cx)).transpose()?;
+        if self.gate.is_open() || self.gate.is_over() {
+            return Poll::Ready(Ok((piece, !self.gate.is_over())));
+        }
+        let departure = Departure { what: format!("the body of {}", self.what) };
+        self.waiting = Some(Waiting { piece, is_let_out: Box::pin(self.gate.clone().follow(departure)) });
+        self.next(cx)
     }
 }
 
@@ -55,17 +85,20 @@ impl Body for Outbound {
     type Error = Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
-        if self.gate.is_over() {
+        let (piece, is_let_out) = match ready!(self.next(cx)) {
+            Ok(next) => next,
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        };
+        if !is_let_out {
             return Poll::Ready(Some(Err(Error::ConnectionTerminated)));
         }
-        Poll::Ready(match frame {
-            Some(Ok(frame)) if !self.meter.admits(&frame) => {
+        Poll::Ready(match piece {
+            Some(frame) if !self.meter.admits(&frame) => {
                 let limit = self.meter.bytes_max;
                 self.gate.refused(format!("the body of a request of more than {limit} bytes (http_request_bytes)"));
                 Some(Err(Error::HttpRequestBodySize(Some(limit))))
             }
-            other => other,
+            piece => piece.map(Ok),
         })
     }
 
@@ -79,38 +112,32 @@ impl Body for Outbound {
 }
 
 /// What a server answers. Keeps its place among the requests of the attempt until it is read or dropped.
-pub struct Inbound {
-    inner: Incoming,
+pub struct Inbound<B = Incoming> {
+    inner: B,
     meter: Meter,
-    /// Ends the longest wait for the next piece.
-    patience: Pin<Box<Sleep>>,
+    /// Ends the longest wait for the next piece; `None` while nobody waits. A guest that does not read makes itself
+    /// wait.
+    patience: Option<Pin<Box<Sleep>>>,
     between_bytes: Duration,
     place: Option<OwnedSemaphorePermit>,
     gate: Gate,
 }
 
-impl Inbound {
-    /// At most `bytes_max` bytes, none of them later than `between_bytes` after the one before.
-    pub fn new(
-        inner: Incoming,
-        bytes_max: u64,
-        between_bytes: Duration,
-        place: OwnedSemaphorePermit,
-        gate: Gate,
-    ) -> Self {
-        let (meter, patience) = (Meter::new(bytes_max), Box::pin(sleep(between_bytes)));
-        Self { inner, meter, patience, between_bytes, place: Some(place), gate }
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
+    /// At most `bytes_max` bytes, none of which the guest waits for longer than `between_bytes`.
+    pub fn new(inner: B, bytes_max: u64, between_bytes: Duration, place: OwnedSemaphorePermit, gate: Gate) -> Self {
+        Self { inner, meter: Meter::new(bytes_max), patience: None, between_bytes, place: Some(place), gate }
     }
 
     fn piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
-            ready!(self.patience.as_mut().poll(cx));
             let limit = self.between_bytes;
+            ready!(self.patience.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
             self.gate
                 .refused(format!("to wait longer than {limit:?} for more of an answer (http_between_bytes_timeout)"));
             return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
         };
-        self.patience.as_mut().reset(Instant::now() + self.between_bytes);
+        self.patience = None;
         Poll::Ready(match frame {
             Some(Ok(frame)) if self.meter.admits(&frame) => Some(Ok(frame)),
             Some(Ok(_)) => {
@@ -125,7 +152,7 @@ impl Inbound {
     }
 }
 
-impl Body for Inbound {
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Inbound<B> {
     type Data = Bytes;
     type Error = Error;
 
@@ -143,5 +170,59 @@ impl Body for Inbound {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures_util::{FutureExt as _, stream};
+    use http_body_util::{BodyExt as _, StreamBody};
+    use tokio::{
+        sync::{Semaphore, mpsc},
+        time::advance,
+    };
+
+    use super::*;
+    use crate::{
+        plugin::gate::{Reads, Refusal},
+        store,
+    };
+
+    struct NoReads;
+
+    impl Reads for NoReads {
+        fn count(&self) -> u64 {
+            0
+        }
+
+        fn are_current(&self) -> Result<bool, store::Error> {
+            Ok(true)
+        }
+    }
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn patience_runs_while_somebody_waits_and_not_while_nobody_reads() {
+        let (server, mut pieces) = mpsc::unbounded_channel::<&'static str>();
+        let frames =
+            stream::poll_fn(move |cx| pieces.poll_recv(cx).map(|piece| piece.map(|text| Ok(Frame::data(text.into())))));
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let gate = Gate::new(None, Arc::new(NoReads), Refusal::default());
+        let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, place, gate);
+        // Longer than the limit after the head, and after each piece, before the guest reads on.
+        for text in ["one", "two"] {
+            advance(LIMIT * 2).await;
+            assert!(body.frame().now_or_never().is_none());
+            advance(LIMIT / 2).await;
+            assert!(body.frame().now_or_never().is_none(), "half of the limit");
+            server.send(text).unwrap();
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), text);
+        }
+        assert!(body.frame().now_or_never().is_none());
+        advance(LIMIT).await;
+        assert!(matches!(body.frame().await, Some(Err(Error::ConnectionReadTimeout))));
     }
 }

@@ -3,7 +3,10 @@
 //! A request passes, in this order: the allow-list of the plugin's grants ([`rule`]), the limits of an attempt and the
 //! headers that tell where it comes from ([`outgoing`], [`identity`]), the gate, which makes it known durably that the
 //! attempt may have had an effect outside, and a connection to an address that was checked ([`client`], [`address`]).
-//! Whatever was refused before the gate has had no effect.
+//! Whatever was refused before the gate has had no effect. What follows the head of a request passes the gate again if the
+//! guest has read something meanwhile ([`body`]).
+//!
+//! An attempt that is made again makes its requests again, under the same keys.
 //!
 //! Deliberately absent: redirects (the guest sees them and may ask again, under the same rules), proxies of the
 //! environment, cookies, HTTP/2, and requests that go on when the attempt has ended.
@@ -40,6 +43,9 @@ const FIELDS_BYTES_MAX: usize = 32 << 10;
 /// Bytes of a method or an authority: longer ones are of no use, and each handle could hold one.
 const NAME_BYTES_MAX: usize = 512;
 
+/// Bytes of a path with its query: what servers take, as a rule.
+const PATH_BYTES_MAX: usize = 8 << 10;
+
 /// What the host keeps for the messages of one attempt.
 pub fn context() -> WasiHttpCtx {
     let mut context = WasiHttpCtx::new();
@@ -65,6 +71,13 @@ pub fn add_to_linker<T: WasiHttpView + 'static>(linker: &mut Linker<T>) -> wasmt
         |mut store: StoreContextMut<T>, (request, name): (Resource<HostOutgoingRequest>, Option<String>)| match name {
             Some(name) if name.len() > NAME_BYTES_MAX => Ok((Err(()),)),
             name => Ok((store.data_mut().http().set_authority(request, name)?,)),
+        },
+    )?;
+    types.func_wrap(
+        "[method]outgoing-request.set-path-with-query",
+        |mut store: StoreContextMut<T>, (request, path): (Resource<HostOutgoingRequest>, Option<String>)| match path {
+            Some(path) if path.len() > PATH_BYTES_MAX => Ok((Err(()),)),
+            path => Ok((store.data_mut().http().set_path_with_query(request, path)?,)),
         },
     )?;
     linker.allow_shadowing(false);

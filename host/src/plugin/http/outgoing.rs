@@ -113,7 +113,7 @@ impl Outgoing {
         parts.uri = uri;
         parts.headers.remove(HOST);
         self.identity.sign(self.requests, &mut parts.headers);
-        let request = Request::from_parts(parts, Outbound::new(body, limit, self.gate.clone()));
+        let request = Request::from_parts(parts, Outbound::new(body, limit, self.gate.clone(), what.clone()));
         let places = || Arc::new(Semaphore::new(limits.http_at_once.max(1) as usize));
         let places = self.places.get_or_insert_with(places).clone();
         let timeouts = Timeouts::new(&limits, options);

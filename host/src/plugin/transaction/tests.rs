@@ -122,6 +122,36 @@ fn every_kind_of_read_is_a_precondition() {
 }
 
 #[test]
+fn who_only_asks_whether_there_is_a_key_does_not_care_for_its_value() {
+    let bucket = bucket("existence");
+    change(&bucket, "k", Some("1"));
+    let mut transaction = begin();
+    for _ in 0..2 {
+        assert!(transaction.exists(&bucket, "k").unwrap());
+        change(&bucket, "k", Some("2"));
+    }
+    assert!(!conflicts(&transaction));
+    // Nor for keys beside it.
+    change(&bucket, "k\0", Some("1"));
+    assert!(!conflicts(&transaction));
+    // That it is gone makes a difference, though it comes back.
+    let mut transaction = begin();
+    assert!(transaction.exists(&bucket, "k").unwrap());
+    change(&bucket, "k", None);
+    assert_eq!(get(&mut transaction, &bucket, "k"), None);
+    assert!(!transaction.exists(&bucket, "k").unwrap());
+    assert!(conflicts(&transaction));
+    change(&bucket, "k", Some("3"));
+    assert!(conflicts(&transaction), "it has seen the key, and then none");
+    // And who goes on to read it does care.
+    let mut transaction = begin();
+    assert!(transaction.exists(&bucket, "k").unwrap());
+    assert_eq!(get(&mut transaction, &bucket, "k").as_deref(), Some("3"));
+    change(&bucket, "k", Some("4"));
+    assert!(conflicts(&transaction));
+}
+
+#[test]
 fn blind_writes_never_conflict() {
     let bucket = bucket("blind");
     let mut transaction = begin();

@@ -137,6 +137,15 @@ async fn texts_in_requests_that_are_never_made() {
 }
 
 #[tokio::test]
+async fn size_of_a_path() {
+    let server = Server::start().await;
+    let plugins = granted_all_of(&server);
+    let path = |bytes: usize| format!("/hello?{}", "q".repeat(bytes - "/hello?".len()));
+    let answers = fetch(&plugins, &[get(&server, &path(8 << 10)), get(&server, &path((8 << 10) + 1))]).await;
+    assert_eq!((&answers[0]["body"], &answers[1]["error"]), (&json!("hello"), &json!("path")));
+}
+
+#[tokio::test]
 async fn errors_name_the_limit() {
     let server = Server::start().await;
     let limits = Limits { http_response_bytes: 10, http_request_bytes: 10, ..Limits::default() };

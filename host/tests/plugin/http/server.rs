@@ -28,6 +28,8 @@ struct Counts {
     requests: AtomicU32,
     at_once: AtomicU32,
     at_once_max: AtomicU32,
+    /// For those who ask for `/when`.
+    told: Notify,
 }
 
 /// What happened at the server.
@@ -39,6 +41,8 @@ pub enum Event {
     GivenUp,
     /// The body of a request ended before its end.
     BrokenOff,
+    /// A piece of a body arrived.
+    Piece(String),
 }
 
 #[derive(Debug)]
@@ -93,6 +97,23 @@ impl Server {
         timeout(PATIENCE, self.events.recv()).await.expect("something happens at the server").unwrap()
     }
 
+    /// Lets one request for `/when` be answered.
+    pub fn tell(&self) {
+        self.counts.told.notify_one();
+    }
+
+    /// Whether nothing happens for a while.
+    pub async fn is_quiet(&mut self) -> bool {
+        timeout(Duration::from_millis(50), self.events.recv()).await.is_err()
+    }
+
+    pub async fn piece(&mut self) -> String {
+        match self.next().await {
+            Event::Piece(text) => text,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub async fn asked(&mut self) -> Asked {
         match self.next().await {
             Event::Asked(asked) => asked,
@@ -119,6 +140,22 @@ async fn answer(
         "/length" => {
             let body = body.collect().await.inspect_err(|_| drop(events.send(Event::BrokenOff)));
             whole(&body.map_or(0, |body| body.to_bytes().len()).to_string())
+        }
+        "/pieces" => {
+            let mut body = body;
+            while let Some(frame) = body.frame().await {
+                let event = match frame.map(Frame::into_data) {
+                    Ok(Ok(bytes)) => Event::Piece(String::from_utf8(bytes.into()).unwrap()),
+                    Ok(Err(_)) => continue,
+                    Err(_) => Event::BrokenOff,
+                };
+                let _ = events.send(event);
+            }
+            whole("")
+        }
+        "/when" => {
+            counts.told.notified().await;
+            whole("")
         }
         "/silence" => {
             let _guard = GivenUp(events);

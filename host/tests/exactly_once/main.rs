@@ -1,0 +1,34 @@
+//! Real plugins, driven by the real engine over the real store: what a branch does counts exactly once, and what it lets
+//! out of the host follows what is on disk.
+//!
+//! Elsewhere each part is tried by itself: the engine with branches that a test plays, the plugins with an exit and a
+//! store that a test plays. Here they are put together, with a disk that can be held and cut, and a server outside.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../plugin/http/server.rs"]
+#[allow(dead_code, reason = "the tests of plugins use all of it")]
+mod server;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compensation;
+mod crashes;
+mod late;
+mod outputs;
+mod outside;
+mod time;
+mod world;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use tokio::{sync::Notify, time::timeout};
+
+/// How long anything may take that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(30);

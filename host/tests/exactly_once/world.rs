@@ -1,0 +1,109 @@
+//! Plugins and the way to their data.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wasaga::{
+    branch::{grpc, http},
+    directory::Branches,
+    plugin::{Grants, Registry, Runtime, Settings, data, grants, http::rule::Allowed},
+    saga::{Event, Slot, Step},
+    store::{Batch, Read, Store, Ticket},
+};
+
+use crate::{
+    server::Server,
+    support::{Host, Plan},
+};
+
+/// The components, as in a plugin folder: `account`, and the misbehaving fixture as `inside`, which is contained, and as
+/// `outside`, which may ask the server for anything.
+pub struct Plugins {
+    pub branches: Arc<Branches>,
+    _dir: TempDir,
+}
+
+impl Plugins {
+    /// With nothing that leads outside.
+    pub fn contained() -> Self {
+        Self::load(Vec::new())
+    }
+
+    /// Which may reach the server.
+    pub fn reaching(server: &Server) -> Self {
+        let methods = vec!["GET".to_owned(), "POST".to_owned()];
+        Self::load(vec![Allowed { url: server.url("/"), methods, private: true }])
+    }
+
+    /// They outlive the hosts that call them, which saves loading them at every start.
+    fn load(http: Vec<Allowed>) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, file) in
+            [("inside", "fixtures/chaos"), ("outside", "fixtures/chaos"), ("account", "plugins/account")]
+        {
+            let file = target().join(file).with_extension("wasm");
+            fs::copy(&file, dir.path().join(name).with_extension("wasm"))
+                .unwrap_or_else(|error| panic!("{}: {error}: run `make plugins fixtures`", file.display()));
+        }
+        let grants = Grants::new("outside", &grants::Settings { http, ..grants::Settings::default() }).unwrap();
+        let settings = Settings {
+            grants: BTreeMap::from([("outside".to_owned(), Arc::new(grants))]),
+            // Compiled once for all tests.
+            cache_dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("exactly-once-cache")),
+            slots: 16,
+            ..Settings::default()
+        };
+        let plugins = Arc::new(Registry::load(&Runtime::new(&settings).unwrap(), dir.path(), Vec::new()));
+        let settings = http::Settings::default();
+        let services = (http::Client::new(&settings).unwrap(), grpc::Client::new(&settings));
+        Self { branches: Arc::new(Branches::new(plugins, services.0, services.1)), _dir: dir }
+    }
+}
+
+fn target() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
+}
+
+/// A saga of plugins with their payloads.
+pub fn saga(gid: &str, steps: &[(&str, Value)]) -> Plan {
+    let mut plan = Plan::new(gid);
+    for (plugin, payload) in steps {
+        let address = |function: &str| format!("wasm://{plugin}/{function}");
+        let payload = payload.to_string().into();
+        plan.steps.push(Step { action: address("try"), compensation: address("cancel"), payload });
+    }
+    plan
+}
+
+/// A request to the server.
+pub fn request(server: &Server, method: &str, path: &str) -> Value {
+    json!({"scheme": "http", "authority": server.authority(), "method": method, "path": path})
+}
+
+fn key(plugin: &str, key: &str) -> Vec<u8> {
+    [data::prefix(plugin, "default"), key.as_bytes().to_vec()].concat()
+}
+
+/// A value of a plugin, committed or not yet durable.
+pub fn value(host: &Host, plugin: &str, name: &str) -> Option<String> {
+    let value = host.store.local().get(&key(plugin, name)).unwrap();
+    value.map(|value| String::from_utf8(value.into()).unwrap())
+}
+
+/// Gives a plugin a value. The ticket tells when it is on disk.
+pub fn give(host: &Host, plugin: &str, name: &str, value: &str) -> Ticket {
+    let mut batch = Batch::new();
+    batch.put(key(plugin, name), value);
+    host.store.local().commit(batch).unwrap()
+}
+
+/// The operations that a log says were started.
+pub fn starts(log: &[Event]) -> Vec<Slot> {
+    log.iter().filter(|event| matches!(event, Event::Started { .. })).filter_map(Event::slot).collect()
+}
