@@ -136,7 +136,7 @@ async fn run(
 ) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
     let identity = Identity { saga: call.saga.clone(), slot: call.slot, attempt: call.attempt };
-    let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone());
+    let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone(), stdio.clone());
     let mut store =
         runtime.store(Parts { stdio: stdio.clone(), key_value: key_value.clone(), outgoing, busy: busy.clone() });
     let answer = call_guest(plugin, op, call, &mut store).await;
@@ -259,18 +259,5 @@ fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> 
 
 /// A text for people: without secrets, and no longer than it may be.
 fn text(text: &str, plugin: &Plugin) -> String {
-    cut(plugin.grants.redact(text).into_owned(), plugin.runtime.limits())
-}
-
-/// No longer than texts may be, and whole characters.
-fn cut(mut text: String, limits: &Limits) -> String {
-    if text.len() > limits.text_bytes {
-        let mut end = limits.text_bytes;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+    plugin.grants.shown(text, plugin.runtime.limits().text_bytes)
 }

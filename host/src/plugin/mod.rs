@@ -7,8 +7,8 @@
 //! there is nothing to clean up.
 //!
 //! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
-//! (how long it computes before others do) and [`stdio`] (what it may write to the log). What only some plugins may do,
-//! the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell, and how it
+//! (how long it computes before others do) and [`stdio`] (what it may write to the log, with no [`secret`] in it:
+//! [`redact`]). What only some plugins may do, the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell, and how it
 //! gets out for [`gate`] and [`http`]. State that outlives a call is [`keyvalue`], and what makes it exactly-once is
 //! [`transaction`]. [`contract`] and [`imports`] are `wit/` in Rust.
 
@@ -28,6 +28,7 @@ pub mod keeper;
 mod keyvalue;
 mod limits;
 pub mod reach;
+mod redact;
 mod registry;
 mod runtime;
 pub mod secret;

@@ -157,6 +157,11 @@ impl Runtime {
         self.0.grants.get(plugin).cloned().unwrap_or_default()
     }
 
+    /// What the settings grant to all plugins.
+    pub(super) fn all_grants(&self) -> impl Iterator<Item = &Grants> {
+        self.0.grants.values().map(|grants| &**grants)
+    }
+
     /// Connections for a plugin whose grants let it out.
     pub(super) fn clients(&self) -> Option<Clients> {
         self.0.tls.as_ref().map(Clients::new)
