@@ -62,11 +62,12 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     let stdio = Stdio::new(origin(plugin, call), plugin.runtime.limits());
     let (busy, refusal) = (Busy::default(), Refusal::default());
     // Before the clock starts: that the host is full is not the guest's fault.
-    let _slot = plugin.runtime.slot().await;
+    let _slot = plugin.slots.take().await;
     let guest = pin!(decide(plugin, op, call, &stdio, &refusal, &busy));
-    let outcome = match timeout(call.timeout, TakingTurns::new(guest, busy.clone(), plugin.runtime.turns())).await {
+    let limit = call.timeout.min(plugin.runtime.limits().attempt_timeout);
+    let outcome = match timeout(limit, TakingTurns::new(guest, busy.clone(), plugin.runtime.turns())).await {
         Ok(outcome) => outcome,
-        Err(_) => unknown(timed_out(call.timeout), &stdio, plugin),
+        Err(_) => unknown(timed_out(limit, call.timeout), &stdio, plugin),
     };
     match (outcome, refusal.get()) {
         // First, as a long text is cut at its end.
@@ -212,8 +213,10 @@ fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
     Outcome::Succeeded { output, effects: Batch::new() }
 }
 
-fn timed_out(limit: Duration) -> String {
-    format!("gave no answer within {limit:?}, the time limit of an attempt (request_timeout)")
+/// `asked`: what the saga would have given it.
+fn timed_out(limit: Duration, asked: Duration) -> String {
+    let setting = if limit < asked { "attempt_timeout" } else { "request_timeout" };
+    format!("gave no answer within {limit:?}, the time limit of an attempt ({setting})")
 }
 
 /// An error of the host, followed by what the guest last wrote to standard error: there languages put what led to a

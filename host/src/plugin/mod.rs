@@ -49,6 +49,7 @@ pub use runtime::{Error, Runtime, Settings};
 
 use component::Loaded;
 use reach::Judgement;
+use runtime::Slots;
 
 use crate::{
     branch::Reach,
@@ -63,6 +64,7 @@ pub struct Plugin {
     runtime: Runtime,
     grants: Arc<Grants>,
     judgement: Judgement,
+    slots: Slots,
     /// For those that may leave the host.
     clients: Option<http::Clients>,
 }
@@ -73,8 +75,9 @@ impl Plugin {
         let grants = runtime.grants(name);
         let judgement = reach::judge(name, component.imports.iter().map(|import| &**import), &grants);
         let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
+        let slots = runtime.slots(name);
         let (pin, name) = (pin.clone(), name.into());
-        Self { pin, name, component, runtime: runtime.clone(), grants, judgement, clients }
+        Self { pin, name, component, runtime: runtime.clone(), grants, judgement, slots, clients }
     }
 
     /// The name that addresses use.

@@ -151,7 +151,8 @@ async fn a_plan_of_a_plugin_that_asks_others_sends_nothing() {
     let (asked, url) = service().await;
     let world = World::new(Some(url.clone()), Settings::default());
     let authority = url.trim_start_matches("http://").trim_end_matches('/');
-    let request = json!({"scheme": "http", "authority": authority, "path": "/pay?with=hunter2-%C3%A9", "method": "POST"});
+    let request =
+        json!({"scheme": "http", "authority": authority, "path": "/pay?with=hunter2-%C3%A9", "method": "POST"});
     let steps = [
         ("chaos", json!({"try": "kv", "kv": [["set", "k", "1"]]})),
         ("chaos", json!({"try": "fetch", "requests": [request]})),
