@@ -103,6 +103,8 @@ pub struct Plugins {
     pub routes: Vec<plugin::Route>,
     /// Guests that exist at once; further calls wait for one to end.
     pub slots: u32,
+    /// How many of them may be of one plugin.
+    pub slots_per_plugin: u32,
     /// Guests that may compute at once for longer than a moment; 0: one less than there are processors.
     pub busy_guests: usize,
     /// What one attempt may use.
@@ -162,7 +164,7 @@ impl Default for Log {
 
 impl Default for Plugins {
     fn default() -> Self {
-        let plugin::Settings { limits, slots, spare_versions, .. } = plugin::Settings::default();
+        let plugin::Settings { limits, slots, slots_per_plugin, spare_versions, .. } = plugin::Settings::default();
         Self {
             dir: "target/plugins".into(),
             watch: Duration::from_secs(1),
@@ -170,6 +172,7 @@ impl Default for Plugins {
             spare_versions,
             routes: Vec::new(),
             slots,
+            slots_per_plugin,
             busy_guests: 0,
             limits,
             grants: BTreeMap::new(),
@@ -245,11 +248,12 @@ impl Config {
     /// How guests are run. Fetches the secrets that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
-        let Plugins { slots, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
+        let Plugins { slots, slots_per_plugin, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
         let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
         Ok(plugin::Settings {
             limits: limits.clone(),
             slots: *slots,
+            slots_per_plugin: *slots_per_plugin,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
             cache_dir: Some(self.data.join("compiled")),

@@ -1,6 +1,6 @@
 //! Where branches are: plugins by name or by the addresses they own, everything else over HTTP or gRPC.
 
-use std::{error::Error, sync::Arc};
+use std::{borrow::Cow, error::Error, sync::Arc};
 
 use crate::{
     branch::{Branch, Directory, Nowhere, grpc, http},
@@ -57,6 +57,10 @@ impl Directory for Branches {
 
     fn release(&self, pins: &[Pin]) {
         self.plugins.release(pins);
+    }
+
+    fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
+        self.plugins.shown(data)
     }
 }
 

@@ -14,6 +14,8 @@ mod no_plugins;
 mod plan;
 #[path = "api/plugins.rs"]
 mod plugins;
+#[path = "api/real_plugins.rs"]
+mod real_plugins;
 #[path = "api/refusals.rs"]
 mod refusals;
 #[path = "api/sagas.rs"]

@@ -8,7 +8,7 @@ pub mod grpc;
 pub mod http;
 mod json_rpc;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -180,6 +180,11 @@ pub trait Directory: Send + Sync + 'static {
 
     /// Told that a saga that was held for has ended.
     fn release(&self, _pins: &[Pin]) {}
+
+    /// A part of what branches keep in the store as people may see it: without the secrets that branches were given.
+    fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
+        data.into()
+    }
 }
 
 /// An address that leads to no branch: what is wrong with it, and what would do.

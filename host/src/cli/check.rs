@@ -1,6 +1,6 @@
 //! `wasaga plugin check`: all that the host would find out about a file when it loads it, on one screen.
 
-use std::{error::Error, path::Path, time::Instant};
+use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use super::{
     Verdict,
@@ -32,7 +32,7 @@ pub fn run(settings: &Settings, file: &Path) -> Result<Verdict, Box<dyn Error>> 
     }
 }
 
-fn examine(runtime: &Runtime, file: &Path, report: &mut Report) -> Result<Plugin, Fault> {
+fn examine(runtime: &Runtime, file: &Path, report: &mut Report) -> Result<Arc<Plugin>, Fault> {
     report.add("file", file.display().to_string());
     let bytes = plugin::read(file, runtime.limits())?;
     report.add("size", size(bytes.len() as u64));

@@ -106,7 +106,6 @@ impl Lang {
                 "decision/decision.go",
                 "decision/decision_test.go",
                 "exports/export_wasaga_saga_branch/branch.go",
-                "exports/export_wasaga_saga_branch/panic.go",
                 "exports/export_wasaga_saga_branch/store.go",
                 "go.mod",
                 "main.go",

@@ -48,7 +48,7 @@ fn load(settings: &Settings, file: &Path) -> Result<Arc<Plugin>, Box<dyn Error>>
     let runtime = Runtime::new(settings)?;
     let loaded =
         plugin::read(file, runtime.limits()).and_then(|bytes| Plugin::load(&runtime, plugin::name(file)?, &bytes));
-    Ok(Arc::new(loaded.map_err(|fault| format!("{} is no plugin: {fault}", file.display()))?))
+    Ok(loaded.map_err(|fault| format!("{} is no plugin: {fault}", file.display()))?)
 }
 
 struct Trials {
@@ -249,6 +249,8 @@ impl fmt::Display for Ended {
             Outcome::Rejected { reason } => write!(f, "rejected: {reason}"),
             Outcome::Ongoing { .. } => f.write_str("ongoing"),
             Outcome::Unknown { error } => write!(f, "unavailable: {error}"),
+            // Nobody else changes the data here.
+            Outcome::Outdated => f.write_str("to be made again"),
         }
     }
 }

@@ -63,11 +63,12 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     let stdio = Stdio::new(origin(plugin, call), plugin.runtime.limits());
     let (busy, refusal) = (Busy::default(), Refusal::default());
     // Before the clock starts: that the host is full is not the guest's fault.
-    let _slot = plugin.runtime.slot().await;
+    let _slot = plugin.slots.take().await;
     let guest = pin!(decide(plugin, op, call, &stdio, &refusal, &busy));
-    let outcome = match timeout(call.timeout, TakingTurns::new(guest, busy.clone(), plugin.runtime.turns())).await {
+    let limit = call.timeout.min(plugin.runtime.limits().attempt_timeout);
+    let outcome = match timeout(limit, TakingTurns::new(guest, busy.clone(), plugin.runtime.turns())).await {
         Ok(outcome) => outcome,
-        Err(_) => unknown(timed_out(call.timeout), &stdio, plugin),
+        Err(_) => unknown(timed_out(limit, call.timeout), &stdio, plugin),
     };
     match (outcome, refusal.get()) {
         // First, as a long text is cut at its end.
@@ -146,7 +147,7 @@ async fn run(
 ) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
     let identity = Identity { saga: call.saga.clone(), slot: call.slot, attempt: call.attempt };
-    let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone());
+    let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone(), stdio.clone());
     let mut store =
         runtime.store(Parts { stdio: stdio.clone(), key_value: key_value.clone(), outgoing, busy: busy.clone() });
     let answer = call_guest(plugin, op, call, &mut store).await;
@@ -222,8 +223,10 @@ fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
     Outcome::Succeeded { output, effects: Batch::new() }
 }
 
-fn timed_out(limit: Duration) -> String {
-    format!("gave no answer within {limit:?}, the time limit of an attempt (request_timeout)")
+/// `asked`: what the saga would have given it.
+fn timed_out(limit: Duration, asked: Duration) -> String {
+    let setting = if limit < asked { "attempt_timeout" } else { "request_timeout" };
+    format!("gave no answer within {limit:?}, the time limit of an attempt ({setting})")
 }
 
 /// An error of the host, followed by what the guest last wrote to standard error: there languages put what led to a
@@ -237,7 +240,7 @@ fn unknown(error: String, stdio: &Stdio, plugin: &Plugin) -> Outcome {
 }
 
 /// Names the limit that a guest broke, if it broke one.
-fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> String {
+pub fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> String {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("ended itself with exit code {code} instead of returning");
     }
@@ -269,18 +272,5 @@ fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> 
 
 /// A text for people: without secrets, and no longer than it may be.
 fn text(text: &str, plugin: &Plugin) -> String {
-    cut(plugin.grants.redact(text).into_owned(), plugin.runtime.limits())
-}
-
-/// No longer than texts may be, and whole characters.
-fn cut(mut text: String, limits: &Limits) -> String {
-    if text.len() > limits.text_bytes {
-        let mut end = limits.text_bytes;
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        text.truncate(end);
-        text.push('…');
-    }
-    text
+    plugin.grants.shown(text, plugin.runtime.limits().text_bytes)
 }

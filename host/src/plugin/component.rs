@@ -130,6 +130,15 @@ pub enum Fault {
         /// The difference.
         detail: String,
     },
+    /// Every attempt would fail.
+    #[error(
+        "it traps while it starts, before the first call ({detail}): see to what it does outside of try and cancel, such as \
+         initialisers of globals"
+    )]
+    DoesNotStart {
+        /// What happened.
+        detail: String,
+    },
     /// It needs something that the host does not offer.
     #[error(
         "it imports what this host does not offer ({detail}): plugins may import what the world wasaga:saga/plugin lists; \

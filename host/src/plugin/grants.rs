@@ -3,7 +3,7 @@
 //! A plugin without an entry is granted nothing. Entries are checked, and secrets fetched, when the host starts: a
 //! host that runs has all that its settings promise.
 //!
-//! Secrets stay out of what the host writes and shows. Texts of a guest pass [`Grants::redact`]: its log lines, its
+//! Secrets stay out of what the host writes and shows. Texts of a guest pass [`Grants::shown`]: its log lines, its
 //! reasons and errors, and what it asks to let out. Its output is not redacted, since later steps rely on it; an output
 //! that holds a secret ([`Grants::revealed_by`]) fails the attempt instead of being stored and shown.
 
@@ -16,9 +16,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    component, data,
+    Registry, component, data,
     http::rule::{self, Allowed, Rule},
-    secret::{self, Missing, Secret, Source, VALUE_BYTES_MAX},
+    redact::{self, Case},
+    secret::{Missing, Secret, Source, VALUE_BYTES_MAX},
 };
 
 /// Bytes of a key of `config` or `secrets`.
@@ -129,19 +130,42 @@ impl Grants {
         &self.http
     }
 
-    /// A text of the guest without its secrets: each stands there as `[secret KEY]`. Those with less than
-    /// [`secret::REDACTED_BYTES_MIN`] bytes are not looked for. To be called before the text is cut or escaped.
-    pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        secret::redact(self.secrets(), text)
+    /// A text of the guest as it may be shown: without its secrets, each of which stands there as `[secret KEY]`, and cut
+    /// after about `bytes_max`. Secrets with less than [`REDACTED_BYTES_MIN`](super::secret::REDACTED_BYTES_MIN) bytes are
+    /// not looked for. To be called before the text is cut or escaped.
+    pub fn shown(&self, text: &str, bytes_max: usize) -> String {
+        redact::redact(self.secrets(), text, bytes_max, Case::Matters)
+    }
+
+    /// The same for a text with a host's name in it.
+    pub fn shown_with_host(&self, text: &str, bytes_max: usize) -> String {
+        redact::redact(self.secrets(), text, bytes_max, Case::IsIgnored)
     }
 
     /// The key of a secret that the text holds.
     pub fn revealed_by(&self, text: &str) -> Option<&str> {
-        secret::found_in(self.secrets(), text)
+        redact::found_in(self.secrets(), text)
     }
 
-    fn secrets(&self) -> impl Iterator<Item = (&str, &Secret)> {
+    pub(super) fn secrets(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.secrets.iter().map(|(key, secret)| (&**key, secret))
+    }
+}
+
+impl Registry {
+    /// A part of the plugins' data as people may see it: without any plugin's secrets, since data may be shared and copied.
+    pub fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
+        let secrets = || self.runtime.all_grants().flat_map(Grants::secrets);
+        if secrets().next().is_none() {
+            return data.into();
+        }
+        // A secret is text, so no piece that is none can be a part of one.
+        let mut shown = Vec::with_capacity(data.len());
+        for chunk in data.utf8_chunks() {
+            shown.extend(redact::redact(secrets(), chunk.valid(), usize::MAX, Case::Matters).into_bytes());
+            shown.extend(chunk.invalid());
+        }
+        shown.into()
     }
 }
 

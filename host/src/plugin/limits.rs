@@ -6,11 +6,14 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-/// Everything that a guest could otherwise use without bound. Wall time is an argument of each call; CPU is shared, see
-/// [`turns`](super::turns).
+/// Everything that a guest could otherwise use without bound. CPU is shared, see [`turns`](super::turns).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
+    /// Longest time of one attempt, whatever a saga's `request_timeout` says: while an attempt waits (for an answer, a timer)
+    /// it keeps its slot. What takes longer answers `ongoing`, and is asked again.
+    #[serde(with = "duration")]
+    pub attempt_timeout: Duration,
     /// Bytes of linear memory, all memories of an attempt together. 64 MiB holds the runtimes of interpreted languages;
     /// address space is reserved by it, real memory only as it is touched.
     pub memory_bytes: usize,
@@ -76,6 +79,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            attempt_timeout: Duration::from_mins(5),
             memory_bytes: 64 << 20,
             memories: 2,
             table_elements: 20_000,

@@ -7,8 +7,8 @@
 //! there is nothing to clean up.
 //!
 //! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
-//! (how long it computes before others do) and [`stdio`] (what it may write to the log). What only some plugins may do,
-//! the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell, and how it
+//! (how long it computes before others do) and [`stdio`] (what it may write to the log, with no [`secret`] in it:
+//! [`redact`]). What only some plugins may do, the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell, and how it
 //! gets out for [`gate`] and [`http`]. State that outlives a call is [`keyvalue`], and what makes it exactly-once is
 //! [`transaction`]. [`contract`] and [`imports`] are `wit/` in Rust.
 
@@ -28,10 +28,12 @@ pub mod keeper;
 mod keyvalue;
 mod limits;
 pub mod reach;
+mod redact;
 mod registry;
 mod runtime;
 pub mod secret;
 mod shelf;
+mod start;
 mod stdio;
 mod transaction;
 mod turns;
@@ -50,6 +52,7 @@ pub use runtime::{Error, Runtime, Settings};
 use attempt::Operation;
 use component::Loaded;
 use reach::Judgement;
+use runtime::Slots;
 
 use crate::{
     branch::{Branch, Reach},
@@ -64,6 +67,7 @@ pub struct Plugin {
     runtime: Runtime,
     grants: Arc<Grants>,
     judgement: Judgement,
+    slots: Slots,
     /// For those that may leave the host.
     clients: Option<http::Clients>,
 }
@@ -74,18 +78,27 @@ impl Plugin {
         let grants = runtime.grants(name);
         let judgement = reach::judge(name, component.imports.iter().map(|import| &**import), &grants);
         let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
+        let slots = runtime.slots(name);
         let (pin, name) = (pin.clone(), name.into());
-        Self { pin, name, component, runtime: runtime.clone(), grants, judgement, clients }
+        Self { pin, name, component, runtime: runtime.clone(), grants, judgement, slots, clients }
     }
 
-    /// Makes a plugin of a component: compiles (or finds compiled) and checks it. Takes from milliseconds to seconds.
-    pub fn load(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<Self, Fault> {
+    /// Makes a plugin of a component that is new here: compiles (or finds compiled), checks and starts it. One at a time.
+    /// Takes from milliseconds to seconds.
+    pub fn load(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<Arc<Self>, Fault> {
+        let plugin = Self::load_again(runtime, name, bytes)?;
+        start::check(&plugin)?;
+        Ok(plugin)
+    }
+
+    /// The same for a component that has been loaded before.
+    fn load_again(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<Arc<Self>, Fault> {
         if !component::is_name(name) {
             return Err(Fault::Name);
         }
         let component = Loaded::new(runtime, bytes)?;
         let pin = Pin { plugin: name.into(), digest: component.digest };
-        Ok(Self::new(runtime, &pin, component))
+        Ok(Arc::new(Self::new(runtime, &pin, component)))
     }
 
     /// The branch that carries out an operation.

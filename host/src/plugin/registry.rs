@@ -313,7 +313,8 @@ impl Registry {
     /// Reads a version from the shelf.
     fn fetch(&self, pin: &Pin) -> Result<Entry, String> {
         let kept = self.runtime.shelf().map(|shelf| shelf.get(pin)).ok_or("this host keeps no components")?;
-        let loaded = kept.map_err(Fault::Unreadable).and_then(|bytes| Plugin::load(&self.runtime, &pin.plugin, &bytes));
+        let loaded =
+            kept.map_err(Fault::Unreadable).and_then(|bytes| Plugin::load_again(&self.runtime, &pin.plugin, &bytes));
         loaded.map(Entry::new).map_err(|fault| {
             error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that was kept cannot be used: {fault}");
             fault.to_string()
@@ -326,7 +327,7 @@ impl Registry {
     }
 
     /// Lets new sagas use this plugin, which has been kept. The version that was current before.
-    pub(super) fn make_current(&self, file: &Path, plugin: Plugin) -> Option<Pin> {
+    pub(super) fn make_current(&self, file: &Path, plugin: Arc<Plugin>) -> Option<Pin> {
         let pin = &plugin.pin().clone();
         let (bytes, code, Judgement { reach, reason }) = (plugin.size(), plugin.code(), plugin.judgement());
         info!(plugin = &*pin.plugin, digest = %pin.digest, bytes, ?code, ?reach, reason, "plugin loaded");
@@ -378,8 +379,7 @@ impl Registry {
 }
 
 impl Entry {
-    fn new(plugin: Plugin) -> Self {
-        let plugin = Arc::new(plugin);
+    fn new(plugin: Arc<Plugin>) -> Self {
         let (action, compensation) = (plugin.operation(Op::Action), plugin.operation(Op::Compensate));
         Self { plugin, action, compensation }
     }

@@ -1,10 +1,10 @@
 //! The one wasmtime engine of the host, and what all its guests share.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     num::NonZero,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub struct Settings {
     /// Guests that exist at once, running or waiting for the host; further calls wait. Reserves `memory_bytes` of
     /// address space (not memory) for each of their memories.
     pub slots: u32,
+    /// How many of them may be of one plugin: one that waits for a slow service must not keep all others out.
+    pub slots_per_plugin: u32,
     /// Busy guests that may run at once; see [`turns`](super::turns).
     pub busy_guests: usize,
     /// How long a guest computes before it lets others on its thread have their turn. Shorter is fairer under load, and
@@ -61,6 +63,7 @@ impl Default for Settings {
         Self {
             limits: Limits::default(),
             slots: 128,
+            slots_per_plugin: 64,
             // One processor is always left for commits, the network and short calls.
             busy_guests: processors.saturating_sub(1).max(1),
             tick: Duration::from_millis(2),
@@ -104,7 +107,10 @@ struct Shared {
     grants: BTreeMap<String, Arc<Grants>>,
     /// Only where something is granted that needs it.
     tls: Option<Tls>,
-    slots: Semaphore,
+    slots: Arc<Semaphore>,
+    slots_per_plugin: u32,
+    /// The shares of plugins that are loaded, by name: all versions of one share one.
+    shares: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
     turns: Arc<Semaphore>,
     cache: Option<Cache>,
     shelf: Option<Shelf>,
@@ -130,7 +136,9 @@ impl Runtime {
             limits: settings.limits.clone(),
             tls: tls(settings)?,
             grants: settings.grants.clone(),
-            slots: Semaphore::new(settings.slots.max(1) as usize),
+            slots: Arc::new(Semaphore::new(settings.slots.max(1) as usize)),
+            slots_per_plugin: settings.slots_per_plugin.clamp(1, settings.slots.max(1)),
+            shares: Mutex::default(),
             turns: Arc::new(Semaphore::new(settings.busy_guests.clamp(1, Semaphore::MAX_PERMITS))),
             cache,
             shelf: settings.shelf_dir.as_deref().map(Shelf::open).transpose().map_err(Error::Shelf)?,
@@ -155,6 +163,11 @@ impl Runtime {
     /// What the settings grant to a plugin; nothing if they do not name it.
     pub fn grants(&self, plugin: &str) -> Arc<Grants> {
         self.0.grants.get(plugin).cloned().unwrap_or_default()
+    }
+
+    /// What the settings grant to all plugins.
+    pub(super) fn all_grants(&self) -> impl Iterator<Item = &Grants> {
+        self.0.grants.values().map(|grants| &**grants)
     }
 
     /// Connections for a plugin whose grants let it out.
@@ -191,9 +204,17 @@ impl Runtime {
         self.0.turns.clone()
     }
 
-    /// Waits for a place in the pool. `None` only once the semaphore is closed, which nothing does.
-    pub(super) async fn slot(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.slots.acquire().await.ok()
+    /// The slots of which a plugin has its own.
+    pub(super) fn slots(&self, plugin: &str) -> Slots {
+        let mut shares = self.0.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = shares.get(plugin).and_then(Weak::upgrade);
+        let share = known.unwrap_or_else(|| {
+            shares.retain(|_, share| share.strong_count() > 0);
+            let share = Arc::new(Semaphore::new(self.0.slots_per_plugin as usize));
+            shares.insert(plugin.into(), Arc::downgrade(&share));
+            share
+        });
+        Slots { share, all: self.0.slots.clone() }
     }
 
     /// A store for one attempt: limited, and yielding to others at every tick.
@@ -207,6 +228,28 @@ impl Runtime {
             Ok(UpdateDeadline::Yield(1))
         });
         store
+    }
+}
+
+/// Where the attempts of one plugin get their places from.
+pub(super) struct Slots {
+    share: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+}
+
+/// A place in the pool, for as long as this is kept.
+pub(super) struct Slot<'a> {
+    _all: SemaphorePermit<'a>,
+    _share: SemaphorePermit<'a>,
+}
+
+impl Slots {
+    /// Waits for a place in the pool, first behind the plugin's own attempts, then behind everybody's. `None` only once a
+    /// semaphore is closed, which nothing does.
+    pub async fn take(&self) -> Option<Slot<'_>> {
+        let share = self.share.acquire().await.ok()?;
+        let all = self.all.acquire().await.ok()?;
+        Some(Slot { _all: all, _share: share })
     }
 }
 
@@ -266,10 +309,12 @@ fn config(limits: &Limits) -> Config {
 const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
 fn pool(settings: &Settings) -> PoolingAllocationConfig {
-    let Settings { limits, slots, .. } = settings;
+    let limits = &settings.limits;
+    // And one to see whether a new component starts.
+    let slots = settings.slots.saturating_add(1);
     let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(*slots)
-        .total_stacks(*slots)
+    pool.total_component_instances(slots)
+        .total_stacks(slots)
         .total_core_instances(slots.saturating_mul(limits.instances))
         .total_memories(slots.saturating_mul(limits.memories))
         .total_tables(slots.saturating_mul(limits.tables))

@@ -1,10 +1,10 @@
 //! Values that a plugin may know, and nobody may read in what the host writes.
 //!
 //! A secret has no way out but [`Secret::reveal`], for the plugin itself. What the plugin gives to the host's log and to
-//! people passes [`redact`]. That catches accidents (a token in an error text, a header in a debug line), not a guest
+//! people passes [`redact`](super::redact). That catches accidents (a token in an error text, a header in a debug line), not a guest
 //! that encodes what it knows: only a plugin that is trusted with a secret should be granted it.
 
-use std::{borrow::Cow, env, fmt, fs, io, io::Read as _, path::PathBuf};
+use std::{env, fmt, fs, io, io::Read as _, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,13 +90,19 @@ impl Secret {
         }
     }
 
+    /// One that a test knows.
+    #[cfg(test)]
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text itself, for the plugin.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
     /// What gives it away: all of it, and each of its lines, since logs are read by line.
-    fn traces(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn traces(&self) -> impl Iterator<Item = &str> {
         let lines = self.0.lines().filter(|line| line.len() != self.0.len());
         std::iter::once(&*self.0).chain(lines).filter(|trace| trace.len() >= REDACTED_BYTES_MIN)
     }
@@ -112,66 +118,9 @@ fn contents(file: &PathBuf) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The text with `[secret NAME]` wherever a secret stood, also where the text was cut within one.
-pub fn redact<'a, 's>(secrets: impl Iterator<Item = (&'s str, &'s Secret)>, text: &'a str) -> Cow<'a, str> {
-    let mut text = Cow::Borrowed(text);
-    let mut traces: Vec<_> =
-        secrets.flat_map(|(name, secret)| secret.traces().map(move |trace| (trace, name))).collect();
-    // A secret may be part of another one.
-    traces.sort_by_key(|(trace, _)| std::cmp::Reverse(trace.len()));
-    for (trace, name) in traces {
-        if text.contains(trace) {
-            text = text.replace(trace, &format!("[secret {name}]")).into();
-        }
-        if let Some(kept) = before_beginning_of(trace, &text) {
-            text = format!("{kept}[secret {name}]").into();
-        }
-    }
-    text
-}
-
-/// What stands before the beginning of a trace at the end of a text.
-fn before_beginning_of<'a>(trace: &str, text: &'a str) -> Option<&'a str> {
-    let longest = trace.len().min(text.len());
-    let ends = (REDACTED_BYTES_MIN..=longest).rev().filter(|end| trace.is_char_boundary(*end));
-    ends.filter_map(|end| trace.get(..end)).find_map(|beginning| text.strip_suffix(beginning))
-}
-
-/// The name of a secret that stands in the text.
-pub fn found_in<'s>(mut secrets: impl Iterator<Item = (&'s str, &'s Secret)>, text: &str) -> Option<&'s str> {
-    secrets.find(|(_, secret)| secret.traces().any(|trace| text.contains(trace))).map(|(name, _)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn redacted(secrets: &[(&str, &str)], text: &str) -> String {
-        let secrets: Vec<_> = secrets.iter().map(|(name, value)| (*name, Secret((*value).to_owned()))).collect();
-        redact(secrets.iter().map(|(name, secret)| (*name, secret)), text).into_owned()
-    }
-
-    #[test]
-    fn every_occurrence_is_replaced() {
-        assert_eq!(redacted(&[("k", "hunter2")], "hunter2, ahunter2b"), "[secret k], a[secret k]b");
-        assert_eq!(redacted(&[("k", "hunter2")], "nothing to hide"), "nothing to hide");
-        assert_eq!(redacted(&[("a", "word"), ("b", "password")], "password word"), "[secret b] [secret a]");
-        assert_eq!(redacted(&[("short", "abc")], "abc"), "abc");
-    }
-
-    #[test]
-    fn a_secret_that_was_cut_is_still_one() {
-        assert_eq!(redacted(&[("k", "hunter2")], "it is hunt"), "it is [secret k]");
-        assert_eq!(redacted(&[("k", "hunter2")], "it is hun"), "it is hun");
-        assert_eq!(redacted(&[("k", "pa\u{df}w\u{f6}rter")], "pa\u{df}w\u{f6}"), "[secret k]");
-    }
-
-    #[test]
-    fn the_lines_of_a_secret_are_secret() {
-        let key = "-----BEGIN-----\nMIIEvQ==\n-----END-----";
-        assert_eq!(redacted(&[("key", key)], "line MIIEvQ=="), "line [secret key]");
-        assert_eq!(redacted(&[("key", key)], &format!("<{key}>")), "<[secret key]>");
-    }
 
     #[test]
     fn debug_output_shows_nothing() {

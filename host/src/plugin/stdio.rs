@@ -26,12 +26,14 @@ use super::{
     grants::Grants,
     imports::logging::{self, Level},
     limits::Limits,
+    redact::MARGIN_BYTES,
     runtime::Guest,
 };
 use crate::saga::{BranchId, Definition, Slot};
 
-/// How many lines of standard error are kept for the error text of a failed attempt: a panic message has three.
-const ERROR_LINES_KEPT: usize = 3;
+/// How many of the last lines of standard error are kept for the error text of a failed attempt, besides the first one:
+/// some languages say what happened first, some last, with up to three lines of their own behind it.
+const LAST_ERRORS_KEPT: usize = 4;
 
 /// What a line takes from the budget beside its text: bounds the number of lines.
 const LINE_OVERHEAD_BYTES: usize = 64;
@@ -67,12 +69,8 @@ impl Origin {
     }
 
     /// A text of the guest as it may be shown. All of them go through here on their way to the log.
-    fn shown(&self, text: &str, is_cut: bool) -> String {
-        let mut text = escape(&self.grants.redact(text)).into_owned();
-        if is_cut {
-            text.push('…');
-        }
-        text
+    fn shown(&self, text: &str, bytes_max: usize) -> String {
+        escape(&self.grants.shown(text, bytes_max)).into_owned()
     }
 
     fn log(&self, level: Level, context: Option<&str>, text: &str) {
@@ -103,7 +101,9 @@ impl Stdio {
             line_bytes_max: limits.log_line_bytes,
             output: Vec::new(),
             error: Vec::new(),
+            first_error: None,
             last_errors: VecDeque::new(),
+            has_other_errors: false,
         })))
     }
 
@@ -117,14 +117,24 @@ impl Stdio {
         let mut streams = self.streams();
         streams.end_line(Kind::Output);
         streams.end_line(Kind::Error);
+        streams.first_error = None;
         streams.last_errors.clear();
+        streams.has_other_errors = false;
     }
 
-    /// The last lines of standard error, for the error text of a failed attempt.
+    /// The first and the last lines of standard error, for the error text of a failed attempt.
     pub fn last_errors(&self) -> String {
         let mut streams = self.streams();
         streams.end_line(Kind::Error);
-        streams.last_errors.make_contiguous().join(" | ")
+        let Streams { first_error, last_errors, has_other_errors, .. } = &*streams;
+        let gap = has_other_errors.then_some("...");
+        let lines = first_error.as_deref().into_iter().chain(gap).chain(last_errors.iter().map(String::as_str));
+        lines.collect::<Vec<_>>().join(" | ")
+    }
+
+    /// Logs a warning of the host about what the guest does, at the guest's expense. Its text is fit to be shown.
+    pub fn warn(&self, text: &str) {
+        self.streams().warn(text);
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
@@ -149,7 +159,10 @@ struct Streams {
     /// The current line of each stream.
     output: Vec<u8>,
     error: Vec<u8>,
+    first_error: Option<String>,
     last_errors: VecDeque<String>,
+    /// Whether there were more between the first and the last ones.
+    has_other_errors: bool,
 }
 
 impl Streams {
@@ -160,8 +173,8 @@ impl Streams {
             self.bytes_dropped += dropped.len();
             let ended = accepted.ends_with(b"\n");
             let text = accepted.strip_suffix(b"\n").unwrap_or(accepted);
-            // One byte over the limit is enough to know that the line must be cut.
-            let room = (self.line_bytes_max + 1).saturating_sub(self.line(kind).len());
+            // A secret that begins before the line is cut is to be recognised.
+            let room = (self.line_bytes_max + MARGIN_BYTES).saturating_sub(self.line(kind).len());
             self.line(kind).extend(text.iter().take(room));
             if ended {
                 self.end_line(kind);
@@ -183,15 +196,17 @@ impl Streams {
             return;
         }
         self.bytes_left = self.bytes_left.saturating_sub(LINE_OVERHEAD_BYTES);
-        let cut = bytes.len() > self.line_bytes_max;
-        bytes.truncate(self.line_bytes_max);
-        let text = String::from_utf8_lossy(&bytes);
-        let text = self.origin.shown(&text, cut);
+        let text = self.origin.shown(&String::from_utf8_lossy(whole_characters(&bytes)), self.line_bytes_max);
         self.origin.log(if kind == Kind::Output { Level::Info } else { Level::Warn }, None, &text);
-        if kind == Kind::Error {
-            self.last_errors.push_back(text);
-            if self.last_errors.len() > ERROR_LINES_KEPT {
-                self.last_errors.pop_front();
+        match kind {
+            Kind::Output => {}
+            Kind::Error if self.first_error.is_none() => self.first_error = Some(text),
+            Kind::Error => {
+                self.last_errors.push_back(text);
+                if self.last_errors.len() > LAST_ERRORS_KEPT {
+                    self.last_errors.pop_front();
+                    self.has_other_errors = true;
+                }
             }
         }
         // The next line uses the same buffer.
@@ -204,16 +219,27 @@ impl Streams {
         if !self.origin.logs(level) {
             return;
         }
-        let (context, context_is_cut) = start(context, CONTEXT_BYTES_MAX);
-        let (text, text_is_cut) = start(message, self.line_bytes_max);
-        let cost = context.len() + text.len() + LINE_OVERHEAD_BYTES;
-        if cost > self.bytes_left {
-            self.bytes_dropped += message.len();
-            return;
+        let cost = context.len().min(CONTEXT_BYTES_MAX) + message.len().min(self.line_bytes_max);
+        if self.takes(cost + LINE_OVERHEAD_BYTES, message) {
+            let context = (!context.is_empty()).then(|| self.origin.shown(context, CONTEXT_BYTES_MAX));
+            self.origin.log(level, context.as_deref(), &self.origin.shown(message, self.line_bytes_max));
         }
-        self.bytes_left -= cost;
-        let context = (!context.is_empty()).then(|| self.origin.shown(context, context_is_cut));
-        self.origin.log(level, context.as_deref(), &self.origin.shown(text, text_is_cut));
+    }
+
+    fn warn(&mut self, text: &str) {
+        if self.takes(text.len() + LINE_OVERHEAD_BYTES, text) {
+            self.origin.log(Level::Warn, None, text);
+        }
+    }
+
+    /// Takes from the budget what a line costs; if that is not there, its text is dropped.
+    fn takes(&mut self, cost: usize, text: &str) -> bool {
+        let left = self.bytes_left.checked_sub(cost);
+        match left {
+            Some(left) => self.bytes_left = left,
+            None => self.bytes_dropped += text.len(),
+        }
+        left.is_some()
     }
 }
 
@@ -229,10 +255,12 @@ impl Drop for Streams {
     }
 }
 
-/// As many whole characters as fit, and whether that is not all.
-fn start(text: &str, bytes_max: usize) -> (&str, bool) {
-    let (start, rest) = text.split_at(text.floor_char_boundary(bytes_max));
-    (start, !rest.is_empty())
+/// Without a character at the end of which only the beginning is there: what would be shown in its place would hide from
+/// the search for secrets that one has been cut there.
+fn whole_characters(bytes: &[u8]) -> &[u8] {
+    let is_begun = |end: &[u8]| str::from_utf8(end).is_err_and(|error| error.error_len().is_none());
+    let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+    if is_begun(last) { bytes.strip_suffix(last).unwrap_or(bytes) } else { bytes }
 }
 
 /// Escapes what would end the line, steer a terminal, or make text read in another order than it is written.

@@ -21,10 +21,13 @@ use std::{
 
 use bytes::Bytes;
 
+use self::lists::Lists;
 use super::limits::Limits;
 use crate::store::{self, Batch, KEY_BYTES_MAX, Range, Read};
 
-/// Keys that one page of a list has at most. Reading keys costs the store the values too, so pages are small.
+mod lists;
+
+/// Keys that one page of a list has at most. Commits are held back while the store reads one, so pages are small.
 const PAGE_KEYS: usize = 100;
 
 /// One bucket, by the prefix that its keys have in the store.
@@ -127,8 +130,8 @@ pub struct Transaction {
     reads: BTreeMap<Bytes, Option<Bytes>>,
     /// Keys of which is known that it held them, and not more.
     existing: BTreeSet<Bytes>,
-    /// The keys that it held in each range that was listed.
-    lists: Vec<(Range, Vec<Bytes>)>,
+    /// The keys that it held in the ranges that were listed.
+    lists: Lists,
     writes: BTreeMap<Bytes, Write>,
     operations: u64,
     bytes_read: usize,
@@ -150,7 +153,7 @@ impl Transaction {
             limits: limits.clone(),
             reads: BTreeMap::new(),
             existing: BTreeSet::new(),
-            lists: Vec::new(),
+            lists: Lists::default(),
             writes: BTreeMap::new(),
             operations: 0,
             bytes_read: 0,
@@ -250,9 +253,7 @@ impl Transaction {
             None => bucket.range(),
         };
         self.has_room_to_read()?;
-        let stored = self.state.scan(&range, PAGE_KEYS)?;
-        // Copied, as all that is kept: it may share the memory of large batches.
-        let mut stored: Vec<Bytes> = stored.into_iter().map(|(key, _)| Bytes::copy_from_slice(&key)).collect();
+        let mut stored = self.lists.read(&*self.state, &range, PAGE_KEYS)?;
         let mut last = stored.last().filter(|_| stored.len() == PAGE_KEYS).cloned();
         let mut keys = self.merged(&stored, &seen(&range, last.as_ref()));
         if let Some(full) = keys.iter().nth(PAGE_KEYS - 1).cloned() {
@@ -266,9 +267,10 @@ impl Transaction {
             cursor: last.as_ref().map(|key| bucket.name(key)).transpose()?,
         };
         // Whoever lists much makes the commit compare much, so each key counts.
-        self.operations += stored.len() as u64;
-        self.bytes_read += page.keys.iter().map(String::len).sum::<usize>();
-        self.lists.push((seen(&range, last.as_ref()), stored));
+        self.operations += stored.len().max(page.keys.len()) as u64;
+        let bytes: usize = stored.iter().map(Bytes::len).sum();
+        self.bytes_read += bytes.max(page.keys.iter().map(String::len).sum());
+        self.lists.remember(seen(&range, last.as_ref()), stored);
         Ok(page)
     }
 
@@ -281,9 +283,7 @@ impl Transaction {
         for key in &self.existing {
             batch.expect_keys(Range::prefix(key).through(key), vec![key.clone()]);
         }
-        for (range, keys) in &self.lists {
-            batch.expect_keys(range.clone(), keys.clone());
-        }
+        self.lists.expect(&mut batch);
         batch
     }
 

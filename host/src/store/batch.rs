@@ -126,7 +126,29 @@ impl Batch {
     }
 }
 
+/// Where something was read.
+pub(super) enum Scope<'a> {
+    Key(&'a Bytes),
+    Range(&'a Range),
+}
+
 impl Expected {
+    pub(super) fn scope(&self) -> Scope<'_> {
+        match self {
+            Self::Key(key, _) => Scope::Key(key),
+            Self::Range(range, _) | Self::Keys(range, _) => Scope::Range(range),
+        }
+    }
+
+    /// Whether what held before still holds now that a key in its scope has this value.
+    pub(super) fn admits(&self, key: &Bytes, value: Option<&Bytes>) -> bool {
+        match self {
+            Self::Key(_, expected) => expected.as_ref() == value,
+            Self::Range(range, rows) => entry(range, rows, key, |(key, _)| key).map(|(_, value)| value) == value,
+            Self::Keys(range, keys) => entry(range, keys, key, |key| key).is_some() == value.is_some(),
+        }
+    }
+
     /// The first key that is not as it was read.
     fn difference(&self, state: &dyn Read) -> Result<Option<Bytes>, Error> {
         match self {
@@ -135,6 +157,15 @@ impl Expected {
             Self::Keys(range, keys) => differs(state, range, keys.iter().map(|key| (key, None))),
         }
     }
+}
+
+/// The entry of a key among those of a range, which are in its direction.
+fn entry<'a, T>(range: &Range, entries: &'a [T], key: &Bytes, key_of: impl Fn(&T) -> &Bytes) -> Option<&'a T> {
+    let ordered = |entry: &T| {
+        let order = key_of(entry).cmp(key);
+        if range.reverse { order.reverse() } else { order }
+    };
+    entries.binary_search_by(ordered).ok().and_then(|at| entries.get(at))
 }
 
 /// The first key at which a range holds other keys than expected, or other values where those are given.

@@ -256,19 +256,19 @@ impl Read for LocalStore {
         self.shared.view.scan(range, limit).map_err(|failure| self.shared.fail(failure))
     }
 
-    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
-        let shared = &self.shared;
-        let newest = shared.view.overlay().newest();
-        let mut checked = shared.view.check(batch.expected());
-        // As in `commit`: only when something has happened meanwhile, with the order held still.
-        if checked.is_ok() {
-            let _still = shared.sequencer.lock();
-            if !shared.view.overlay().is_untouched_since(newest, batch.expected()) {
-                checked = shared.view.check(batch.expected());
-            }
+    fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Error> {
+        if limit > SCAN_ENTRIES_MAX {
+            return Err(Error::ScanTooLong(limit));
         }
-        match checked {
-            Ok(()) => Ok(true),
+        self.shared.view.keys(range, limit).map_err(|failure| self.shared.fail(failure))
+    }
+
+    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
+        let view = &self.shared.view;
+        let check = view.begin_check();
+        match view.check(batch.expected()) {
+            // The moment is now, whatever has changed while it was being compared.
+            Ok(()) => Ok(check.first_change(batch.expected()).is_none()),
             Err(Refusal::Conflict(_)) => Ok(false),
             Err(Refusal::Failed(failure)) => Err(self.shared.fail(failure)),
         }
@@ -279,18 +279,14 @@ impl Store for LocalStore {
     fn commit(&self, batch: Batch) -> Result<Ticket, CommitError> {
         let shared = &self.shared;
         let (encoded, expected) = batch.into_parts(shared.settings.batch_bytes_max.min(PAYLOAD_BYTES_MAX))?;
-        // Twice: sled may have to be waited for, so not under the lock that every commit needs; under the lock, nearly
-        // always, nothing is left to do but to see that nothing has happened since.
-        let newest = shared.view.overlay().newest();
+        // Twice: sled may have to be waited for, and much may have to be compared, so not under the lock that every
+        // commit needs; under the lock, nothing is left to do but to look at what has been written since.
+        let check = (!expected.is_empty()).then(|| shared.view.begin_check());
         shared.view.check(&expected).map_err(|refusal| self.refuse(refusal))?;
         let queue = shared.sequencer.lock();
         self.may_accept(&queue)?;
-        if !shared.view.overlay().is_untouched_since(newest, &expected)
-            && let Err(refusal) = shared.view.check(&expected)
-        {
-            // To stop the journal thread takes the lock.
-            drop(queue);
-            return Err(self.refuse(refusal));
+        if let Some(key) = check.and_then(|check| check.first_change(&expected)) {
+            return Err(self.refuse(Refusal::Conflict(key)));
         }
         let seq = if encoded.is_empty() {
             queue.last_seq()

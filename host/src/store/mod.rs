@@ -82,6 +82,11 @@ pub trait Read: Send + Sync + 'static {
     /// Up to `limit` (at most [`SCAN_ENTRIES_MAX`]) live entries of `range`, in its direction. One consistent snapshot.
     fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
 
+    /// As [`Read::scan`], but only the keys: a list of large values costs no more than one of small ones.
+    fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Error> {
+        Ok(self.scan(range, limit)?.into_iter().map(|(key, _)| key).collect())
+    }
+
     /// Whether everything that `batch` expects is so now, all at one moment. `false`: whoever read it has seen what is
     /// no longer so, or what never was so at one time.
     fn is_current(&self, batch: &Batch) -> Result<bool, Error>;

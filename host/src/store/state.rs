@@ -246,6 +246,9 @@ impl State {
     }
 }
 
+/// A row as it lies in sled.
+pub(super) type Stored = IVec;
+
 /// The rows of a range: key, and row as it lies in sled.
 pub(super) struct Rows {
     iter: Option<sled::Iter>,

@@ -223,8 +223,23 @@ async fn what_is_wrong_is_answered_as_a_submission_is() {
         assert!(planned.status.is_client_error(), "{body}");
     }
     assert_nothing_stored(&host).await;
-    let get = host.get("/api/v1/sagas/plan").await;
-    assert_eq!((get.status.as_u16(), &*get.body), (404, "404 page not found"));
+}
+
+#[tokio::test]
+async fn a_saga_may_be_called_plan() {
+    let host = Host::start();
+    let path = "/api/v1/sagas/plan";
+    let unknown = host.get(path).await;
+    assert_eq!(
+        (unknown.status.as_u16(), unknown.body),
+        (404, host.get("/api/v1/sagas/none").await.body.replace("none", "plan"))
+    );
+    host.submit(saga("plan", &["http://a/try"], r#","wait_result":true"#)).await;
+    assert_eq!(host.get(path).await.json()["gid"], "plan");
+    assert!(host.get(&format!("{path}/log")).await.body.starts_with("saga plan with"));
+    assert_eq!(plan(&host, saga("other", &["http://a/try"], "")).await.json()["gid"], "other");
+    let put = host.send(Method::PUT, path, "").await;
+    assert_eq!((put.status.as_u16(), &*put.body), (404, "404 page not found"));
 }
 
 #[tokio::test]

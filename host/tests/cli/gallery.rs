@@ -1,4 +1,4 @@
-//! Ways to get a plugin wrong, and what the tool and the server say: each message names the mend.
+//! Ten ways to get a plugin wrong, and what the tool and the server say: each message names the mend.
 
 use std::{fs, path::Path};
 
@@ -74,6 +74,12 @@ fn broken() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
         ("truncated", whole[..whole.len() / 2].to_vec(), vec!["cut short or damaged", "copy it again"]),
         ("empty", Vec::new(), vec!["the file is empty", "build or copy it again"]),
         ("huge", vec![0; 200_000_000], vec!["component_bytes", "strip debug sections, or raise the limit"]),
+        (
+            "start-trap",
+            made_of("unreachable"),
+            vec!["it traps while it starts", "unreachable", "initialisers of globals"],
+        ),
+        ("start-spin", made_of("(loop br 0)"), vec!["it traps while it starts", "interrupt"]),
     ]
 }
 

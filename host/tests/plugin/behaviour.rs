@@ -89,6 +89,14 @@ async fn a_trap_is_unknown_and_says_what_the_guest_wrote() {
 }
 
 #[tokio::test]
+async fn of_many_lines_the_first_and_the_last_are_told() {
+    let lines: Vec<String> = (1..=9).map(|n| format!("line {n}")).collect();
+    let payload = json!({ "try": "print", "stream": "error", "text": lines.join("\n"), "then": "trap" });
+    let error = unknown(try_(&CHAOS, "chaos", &payload).await);
+    assert!(error.ends_with("it wrote: line 1 | ... | line 6 | line 7 | line 8 | line 9"), "{error}");
+}
+
+#[tokio::test]
 async fn attempts_share_no_memory() {
     for _ in 0..3 {
         assert_eq!(output(try_(&CHAOS, "chaos", &json!({"try": "count"})).await), json!(1));

@@ -1,6 +1,7 @@
 //! Many guests at once.
 
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{sync::mpsc, task::JoinSet, time::timeout};
+use wasaga::plugin::Limits;
 
 use super::*;
 
@@ -46,6 +47,48 @@ async fn an_attempt_that_is_given_up_leaves_its_place_at_once() {
     sleeper.abort();
     assert!(sleeper.await.unwrap_err().is_cancelled());
     assert_eq!(output(branch.call(&call(Op::Action, "{}")).await), Value::Null);
+}
+
+/// A folder where chaos goes by two names.
+fn twins(settings: &Settings) -> Registry {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["slow", "quick"] {
+        std::fs::write(dir.path().join(name).with_extension("wasm"), component("fixtures", "chaos")).unwrap();
+    }
+    load(settings, dir.path())
+}
+
+/// However many attempts of one plugin wait for something, others have places; and as many as it has places run.
+#[tokio::test]
+async fn a_plugin_that_waits_keeps_nobody_else_out() {
+    let registry = twins(&Settings { slots: 4, slots_per_plugin: 3, ..Settings::default() });
+    let slow = branch(&registry, "slow", Op::Action);
+    let mut sleepers: JoinSet<_> = (0..20)
+        .map(|_| {
+            let slow = slow.clone();
+            async move { slow.call(&call(Op::Action, r#"{"try":"sleep","ms":60000}"#)).await }
+        })
+        .collect();
+    for _ in 0..3 {
+        tokio::task::yield_now().await;
+        assert_eq!(output(try_(&registry, "quick", &json!({"try": "count"})).await), json!(1));
+    }
+    // Its own later attempts wait for its earlier ones, whatever the version.
+    let late = timeout(Duration::from_millis(100), slow.call(&call(Op::Action, "{}"))).await;
+    assert!(late.is_err(), "{late:?}");
+    sleepers.shutdown().await;
+    assert_eq!(output(slow.call(&call(Op::Action, "{}")).await), Value::Null);
+}
+
+/// Whatever the client asks for.
+#[tokio::test]
+async fn no_attempt_keeps_its_place_for_longer_than_the_host_lets_it() {
+    let limits = Limits { attempt_timeout: Duration::from_millis(100), ..Limits::default() };
+    let registry = chaos(&Settings { slots: 1, limits, ..Settings::default() });
+    let branch = branch(&registry, "chaos", Op::Action);
+    let day = Call { timeout: Duration::from_hours(24), ..call(Op::Action, r#"{"try":"sleep","ms":60000}"#) };
+    let error = unknown(branch.call(&day).await);
+    assert!(error.contains("100ms") && error.contains("attempt_timeout"), "{error}");
 }
 
 /// On a single thread, where nothing but the guest's own yielding lets others run.

@@ -125,6 +125,42 @@ fn concurrent_transactions_are_as_good_as_one_after_the_other() {
     assert!(found.iter().eq((1..=total).map(|n| format!("ticket/{n:06}")).collect::<Vec<_>>().iter()));
 }
 
+/// What is compared at a commit is compared before the lock that every commit needs is taken, and what happens meanwhile is
+/// seen all the same, although the follower brings it into sled at once: nobody gets in between a list and its commit.
+#[test]
+fn long_lists_of_keys_are_compared_while_others_commit() {
+    const WRITERS: u32 = 3;
+    const EACH: u32 = 60;
+    let dir = tempdir().unwrap();
+    let (store, _) = open(Settings { gather: Duration::ZERO, ..small(dir.path()) });
+    let mut still = Batch::new();
+    (0..3000).for_each(|n| still.put(format!("k/{n:04}"), "v"));
+    store.commit(still).unwrap();
+    let range = Range::prefix(b"k/");
+    // Each adds a key whose name is the number of keys there are.
+    std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                let mut left = EACH;
+                while left > 0 {
+                    let keys = store.keys(&range, 4096).unwrap();
+                    let mut batch = put(format!("k/{:04}", keys.len()), "v");
+                    batch.expect_keys(range.clone(), keys);
+                    match store.commit(batch) {
+                        Ok(_) => left -= 1,
+                        Err(CommitError::Conflict { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                    // No other key and no conflict, for it is only the values that change.
+                    store.commit(put("k/0000", left.to_string())).unwrap();
+                }
+            });
+        }
+    });
+    let keys = store.keys(&range, 4096).unwrap();
+    assert!(keys.iter().eq((0..3000 + WRITERS * EACH).map(|n| format!("k/{n:04}")).collect::<Vec<_>>().iter()));
+}
+
 #[test]
 fn a_big_value_is_read_whole_while_it_is_replaced() {
     let dir = tempdir().unwrap();

@@ -83,6 +83,20 @@ fn write(rng: &mut Rng, store: &dyn Store, model: &mut Model, at: (u64, i32)) {
         is_so = expected == model.get(&key).cloned();
         batch.expect(key, expected);
     }
+    if rng.u32(..3) == 0 {
+        let range = range(rng);
+        let mut rows = rows(model, &range);
+        if rng.u32(..4) == 0 && !rows.is_empty() {
+            rows.remove(rng.usize(..rows.len()));
+            is_so = false;
+        }
+        if rng.bool() {
+            batch.expect_range(range, rows);
+        } else {
+            batch.expect_keys(range, rows.into_iter().map(|(key, _)| key).collect());
+        }
+    }
+    assert_eq!(store.is_current(&batch).unwrap(), is_so, "{at:?}");
     match store.commit(batch) {
         Ok(_) if is_so => *model = after,
         Err(CommitError::Conflict { .. }) if !is_so => {}
@@ -90,18 +104,28 @@ fn write(rng: &mut Rng, store: &dyn Store, model: &mut Model, at: (u64, i32)) {
     }
 }
 
-fn read_range(rng: &mut Rng, store: &dyn Store, model: &Model, at: (u64, i32)) {
+fn range(rng: &mut Rng) -> Range {
     let (start, end) = (key(rng), (rng.u32(..4) > 0).then(|| key(rng)));
-    let range = Range { start, end, reverse: rng.bool() };
-    let limit = rng.usize(..50);
-    let in_range = |key: &&Bytes| **key >= range.start && range.end.as_ref().is_none_or(|end| *key < end);
-    let mut expected: Vec<_> = model.iter().filter(|(key, _)| in_range(key)).collect();
+    Range { start, end, reverse: rng.bool() }
+}
+
+fn rows(model: &Model, range: &Range) -> Vec<(Bytes, Bytes)> {
+    let in_range = |key: &Bytes| *key >= range.start && range.end.as_ref().is_none_or(|end| key < end);
+    let rows = model.iter().filter(|(key, _)| in_range(key)).map(|(key, value)| (key.clone(), value.clone()));
+    let mut rows: Vec<_> = rows.collect();
     if range.reverse {
-        expected.reverse();
+        rows.reverse();
     }
+    rows
+}
+
+fn read_range(rng: &mut Rng, store: &dyn Store, model: &Model, at: (u64, i32)) {
+    let (range, limit) = (range(rng), rng.usize(..50));
+    let mut expected = rows(model, &range);
     expected.truncate(limit);
-    let found = store.scan(&range, limit).unwrap();
-    assert!(found.iter().map(|(key, value)| (key, value)).eq(expected), "{range:?} {limit} at {at:?}");
+    assert!(store.scan(&range, limit).unwrap() == expected, "{range:?} {limit} at {at:?}");
+    let keys = store.keys(&range, limit).unwrap();
+    assert!(keys.iter().eq(expected.iter().map(|(key, _)| key)), "{range:?} {limit} at {at:?}");
 }
 
 fn assert_same(found: &[(Bytes, Bytes)], model: &Model, seed: u64, step: i32) {

@@ -24,7 +24,11 @@ pub fn routes() -> Router<Context> {
     Router::new()
         .route("/api/v1/plugins", get(plugins::list))
         .route("/api/v1/plugins/{name}", get(plugins::show).put(plugins::upload))
-        .route("/api/v1/sagas/plan", post(plan::plan))
+        // A saga may be called so as well.
+        .route(
+            "/api/v1/sagas/plan",
+            post(plan::plan).get(async |context| saga(context, Ok(Path("plan".to_owned()))).await),
+        )
         .route("/api/v1/sagas/{gid}", get(saga))
         .route("/api/v1/sagas/{gid}/log", get(log))
 }

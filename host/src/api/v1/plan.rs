@@ -39,7 +39,7 @@ use crate::{
 /// - `changes`: how the data would differ at the end from what it is now. Of each: `plugin`, or `shared` if the bucket
 ///   belongs to no plugin, `bucket`, `key`, `before`, `after`. A value is text; or `null`: there is none; or an object
 ///   with its length in `bytes` and the value in `base64`, if it is no text, or its beginning in `text` or `base64` if
-///   it is long (`is_cut`). `changes_left_out` says how many changes are not shown because there are too many;
+///   it is long (`is_cut`). Where a plugin's secret stands, `[secret KEY]` is shown. `changes_left_out` says how many changes are not shown because there are too many;
 /// - `unknown_changes_of`: branches that `changes` does not tell of, since something of them is only assumed;
 /// - `failures`: for each step whose action does not fail by itself, what would happen if it did: `failing_branch`,
 ///   `succeeded_before`, `compensated`, `not_needed`, `data_is_restored` (whether nothing is left, of what is known),

@@ -89,7 +89,13 @@ impl<'a> Rehearsal<'a> {
     }
 
     fn end(&mut self, path: Path) -> Result<Course, PlanError> {
-        let changes = Changes::between(&path.data.origin(), &*path.data, path.data.written(), &mut self.room);
+        let changes = Changes::between(
+            &path.data.origin(),
+            &*path.data,
+            path.data.written(),
+            &mut self.room,
+            &*self.engine.directory,
+        );
         let changes = changes.map_err(|error| self.stopped_by(error))?;
         let unknown: BTreeSet<_> = path.assumed.iter().map(|slot| BranchId(slot.step)).collect();
         let Path { saga, acts, not_needed, .. } = path;
@@ -172,7 +178,8 @@ impl<'a> Rehearsal<'a> {
             }
         }
         let written: BTreeSet<_> = effects.writes().map(|(key, _)| key).collect();
-        let changes = Changes::between(&*before, &*path.data, written.into_iter(), &mut self.room);
+        let changes =
+            Changes::between(&*before, &*path.data, written.into_iter(), &mut self.room, &*self.engine.directory);
         act.changes = changes.map_err(|error| self.stopped_by(error))?;
         Ok(Some(Ending::Succeeded { output }))
     }

@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
+    branch::Directory,
     plugin::data,
     saga::{BranchId, Definition, Op, Pin, Slot, Status},
     store::{Error, Read},
@@ -138,12 +139,13 @@ impl Changes {
         self.shown.is_empty() && self.left_out == 0
     }
 
-    /// How these keys differ. Keys that are not plugins' data are none of a client's business.
+    /// How these keys differ. Keys that are not plugins' data are none of a client's business, nor are secrets in them.
     pub(super) fn between<'a>(
         before: &dyn Read,
         after: &dyn Read,
         keys: impl Iterator<Item = &'a [u8]>,
         room: &mut Room,
+        directory: &dyn Directory,
     ) -> Result<Self, Error> {
         let mut changes = Self::default();
         for key in keys {
@@ -152,12 +154,14 @@ impl Changes {
             if before == after {
                 continue;
             }
+            let name = |name: &str| String::from_utf8_lossy(&directory.shown(name.as_bytes())).into_owned();
+            let value = |value: Option<Bytes>| value.map(|value| Value::new(&directory.shown(&value)));
             let change = Change {
                 owner: place.owner.to_owned(),
-                bucket: place.bucket.to_owned(),
-                key: place.key.to_owned(),
-                before: before.as_ref().map(Value::new),
-                after: after.as_ref().map(Value::new),
+                bucket: name(place.bucket),
+                key: name(place.key),
+                before: value(before),
+                after: value(after),
             };
             if changes.shown.len() < CHANGES_MAX && room.take(change.bytes()) {
                 changes.shown.push(change);
@@ -191,7 +195,7 @@ impl Change {
     }
 }
 
-/// A value, or the beginning of a long one.
+/// A value as it is shown, or the beginning of a long one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
     /// Its beginning.
@@ -201,9 +205,9 @@ pub struct Value {
 }
 
 impl Value {
-    fn new(whole: &Bytes) -> Self {
-        let start = whole.get(..VALUE_BYTES_MAX).map_or_else(|| whole.clone(), Bytes::copy_from_slice);
-        Self { start, bytes: whole.len() }
+    fn new(whole: &[u8]) -> Self {
+        let start = whole.get(..VALUE_BYTES_MAX).unwrap_or(whole);
+        Self { start: Bytes::copy_from_slice(start), bytes: whole.len() }
     }
 }
 

@@ -8,7 +8,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio::{sync::Semaphore, time::timeout};
-use tracing::warn;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
 use super::{
@@ -20,8 +19,11 @@ use super::{
 };
 use crate::{
     branch::Departure,
-    plugin::{Limits, Plugin, contract, gate::Gate, stdio},
-    saga::BranchId,
+    plugin::{
+        Limits, Plugin,
+        gate::Gate,
+        stdio::{self, Stdio},
+    },
 };
 
 /// What a guest asks for by `wasi:http`. Closes the gate when it is dropped, so it goes before the guest's resources.
@@ -29,6 +31,8 @@ pub struct Outgoing {
     plugin: Arc<Plugin>,
     identity: Identity,
     gate: Gate,
+    /// Where refusals are told, at the expense of what the guest may write.
+    stdio: Stdio,
     /// So many so far.
     requests: u32,
     /// For those that are under way at once; made for the first one.
@@ -75,8 +79,8 @@ type Answered = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> 
 
 impl Outgoing {
     /// None so far.
-    pub fn new(plugin: Arc<Plugin>, identity: Identity, gate: Gate) -> Self {
-        Self { plugin, identity, gate, requests: 0, places: None }
+    pub fn new(plugin: Arc<Plugin>, identity: Identity, gate: Gate, stdio: Stdio) -> Self {
+        Self { plugin, identity, gate, stdio, requests: 0, places: None }
     }
 
     /// Checks all that can be checked before anything leaves.
@@ -120,25 +124,35 @@ impl Outgoing {
         Ok(Exchange { request, what, client, places, timeouts, limits, gate: self.gate.clone() })
     }
 
-    /// As in `POST https://host/path`, for people. Queries may hold secrets that the host does not know, so they are left
-    /// out.
+    /// As in `POST https://host/path`, for people. Queries and users may be secrets that the host does not know, so they
+    /// are left out.
     fn name(&self, request: &Request<WasiBody>) -> String {
         let uri = request.uri();
-        let (scheme, host) = (uri.scheme_str().unwrap_or_default(), uri.authority().map_or("", |host| host.as_str()));
-        let name = format!("{} {scheme}://{host}{}", request.method(), uri.path());
-        stdio::escape(&self.plugin.grants.redact(&name)).into_owned()
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
+        let scheme = uri.scheme_str().unwrap_or_default();
+        self.shown(&format!("{} {scheme}://{host}{}", request.method(), uri.path()), NAME_BYTES_MAX)
+    }
+
+    /// What comes from the guest as it may be shown.
+    fn shown(&self, text: &str, bytes_max: usize) -> String {
+        stdio::escape(&self.plugin.grants.shown_with_host(text, bytes_max)).into_owned()
     }
 
     /// Says in the log and in the attempt's error what `wasi:http` has no words for.
     fn refuse(&self, what: &str, why: &str, error: Error) -> Error {
-        let Identity { saga, slot, .. } = &self.identity;
-        let (plugin, gid, branch, op) =
-            (&self.plugin.name, saga.gid(), BranchId(slot.step), contract::function(slot.op));
-        warn!(%plugin, %gid, %branch, op, "{what} is refused: {why}");
+        let why = self.shown(why, WHY_BYTES_MAX);
+        self.stdio.warn(&format!("{what} is refused: {why}"));
         self.gate.refused(format!("{what}: {why}"));
         error
     }
 }
+
+/// Bytes of a request's name, which the guest makes as long as it likes.
+const NAME_BYTES_MAX: usize = 512;
+
+/// Bytes of why a request is refused: room for a rule that would allow it.
+const WHY_BYTES_MAX: usize = 1024;
 
 const NOT_PUBLIC: &str = "its address is not public, and the entry of http does not say private = true";
 

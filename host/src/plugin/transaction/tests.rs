@@ -253,6 +253,27 @@ fn a_list_cares_for_the_keys_that_it_has_shown() {
     assert!(conflicts(&transaction), "it had said that there are no more");
 }
 
+/// However often a guest lists, the commit compares each key once, and a list shows what an earlier one has shown.
+#[test]
+fn lists_that_overlap_are_one() {
+    let bucket = bucket("overlapping");
+    let mut stored = begin();
+    let names: Vec<String> = (0..PAGE_KEYS * 2 + 50).map(|at| format!("k{at:03}")).collect();
+    for name in &names {
+        stored.set(&bucket, name, vec![0; 1000]).unwrap();
+    }
+    commit(&stored).unwrap();
+    let mut transaction = begin();
+    transaction.list(&bucket, Some("k120")).unwrap();
+    for _ in 0..10 {
+        assert_eq!(list(&mut transaction, &bucket), names);
+    }
+    assert_eq!(format!("{:?}", transaction.reads()).matches("Keys(").count(), 1);
+    change(&bucket, "k000a", Some("1"));
+    assert_eq!(list(&mut transaction, &bucket), names);
+    assert!(conflicts(&transaction));
+}
+
 /// Random buckets and random own writes, before and between the pages.
 #[test]
 fn pages_are_what_a_sorted_set_would_give() {

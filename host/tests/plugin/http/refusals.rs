@@ -92,12 +92,7 @@ async fn an_import_without_a_grant_leads_nowhere() {
 #[tokio::test]
 async fn a_refusal_says_in_log_and_error_what_would_allow_it() {
     let server = Server::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    std::fs::write(&file, "hunter2").unwrap();
-    let secrets = BTreeMap::from([("token".to_owned(), Source::File(file))]);
-    let http = vec![allowed(&server.url("/api/"), &["GET"], true)];
-    let plugins = granted_with(&grants::Settings { http, secrets, ..Default::default() }, Limits::default());
+    let plugins = knowing("hunter2", vec![allowed(&server.url("/api/"), &["GET"], true)]);
     let request = get(&server, "/of/hunter2?key=unknown-to-the-host");
     let payload = json!({"try": "leave requests", "requests": [request], "then": "be unavailable", "text": "no bank"});
     let lines = logging::messages_of(&plugins, payload.clone()).await;
@@ -112,15 +107,75 @@ async fn a_refusal_says_in_log_and_error_what_would_allow_it() {
     assert_eq!(text, format!("the host refused {refusal}; no bank"));
 }
 
+/// Wherever the guest puts it: hosts are shown in small letters, users not at all.
+#[tokio::test]
+async fn refusals_show_no_secrets() {
+    let server = Server::start().await;
+    let plugins = knowing("HunTer2", vec![allowed(&server.url("/api/"), &["GET"], true)]);
+    let authority = server.authority();
+    for change in [
+        json!({"authority": "HunTer2.example"}),
+        json!({"authority": "hunter2.example"}),
+        json!({"authority": format!("me:HunTer2@{authority}")}),
+        json!({"authority": format!("me:unknown-to-the-host@{authority}")}),
+        json!({"path": "/Hun%54er2"}),
+        json!({"method": "HunTer2"}),
+        json!({"method": "HunTer2", "path": "/api/"}),
+    ] {
+        let request = with(get(&server, "/"), change.clone());
+        let payload =
+            json!({"try": "leave requests", "requests": [request], "then": "be unavailable", "text": "no bank"});
+        let lines = logging::messages_of(&plugins, payload.clone()).await;
+        let text = unknown(attempt(&plugins, Some(Door::open()), &payload).await);
+        assert_eq!(lines.len(), 1);
+        for text in lines.iter().chain([&text]) {
+            assert!(text.contains(" is refused: ") || text.starts_with("the host refused "), "{text}");
+            let shown = text.to_lowercase();
+            assert!(!shown.contains("ter2") && !shown.contains("unknown-to-the-host"), "{change}: {text}");
+        }
+    }
+}
+
+/// They are the host's words, but the guest has it say them.
+#[tokio::test]
+async fn refusals_are_as_short_and_as_few_as_what_the_guest_writes_itself() {
+    let server = Server::start().await;
+    let limits = Limits { log_bytes: 8 << 10, ..Limits::default() };
+    let plugins = granted(vec![allowed(&server.url("/api/"), &["GET"], true)], limits);
+    let long = format!("/{}", "x".repeat(60_000));
+    let lines =
+        logging::messages_of(&plugins, json!({"try": "fetch", "requests": vec![get(&server, &long); 33]})).await;
+    let (note, refusals) = lines.split_last().unwrap();
+    assert!(note.ends_with("were dropped (limit log_bytes)"), "{note}");
+    assert!(refusals.iter().all(|line| line.len() < 1000), "{refusals:?}");
+    assert!((5..20).contains(&refusals.len()), "{} lines", refusals.len());
+}
+
+#[tokio::test]
+async fn refusals_of_a_rehearsal_alarm_nobody() {
+    let server = Server::start().await;
+    let plugins = granted(vec![allowed(&server.url("/api/"), &["GET"], true)], Limits::default());
+    let payload = json!({"try": "fetch", "requests": [get(&server, "/hello")]}).to_string();
+    let call = Call { is_rehearsal: true, ..call(Op::Action, &payload) };
+    let branch = branch(&plugins, "chaos", Op::Action);
+    let lines = logging::lines_of(tracing::Level::DEBUG, branch.call(&call)).await;
+    let refusal = lines.iter().find(|line| line.message().contains(" is refused: ")).unwrap();
+    assert_eq!((refusal.level, &*refusal.fields["is_rehearsal"]), (tracing::Level::DEBUG, "true"));
+}
+
+/// The misbehaving plugin, who knows a secret.
+fn knowing(secret: &str, http: Vec<Allowed>) -> Registry {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, secret).unwrap();
+    let secrets = BTreeMap::from([("token".to_owned(), Source::File(file))]);
+    granted_with(&grants::Settings { http, secrets, ..Default::default() }, Limits::default())
+}
+
 #[tokio::test]
 async fn departures_show_no_secrets() {
     let server = Server::start().await;
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    std::fs::write(&file, "hello").unwrap();
-    let secrets = BTreeMap::from([("token".to_owned(), Source::File(file))]);
-    let http = vec![allowed(&server.url("/"), &["GET"], true)];
-    let plugins = granted_with(&grants::Settings { http, secrets, ..Default::default() }, Limits::default());
+    let plugins = knowing("hello", vec![allowed(&server.url("/"), &["GET"], true)]);
     let door = Door::open();
     let payload = json!({"try": "leave requests", "requests": [get(&server, "/hello")], "then": "sleep", "ms": 60_000});
     let attempt = attempt(&plugins, Some(door.clone()), &payload);

@@ -20,7 +20,6 @@ type (
 
 // Try does the work of the step: it keeps what the payload asks for.
 func Try(call call) wit_types.Result[output, failure] {
-	defer explain()
 	record, err := decision.Decide(call.Payload)
 	switch err {
 	case nil:
@@ -46,7 +45,6 @@ func Try(call call) wit_types.Result[output, failure] {
 
 // Cancel takes back what Try did. Only the record tells whether Try took effect: that it was called is no proof.
 func Cancel(call call, _ output) wit_types.Result[wit_types.Unit, failure] {
-	defer explain()
 	found, err := remove(key(call))
 	if err != nil {
 		return unavailable[wit_types.Unit](err)
