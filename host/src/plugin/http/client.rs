@@ -2,8 +2,9 @@
 //!
 //! A name is resolved once for each connection, by [`Resolver`], which drops every address that the rule does not allow;
 //! what is left is what is connected to, so nobody can answer differently the second time. A plugin has two pools of its
-//! own, one that only ever goes to public addresses and one for rules with `private`: no request travels on a connection
-//! that was made under another grant. HTTP/1.1 only: giving a request up closes its connection, and that is all there
+//! own, one that only ever goes to public addresses and one for rules with `private`: no request travels on another
+//! plugin's connection, nor one of a rule without `private` on a connection to an address that is not public, though both
+//! rules name the same host. HTTP/1.1 only: giving a request up closes its connection, and that is all there
 //! is to tell the server.
 
 use std::{
@@ -54,7 +55,7 @@ pub struct Clients {
 impl Clients {
     /// Two empty pools.
     pub fn new(tls: &Tls) -> Self {
-        Self { public: client(tls, false), private: client(tls, true) }
+        Self { public: client(tls, Resolver::new(false)), private: client(tls, Resolver::new(true)) }
     }
 
     /// The pool for requests that may, or may not, go to addresses that are not public.
@@ -63,8 +64,8 @@ impl Clients {
     }
 }
 
-fn client(tls: &Tls, private: bool) -> Client {
-    let mut connector = HttpConnector::new_with_resolver(Resolver { private });
+fn client(tls: &Tls, resolver: Resolver) -> Client {
+    let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);
     connector.set_nodelay(true);
     let connector = HttpsConnectorBuilder::new()
@@ -107,9 +108,21 @@ impl Tls {
 }
 
 /// Finds the addresses of a name, and keeps those that may be connected to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Resolver {
     private: bool,
+    lookup: Lookup,
+}
+
+/// Asks for the addresses of a name.
+type Lookup = Arc<dyn Fn(Name) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+impl Resolver {
+    /// Asks the system. `private`: any address may be connected to.
+    fn new(private: bool) -> Self {
+        let ask = async |name: Name| Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect());
+        Self { private, lookup: Arc::new(move |name| Box::pin(ask(name))) }
+    }
 }
 
 /// All addresses of a name are private, and the rule does not say `private = true`.
@@ -127,9 +140,9 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let private = self.private;
+        let (private, found) = (self.private, (self.lookup)(name));
         Box::pin(async move {
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let found = found.await?;
             let any = !found.is_empty();
             let allowed: Vec<_> = found.into_iter().filter(|address| private || is_public(address.ip())).collect();
             if any && allowed.is_empty() {
@@ -192,5 +205,47 @@ fn of_tls(error: &rustls::Error) -> Error {
     match error {
         rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
         _ => Error::TlsProtocolError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    /// A name whose addresses are others each time that somebody asks; after the last answer it has none.
+    fn fickle(private: bool, answers: &'static [&'static [&'static str]]) -> (Resolver, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let lookup = move |_| {
+            let answer = answers.get(count.fetch_add(1, Relaxed)).copied().unwrap_or_default();
+            let addresses = answer.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
+            Box::pin(std::future::ready(Ok(addresses))) as BoxFuture<'static, _>
+        };
+        (Resolver { private, lookup: Arc::new(lookup) }, asked)
+    }
+
+    /// What is checked is what is connected to: a second answer is not asked for.
+    #[tokio::test]
+    async fn a_name_is_resolved_once_for_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = async |private, answers| {
+            let (resolver, asked) = fickle(private, answers);
+            let mut connector = HttpConnector::new_with_resolver(resolver);
+            let connected = connector.call(format!("http://a.example:{port}/").parse().unwrap()).await;
+            let refusal = connected.err().map(|error| {
+                let causes = std::iter::successors(Some(&error as &(dyn StdError + 'static)), |&error| error.source());
+                causes.filter_map(|cause| cause.downcast_ref::<io::Error>().and_then(of_io)).next()
+            });
+            (refusal.map(|code| matches!(code, Some(Error::DestinationIpProhibited))), asked.load(Relaxed))
+        };
+        assert_eq!(connect(true, &[&["127.0.0.1"], &["10.0.0.1"]]).await, (None, 1));
+        // The other way round, where the first answer is the one that is refused, and where it is partly so.
+        assert_eq!(connect(false, &[&["127.0.0.1"], &["1.1.1.1"]]).await, (Some(true), 1));
+        let (mut resolver, asked) = fickle(false, &[&["10.0.0.1", "1.1.1.1", "::1"], &["127.0.0.1"]]);
+        let allowed: Vec<_> = resolver.call("a.example".parse().unwrap()).await.unwrap().collect();
+        assert_eq!((allowed, asked.load(Relaxed)), (vec!["1.1.1.1:0".parse().unwrap()], 1));
     }
 }

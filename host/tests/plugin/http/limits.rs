@@ -120,6 +120,24 @@ async fn a_bomb_of_requests() {
     still_works(&server, &plugins).await;
 }
 
+/// An attempt that has as many requests under way as it may has nobody else wait.
+#[tokio::test]
+async fn places_for_requests_are_an_attempts_own() {
+    let mut server = Server::start().await;
+    let plugins = Arc::new(granted_all_of(&server));
+    let hanging = json!({"try": "fetch", "at_once": true, "requests": vec![get(&server, "/silence"); 32]});
+    let hanging = tokio::spawn({
+        let plugins = plugins.clone();
+        async move { attempt(&plugins, Some(Door::open()), &hanging).await }
+    });
+    for _ in 0..Limits::default().http_at_once {
+        server.asked().await;
+    }
+    still_works(&server, &plugins).await;
+    assert_eq!(server.requests(), Limits::default().http_at_once + 1, "the others wait for their places");
+    hanging.abort();
+}
+
 #[tokio::test]
 async fn refusals_do_not_flood_the_log() {
     let server = Server::start().await;

@@ -4,6 +4,7 @@ mod limits;
 mod pieces;
 mod refusals;
 mod server;
+mod tls;
 
 use std::{
     collections::BTreeMap,
@@ -126,6 +127,21 @@ async fn names_are_resolved() {
     let plugins = granted(vec![allowed(&format!("http://localhost:{port}/"), &["GET"], true)], Limits::default());
     let request = json!({"scheme": "http", "authority": format!("LOCALHOST:{port}"), "path": "/hello"});
     assert_eq!(fetch(&plugins, &[request]).await[0]["body"], "hello");
+}
+
+/// A connection that is still open to where only the one rule leads is none for the other.
+#[tokio::test]
+async fn rules_for_one_host_share_no_connection_unless_both_are_private() {
+    let server = Server::start().await;
+    let port = server.address.port();
+    let host = |path: &str, private| allowed(&format!("http://localhost:{port}{path}"), &["GET"], private);
+    let plugins = granted(vec![host("/hello", true), host("/length", false), host("/large", true)], Limits::default());
+    let ask = |path: &str| json!({"scheme": "http", "authority": format!("localhost:{port}"), "path": path});
+    let answers = fetch(&plugins, &[ask("/hello"), ask("/length"), ask("/large"), ask("/length")]).await;
+    let statuses: Vec<_> = answers.iter().map(|answer| answer["status"].as_u64()).collect();
+    assert_eq!(statuses, [Some(200), None, Some(200), None]);
+    assert_eq!(answers[1]["error"], "ErrorCode::DestinationIpProhibited");
+    assert_eq!((server.connections(), server.requests()), (1, 2));
 }
 
 #[tokio::test]

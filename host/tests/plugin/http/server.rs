@@ -12,7 +12,11 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
+};
 
 use super::*;
 
@@ -120,6 +124,14 @@ impl Server {
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// Answers what comes over one connection.
+pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let (events, _) = mpsc::unbounded_channel();
+    let service = service_fn(move |request| answer(request, Arc::default(), events.clone()));
+    // It ends with the connection, however that ends.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(
