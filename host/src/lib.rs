@@ -29,7 +29,7 @@
 //! 6. **One driver a saga.** Whoever else wants to change it does so under the lock of its place in the table.
 //!
 //! Deliberately absent: leases and polling (one process owns its data), a second map of what the store knows, retries
-//! inside branches, sleeping anywhere but in the engine.
+//! inside branches (but for a few runs of a contained guest that has read what had changed), sleeping anywhere but in the engine.
 //!
 //! # Modules, in reading order
 //!
@@ -51,4 +51,4 @@ pub mod api;
 
 pub mod config;
 
-pub mod cli;
+pub mod commands;

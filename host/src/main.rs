@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 use wasaga::{
     api,
     branch::{grpc, http},
-    cli::{self, Arguments, Verdict},
+    commands::{self, Arguments, Verdict},
     config::{Config, Log},
     directory::Branches,
     engine::{Clock, Engine},
@@ -29,7 +29,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     let Arguments { flags, command } = Arguments::parse();
     if let Some(command) = command {
-        return match cli::run(command).await {
+        return match commands::run(command).await {
             Ok(Verdict::Good) => ExitCode::SUCCESS,
             Ok(Verdict::Bad) => ExitCode::FAILURE,
             Err(error) => fail(&*error),

@@ -150,7 +150,7 @@ impl Reading<'_> {
     fn cut_off(&self, trace: &str) -> Option<usize> {
         let longest = trace.len().min(self.text.len());
         let ends = (REDACTED_BYTES_MIN..=longest).rev().filter(|end| trace.is_char_boundary(*end));
-        let beginnings = ends.filter_map(|end| trace.get(..end));
+        let mut beginnings = ends.filter_map(|end| trace.get(..end));
         beginnings.find_map(|beginning| self.text.strip_suffix(beginning)).map(|kept| self.at(kept.len()))
     }
 

@@ -16,12 +16,20 @@ impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let settings = Settings { cache_dir: Some(dir.path().join("code")), ..Settings::default() };
+        fs::create_dir(dir.path().join("plugins")).unwrap();
+        for name in ["account", "service-a", "service-b"] {
+            fs::write(dir.path().join("plugins").join(name).with_extension("wasm"), component("plugins", name)).unwrap();
+        }
         Self { dir, settings }
+    }
+
+    fn plugins(&self) -> PathBuf {
+        self.dir.path().join("plugins")
     }
 
     /// A new host over the same cache.
     fn start(&self) -> Registry {
-        load(&self.settings, &target("plugins"))
+        load(&self.settings, &self.plugins())
     }
 
     fn cache(&self) -> PathBuf {
@@ -94,7 +102,7 @@ fn other_engine_settings_have_entries_of_their_own() {
     host.start();
     let mut settings = host.settings.clone();
     settings.limits.memory_bytes /= 2;
-    assert_eq!(codes(&load(&settings, &target("plugins"))), [Code::Compiled; 3]);
+    assert_eq!(codes(&load(&settings, &host.plugins())), [Code::Compiled; 3]);
     assert_eq!(codes(&host.start()), [Code::Cached; 3]);
 }
 
