@@ -150,8 +150,8 @@ impl Reading<'_> {
     fn cut_off(&self, trace: &str) -> Option<usize> {
         let longest = trace.len().min(self.text.len());
         let ends = (REDACTED_BYTES_MIN..=longest).rev().filter(|end| trace.is_char_boundary(*end));
-        let beginnings = ends.filter_map(|end| trace.get(..end));
-        beginnings.filter_map(|beginning| self.text.strip_suffix(beginning)).next().map(|kept| self.at(kept.len()))
+        let mut beginnings = ends.filter_map(|end| trace.get(..end));
+        beginnings.find_map(|beginning| self.text.strip_suffix(beginning)).map(|kept| self.at(kept.len()))
     }
 
     /// Without backslashes, as JSON, Rust and most other languages write them.
@@ -348,9 +348,9 @@ mod tests {
     const SPELLED: [&str; 8] = [
         r#"pa\"s/s\\\n-é😀"#,
         r#"pa\"s\/s\\\n-\u00e9\ud83d\ude00"#,
-        r#"pa\u0022s/s\u005C\u000A-\u00E9\uD83D\uDE00"#,
+        r"pa\u0022s/s\u005C\u000A-\u00E9\uD83D\uDE00",
         r#"pa\"s/s\\\n-\u{e9}\u{1f600}"#,
-        r#"pa\x22s/s\\\n-\xe9😀"#,
+        r"pa\x22s/s\\\n-\xe9😀",
         r#"pa\\\"s/s\\\\\\n-\\u00e9\\ud83d\\ude00"#,
         "pa%22s/s%5C%0A-%C3%A9%F0%9F%98%80",
         "%70%61%22%73%2f%73%5c%0a%2d%c3%a9%f0%9f%98%80",

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn only_what_is_not_known_is_asked_for() {
-        let state = Asked { stored: (0..40).map(key).collect(), gaps: Default::default() };
+        let state = Asked { stored: (0..40).map(key).collect(), gaps: std::sync::Mutex::default() };
         let lists = RefCell::new(Lists::default());
         let list = |start: usize, end: usize, limit: usize| {
             let range = Range { start: key(start), end: Some(key(end)), reverse: false };
