@@ -105,9 +105,8 @@ impl Overlay {
     pub(super) fn prune<'a>(&mut self, keys: impl Iterator<Item = &'a Bytes>, applied: u64) {
         let oldest_check = self.checks().keys().next().copied();
         let forgettable = oldest_check.map_or(applied, |oldest| oldest.min(applied));
-        let kept = mem::take(&mut self.kept);
-        for key in &kept {
-            self.forget(key, forgettable, applied);
+        for key in mem::take(&mut self.kept) {
+            self.forget(&key, forgettable, applied);
         }
         keys.for_each(|key| self.forget(key, forgettable, applied));
     }

@@ -18,7 +18,8 @@ impl Host {
         let settings = Settings { cache_dir: Some(dir.path().join("code")), ..Settings::default() };
         fs::create_dir(dir.path().join("plugins")).unwrap();
         for name in ["account", "service-a", "service-b"] {
-            fs::write(dir.path().join("plugins").join(name).with_extension("wasm"), component("plugins", name)).unwrap();
+            fs::write(dir.path().join("plugins").join(name).with_extension("wasm"), component("plugins", name))
+                .unwrap();
         }
         Self { dir, settings }
     }

@@ -236,8 +236,9 @@ mod tests {
             let mut connector = HttpConnector::new_with_resolver(resolver);
             let connected = connector.call(format!("http://a.example:{port}/").parse().unwrap()).await;
             let refusal = connected.err().map(|error| {
-                let causes = std::iter::successors(Some(&error as &(dyn StdError + 'static)), |&error| error.source());
-                causes.filter_map(|cause| cause.downcast_ref::<io::Error>().and_then(of_io)).next()
+                let mut causes =
+                    std::iter::successors(Some(&error as &(dyn StdError + 'static)), |&error| error.source());
+                causes.find_map(|cause| cause.downcast_ref::<io::Error>().and_then(of_io))
             });
             (refusal.map(|code| matches!(code, Some(Error::DestinationIpProhibited))), asked.load(Relaxed))
         };
