@@ -37,7 +37,7 @@ pub struct Flags {
     /// Address and port of the gRPC API, "next" or "off" [default: next, the port after that of --listen]
     #[arg(long, env = "WASAGA_GRPC_LISTEN", value_name = "ADDRESS")]
     pub grpc_listen: Option<String>,
-    /// Folder of the journal, the state and the compiled plugins [default: wasaga-data]
+    /// Folder of the journal, the state and the components of sagas [default: wasaga-data]
     #[arg(long, env = "WASAGA_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Folder of the plugins' components, one NAME.wasm each [default: target/plugins]
@@ -57,7 +57,7 @@ pub struct Config {
     /// Address and port of the gRPC API. `next`: the port after that of `listen`, as under DTM (any free one if that is
     /// 0). `off`: there is none.
     pub grpc_listen: String,
-    /// Folder of the journal, the state and the compiled plugins. Created if missing; used by one host at a time.
+    /// Folder of the journal, the state and the components of sagas. Created if missing; used by one host at a time.
     pub data: PathBuf,
     /// How long a stopping host waits for running attempts before it gives them up.
     #[serde(with = "duration")]

@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error, sync::Arc};
 use crate::{
     branch::{Branch, Directory, Nowhere, grpc, http},
     plugin::Registry,
-    saga::{Definition, Pin, Slot},
+    saga::{Definition, Pin, Pins, Slot},
 };
 
 /// The branches that this host can call.
@@ -40,15 +40,19 @@ impl Directory for Branches {
         }
     }
 
-    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
-        let target = saga.target(slot);
-        let Some(pin) = self.plugins.pin(target, slot.op).map_err(|unresolved| nowhere(&unresolved))? else {
-            return self.service(saga, target).map(|_| None);
+    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+        let targets = slots.iter().map(|slot| (*slot, saga.target(*slot)));
+        let pins = self.plugins.pin_all(targets).map_err(|(slot, unresolved)| (slot, nowhere(&unresolved)))?;
+        let check = |slot: Slot| match pins.get(slot) {
+            None => self.service(saga, saga.target(slot)).map(drop),
+            Some(_) => match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {
+                Some(Err(_)) => Err(Nowhere("the payload is not UTF-8 text, which is all that a plugin takes".into())),
+                _ => Ok(()),
+            },
         };
-        match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {
-            Some(Err(_)) => Err(Nowhere("the payload is not UTF-8 text, which is all that a plugin takes".into())),
-            _ => Ok(Some(pin)),
-        }
+        let checked = slots.iter().try_for_each(|slot| check(*slot).map_err(|nowhere| (*slot, nowhere)));
+        checked.inspect_err(|_| self.plugins.release(pins.components()))?;
+        Ok(pins)
     }
 
     fn hold(&self, pins: &[Pin]) {

@@ -29,7 +29,8 @@
 //! 6. **One driver a saga.** Whoever else wants to change it does so under the lock of its place in the table.
 //!
 //! Deliberately absent: leases and polling (one process owns its data), a second map of what the store knows, retries
-//! inside branches (but for a few runs of a contained guest that has read what had changed), sleeping anywhere but in the engine.
+//! inside branches (but for a few runs of a contained guest that has read what had changed), waits for time to pass
+//! anywhere but in the engine and in what looks at the plugin folder.
 //!
 //! # Modules, in reading order
 //!

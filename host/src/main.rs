@@ -75,13 +75,14 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 }
 
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    // First, as it keeps a second host from the same data.
+    let (store, recovery) = LocalStore::open(config.store_settings())?;
+    info!(?recovery, "store opened");
+    let store = Arc::new(store);
     let runtime = Runtime::new(&config.plugin_settings()?)?;
     let plugins = load_plugins(&runtime, config);
     let branches =
         Arc::new(Branches::new(plugins.clone(), http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
-    let (store, recovery) = LocalStore::open(config.store_settings())?;
-    info!(?recovery, "store opened");
-    let store = Arc::new(store);
     // Before anything runs: a host that finds its port taken has called nobody.
     let listener = listen(&config.listen).await?;
     let address = listener.local_addr()?;
@@ -100,7 +101,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         uploads => uploads,
     };
     let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
-    let keeper = tokio::spawn(keeper::keep(plugins.clone(), store.clone(), every));
+    let keeper = tokio::spawn(keeper::keep(plugins.clone(), store.clone(), every, engine.unread() == 0));
     let context = context(&engine, plugins, uploads, &store, config);
     let stopping = CancellationToken::new();
     let connections = &config.api.connections;

@@ -92,14 +92,15 @@ pub enum Error {
     /// A setting.
     #[error(
         "plugins cannot be replaced this way here: upload = \"loopback\" under [plugins] allows it on the machine itself, by \
-         http://127.0.0.1 or http://localhost, upload = \"on\" to everybody who reaches this host"
+         http://127.0.0.1 or http://localhost and without a proxy, if the host listens on such an address; upload = \"on\" \
+         to everybody who reaches this host; a file in its plugin folder does the same"
     )]
     UploadForbidden,
     /// A limit.
     #[error("too many plugins are being uploaded: send it again later, nothing has changed")]
     UploadsBusy,
     /// A defect of the host.
-    #[error("the host failed while it compiled the plugin: its log has more, nothing has changed")]
+    #[error("the host failed while it compiled the plugin: its log has more, `GET /api/v1/plugins` what is current")]
     UploadPanicked,
     /// Not submitted.
     #[error(transparent)]

@@ -60,7 +60,7 @@ struct Parts {
     requests: Arc<dtm::metrics::Requests>,
     plugins: Arc<plugin::Registry>,
     uploads: Uploads,
-    upload_places: Semaphore,
+    upload_places: Arc<Semaphore>,
 }
 
 impl Context {
@@ -82,7 +82,7 @@ impl Context {
             requests,
             plugins,
             uploads,
-            upload_places: Semaphore::new(v1::plugins::UPLOADS_MAX),
+            upload_places: Arc::new(Semaphore::new(v1::plugins::UPLOADS_MAX)),
         }))
     }
 
@@ -110,7 +110,7 @@ impl Context {
         self.0.uploads
     }
 
-    fn upload_places(&self) -> &Semaphore {
+    fn upload_places(&self) -> &Arc<Semaphore> {
         &self.0.upload_places
     }
 

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    saga::{BranchId, Definition, Gid, Op, Pin, Slot},
+    saga::{BranchId, Definition, Gid, Op, Pin, Pins, Slot},
     store::{Batch, Read},
 };
 
@@ -166,19 +166,21 @@ pub trait Directory: Send + Sync + 'static {
     /// one it is a service, whatever plugins there are by now.
     fn find(&self, saga: &Definition, slot: Slot, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere>;
 
-    /// Which component is to carry out the operation, from now until the saga's end; `None` if no component is.
+    /// Which components are to carry out these operations, from now until the saga's end; none where a service is.
+    /// All are chosen at one moment, or a saga could mix versions, and are held from that moment on: see
+    /// [`Directory::hold`].
     ///
-    /// Asked when a saga is first stored, to refuse what cannot work. The component may be gone a moment later: who
-    /// wants to rely on it calls [`Directory::hold`] first, and then asks [`Directory::find`] whether it is there.
-    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
-        self.find(saga, slot, None).map(|_| None)
+    /// Asked when a saga is first stored, to refuse what cannot work: the operation that leads nowhere, and why.
+    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+        slots.iter().try_for_each(|slot| self.find(saga, *slot, None).map(drop).map_err(|nowhere| (*slot, nowhere)))?;
+        Ok(Pins::default())
     }
 
-    /// Told that one more unfinished saga uses these components, before it relies on them: they stay, and are found,
-    /// until [`Directory::release`] has been told as often. Before anything runs, it is told so of every stored saga.
+    /// Told of every saga that was stored by an earlier process, before anything runs, that it uses these components:
+    /// they stay, and are found, until [`Directory::release`] has been told as often.
     fn hold(&self, _pins: &[Pin]) {}
 
-    /// Told that a saga that was held for has ended.
+    /// Told that a saga that these were pinned or held for has ended.
     fn release(&self, _pins: &[Pin]) {}
 
     /// A part of what branches keep in the store as people may see it: without the secrets that branches were given.

@@ -24,23 +24,13 @@ use crate::{
     store::Ticket,
 };
 
-/// How often components are chosen, should one that has just been replaced be collected before it is held.
-const PIN_TRIES: u32 = 3;
-
 /// Components that are held for a saga which is not open yet. Dropping it lets go of them.
 pub(super) struct Held<'a> {
     directory: &'a dyn Directory,
-    pins: Pins,
+    pub(super) pins: Pins,
 }
 
-impl<'a> Held<'a> {
-    fn new(directory: &'a dyn Directory, pins: Pins) -> Self {
-        if !pins.is_empty() {
-            directory.hold(pins.components());
-        }
-        Self { directory, pins }
-    }
-
+impl Held<'_> {
     /// The saga is open: they are let go of when it ends.
     fn keep(mut self) {
         self.pins = Pins::default();
@@ -148,34 +138,15 @@ impl Inner {
         }
     }
 
-    /// Chooses the components for those operations that are `wanted`, and holds them. An operation that nothing could
-    /// carry out refuses them all.
+    /// Chooses and holds the components for those operations that are `wanted`. One that nothing could carry out
+    /// refuses them all.
     pub(super) fn pin(&self, definition: &Definition, wanted: impl Fn(Slot) -> bool) -> Result<Held<'_>, SubmitError> {
-        let slots = || {
-            let all =
-                (0..definition.steps().len()).flat_map(|step| [Op::Action, Op::Compensate].map(|op| Slot { step, op }));
-            all.filter(|slot| !definition.target(*slot).is_empty() && wanted(*slot))
-        };
-        let mut tries = 1;
-        loop {
-            let mut pins = Pins::default();
-            for slot in slots() {
-                let pin = self.directory.pin(definition, slot).map_err(|nowhere| unreachable(slot, nowhere))?;
-                if let Some(pin) = pin {
-                    pins.set(slot, pin);
-                }
-            }
-            let held = Held::new(&*self.directory, pins);
-            let gone = slots().filter_map(|slot| Some((slot, held.pins.get(slot)?))).find_map(|(slot, pin)| {
-                let nowhere = self.directory.find(definition, slot, Some(pin)).err()?;
-                Some(unreachable(slot, nowhere))
-            });
-            match gone {
-                None => return Ok(held),
-                Some(gone) if tries == PIN_TRIES => return Err(gone),
-                Some(_) => tries += 1,
-            }
-        }
+        let all =
+            (0..definition.steps().len()).flat_map(|step| [Op::Action, Op::Compensate].map(|op| Slot { step, op }));
+        let slots: Vec<Slot> = all.filter(|slot| !definition.target(*slot).is_empty() && wanted(*slot)).collect();
+        let directory = &*self.directory;
+        let refused = |(Slot { step, op }, Nowhere(reason))| SubmitError::Target { step, op, reason };
+        Ok(Held { directory, pins: directory.pin(definition, &slots).map_err(refused)? })
     }
 
     /// Pins the components of a saga that was stored before sagas pinned any: those of what it may still call.
@@ -242,10 +213,6 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-fn unreachable(Slot { step, op }: Slot, Nowhere(reason): Nowhere) -> SubmitError {
-    SubmitError::Target { step, op, reason }
 }
 
 impl Core {

@@ -159,6 +159,8 @@ struct Inner {
     /// Nobody waits for running attempts any more.
     given_up: CancellationToken,
     drivers: TaskTracker,
+    /// See [`Engine::unread`].
+    unread: AtomicU64,
     /// Becomes true when the store has failed: the host must stop and recover.
     store_failed: watch::Sender<bool>,
 }
@@ -201,12 +203,19 @@ impl Engine {
             stopping: CancellationToken::new(),
             given_up: CancellationToken::new(),
             drivers: TaskTracker::new(),
+            unread: AtomicU64::new(0),
             store_failed: watch::Sender::new(false),
         });
-        inner.recover()?;
+        inner.unread.store(inner.recover()?, Ordering::Relaxed);
         let timer = inner.clone();
         inner.drivers.spawn(async move { timer.clone().stopping.run_until_cancelled(timer.wake_the_due()).await });
         Ok(Self(inner))
+    }
+
+    /// How many unfinished sagas were set aside at the start because this version cannot read their rows. Which
+    /// components they need nobody knows.
+    pub fn unread(&self) -> u64 {
+        self.0.unread.load(Ordering::Relaxed)
     }
 
     /// Stores a saga that is to be submitted later.
@@ -343,19 +352,24 @@ impl Inner {
     }
 
     /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
-    fn recover(&self) -> Result<(), Error> {
+    /// How many cannot be read.
+    fn recover(&self) -> Result<u64, Error> {
         let mut range = Range::prefix(OPEN);
-        let mut open = 0;
+        let (mut open, mut unread) = (0, 0);
         loop {
             let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
             let Some((last, _)) = page.last() else { break };
             range = range.beyond(last);
             for (key, value) in &page {
                 open += 1;
-                match (record::id_in(key), record::read_open(value)) {
-                    (Some(id), Ok(row)) => self.recover_saga(id, &row),
-                    (_, Err(error)) => error!(%error, key = %key.escape_ascii(), "an unfinished saga is set aside"),
-                    (None, Ok(_)) => error!(key = %key.escape_ascii(), "a row of an unfinished saga has a bad key"),
+                let key_is_bad = || "its key is no number of a saga".to_owned();
+                let read = record::read_open(value).map_err(|error| error.to_string());
+                match read.and_then(|row| Ok((record::id_in(key).ok_or_else(key_is_bad)?, row))) {
+                    Ok((id, row)) => self.recover_saga(id, &row),
+                    Err(error) => {
+                        unread += 1;
+                        error!(%error, key = %key.escape_ascii(), "an unfinished saga is set aside");
+                    }
                 }
             }
         }
@@ -364,7 +378,7 @@ impl Inner {
         self.newest_id.store(newest.0, Ordering::Relaxed);
         self.stats.open.store(open, Ordering::Relaxed);
         info!(open, "recovered");
-        Ok(())
+        Ok(unread)
     }
 
     fn recover_saga(&self, id: SagaId, row: &Open) {

@@ -12,6 +12,7 @@ use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::C
 use super::{
     contract,
     limits::Limits,
+    registry::{PLUGINS_MAX, VERSIONS_MAX},
     runtime::{Guest, Runtime},
 };
 use crate::saga::{Digest, Op};
@@ -59,6 +60,15 @@ pub enum Fault {
     /// It is a plugin, but there is no place for it.
     #[error("cannot be put into the plugin folder: {0}: see to that folder of the host")]
     NotPlaced(io::Error),
+    /// A limit.
+    #[error(
+        "the plugin has {VERSIONS_MAX} versions already, as many as there may be: `GET /api/v1/plugins/NAME` shows for how \
+         many unfinished sagas each is kept; when some of those have ended, put it there again"
+    )]
+    TooManyVersions,
+    /// A limit.
+    #[error("the host has {PLUGINS_MAX} plugins already, as many as there may be: remove some from its plugin folder")]
+    TooManyPlugins,
     /// Nothing in it.
     #[error("the file is empty: build or copy it again")]
     Empty,
@@ -169,6 +179,13 @@ impl Loaded {
             .map_err(|error| Fault::UnknownImport { detail: format!("{error:#}") })?;
         let ty = component.component_type();
         let imports = ty.imports(component.engine()).map(|(name, _)| name.into()).collect();
+        // Only now: code of what is no plugin would stay there for ever.
+        if code == Code::Compiled
+            && let Some(cache) = runtime.cache()
+            && let Err(error) = cache.save(digest, &component)
+        {
+            tracing::warn!("a compiled component is not kept: {error}");
+        }
         Ok(Self { digest, size: bytes.len() as u64, code, imports, instance, try_, cancel })
     }
 }
@@ -247,13 +264,7 @@ fn compile(runtime: &Runtime, digest: Digest, bytes: &[u8]) -> Result<(Component
         return Ok((component, Code::Cached));
     }
     let compile = || Component::from_binary(runtime.engine(), bytes);
-    let component = runtime.compiling(compile).map_err(|error| invalid(&error))?;
-    if let Some(cache) = runtime.cache()
-        && let Err(error) = cache.save(digest, &component)
-    {
-        tracing::warn!("a compiled component is not kept: {error}");
-    }
-    Ok((component, Code::Compiled))
+    Ok((runtime.compiling(compile).map_err(|error| invalid(&error))?, Code::Compiled))
 }
 
 /// The engine's error for what does not fit into its pool has no type of its own.

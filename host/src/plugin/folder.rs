@@ -2,14 +2,14 @@
 //!
 //! It is looked at from time to time rather than watched by the system's own means: those see nothing on network file
 //! systems and in some containers, and lose a folder that is deleted and made anew, as builds do. A file counts once it
-//! has stayed the same between two looks, as copying takes a while.
+//! has stayed the same between two looks, as copying takes a while; so does that it is gone.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::PoisonError,
+    sync::{Arc, PoisonError},
     time::SystemTime,
 };
 
@@ -18,7 +18,7 @@ use tracing::warn;
 use super::{
     Plugin, Registry,
     component::{self, Fault},
-    shelf::write_durably,
+    shelf::{create_durably, write_durably},
 };
 use crate::saga::Pin;
 
@@ -26,6 +26,8 @@ use crate::saga::Pin;
 #[derive(Default)]
 pub struct Folder {
     seen: HashMap<PathBuf, Seen>,
+    /// Plugins whose files were not there at the last look.
+    missing: HashSet<String>,
 }
 
 struct Seen {
@@ -36,14 +38,14 @@ struct Seen {
 
 /// Tells one content of a file from another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     bytes: u64,
     modified: Option<SystemTime>,
     inode: u64,
 }
 
 impl Stamp {
-    fn of(path: &Path) -> io::Result<Self> {
+    pub fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self { bytes: metadata.len(), modified: metadata.modified().ok(), inode: metadata.ino() })
     }
@@ -99,12 +101,15 @@ impl Registry {
             let is_there = files.contains(file);
             if !is_there {
                 self.note(file, None);
-                if let Ok(name) = component::name(file) {
-                    self.take_away(name);
-                }
             }
             is_there
         });
+        let is_missing = |plugin: &Arc<Plugin>| !files.contains(&self.file(plugin.name()));
+        let missing = self.plugins().into_iter().filter(is_missing).map(|plugin| plugin.name().to_owned());
+        let (gone, missing) = missing.partition(|name| is_due(folder.missing.contains(name)));
+        folder.missing = missing;
+        let gone: HashSet<String> = gone;
+        gone.iter().for_each(|name| self.take_away(name));
     }
 
     /// Takes a file in, or notes why not.
@@ -116,6 +121,7 @@ impl Registry {
                 self.note(file, None);
                 return Ok(());
             }
+            self.check_room(&pin)?;
             let plugin = Plugin::load(&self.runtime, name, &bytes)?;
             self.keep(&pin, &bytes)?;
             self.make_current(file, plugin);
@@ -133,10 +139,12 @@ impl Registry {
     /// disk when this returns. Compiling takes from milliseconds to seconds; not for a thread that others wait for.
     pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<Published, Fault> {
         let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let (pin, file) = (Pin { plugin: name.into(), digest: component::digest(bytes) }, self.file(name));
+        self.check_room(&pin)?;
         let plugin = Plugin::load(&self.runtime, name, bytes)?;
-        let (pin, file) = (plugin.pin().clone(), self.file(name));
         self.keep(&pin, bytes)?;
-        fs::create_dir_all(&self.dir).and_then(|()| write_durably(&file, bytes)).map_err(Fault::NotPlaced)?;
+        let placed = create_durably(&self.dir, 0o777).and_then(|()| write_durably(&file, bytes));
+        placed.map_err(Fault::NotPlaced).inspect_err(|_| self.keep_not(&pin))?;
         // It may have been missing until now.
         self.note(&self.dir, None);
         let before = self.make_current(&file, plugin);

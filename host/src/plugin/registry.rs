@@ -6,7 +6,8 @@
 //! 1. **What can be pinned can be called**: a version is compiled, checked and on the shelf before it is current.
 //! 2. **What is held for stays**: a version goes only when it is not current, no open saga is pinned to it, and it is
 //!    durable that the last saga that was has ended. Otherwise a crash could bring back a saga without its code.
-//! 3. **Only good changes count**: a file that is no plugin changes nothing, whichever way it comes.
+//! 3. **Only good changes count**: a file that is no plugin changes nothing, whichever way it comes, not even when the
+//!    host starts anew with it there: the shelf knows which version was current.
 //!
 //! Lookups read one lock for moments. Changes come one at a time and do their slow work (reading, compiling, syncing)
 //! before they touch what lookups read.
@@ -30,13 +31,13 @@ use super::{
     Plugin, Runtime,
     address::{self, Location, Route, Unresolved},
     component::{self, Fault},
-    folder::Folder,
+    folder::{Folder, Stamp},
     reach::Judgement,
     shelf::Shelf,
 };
 use crate::{
     branch::Branch,
-    saga::{Op, Pin},
+    saga::{Op, Pin, Pins, Slot},
 };
 
 /// A file that is no plugin.
@@ -48,6 +49,12 @@ pub struct Refused {
     /// What is wrong with it.
     pub fault: Fault,
 }
+
+/// Versions of one plugin that there may be; each is held in memory. Far more than sagas need that end at all.
+pub const VERSIONS_MAX: usize = 100;
+
+/// Plugins that there may be.
+pub const PLUGINS_MAX: usize = 1000;
 
 /// All plugins of a host.
 pub struct Registry {
@@ -89,6 +96,8 @@ struct Version {
     let_go: AtomicU64,
     /// When it was last made current, in the order of such events.
     turn: u64,
+    /// Its file when it was last read.
+    stamp: Option<Stamp>,
 }
 
 /// What a listing says of one version.
@@ -112,8 +121,8 @@ pub struct Superfluous {
 }
 
 impl Registry {
-    /// Takes what is on the shelf, then every `*.wasm` of the plugin folder. A file that is no plugin never stops the
-    /// others: see [`Registry::refused`]. Compiles what the cache does not hold, which takes from milliseconds to
+    /// Takes what is on the shelf, then every `*.wasm` of the plugin folder, and lets go of those that are not there any
+    /// more. A file that is no plugin stops neither the others nor the version before it: see [`Registry::refused`]. Compiles what the cache does not hold, which takes from milliseconds to
     /// seconds of all processors.
     pub fn load(runtime: &Runtime, dir: &Path, mut routes: Vec<Route>) -> Self {
         // The longest prefix wins.
@@ -132,18 +141,28 @@ impl Registry {
     }
 
     fn unpack_shelf(&self) {
-        match self.runtime.shelf().map(Shelf::all) {
-            Some(Ok(pins)) => pins.into_iter().for_each(|pin| self.unpack(pin)),
-            Some(Err(error)) => error!("components of unfinished sagas cannot be listed: {error}"),
-            None => {}
+        let Some(shelf) = self.runtime.shelf() else { return };
+        match shelf.all() {
+            Ok(mut pins) => {
+                let is_current = |pin: &Pin| shelf.current(&pin.plugin) == Some(pin.digest);
+                // Whatever happened to the files meanwhile, what is current was made so last.
+                pins.sort_by_key(is_current);
+                pins.into_iter().for_each(|pin| self.unpack(&pin, is_current(&pin), shelf));
+            }
+            Err(error) => error!("components of unfinished sagas cannot be listed: {error}"),
         }
     }
 
-    fn unpack(&self, pin: Pin) {
-        let entry = self.fetch(&pin);
+    fn unpack(&self, pin: &Pin, is_current: bool, shelf: &Shelf) {
+        let stamp = Stamp::of(&shelf.path(pin)).ok();
+        let entry = self.fetch(pin);
         let state = &mut *self.write();
+        if is_current && let Ok(entry) = &entry {
+            announce(&entry.plugin);
+            state.current.insert(pin.plugin.to_string(), entry.clone());
+        }
         state.turns += 1;
-        state.versions.insert(pin, Version::new(entry, state.turns));
+        state.versions.insert(pin.clone(), Version::new(entry, state.turns, stamp));
     }
 
     /// The plugins that new sagas find, by name.
@@ -179,16 +198,37 @@ impl Registry {
     /// routes, or any `http(s)://NAME[:PORT]/try` whose host is the name of a plugin. `wasm://NAME@sha256:DIGEST/try`
     /// names it. `None`: an ordinary service.
     pub fn pin(&self, target: &str, op: Op) -> Result<Option<Pin>, Unresolved> {
+        self.pin_in(&self.read(), target, op)
+    }
+
+    /// The versions that these addresses mean, all at one moment and held from then on as by [`Registry::hold`]; or the
+    /// first that means none.
+    pub fn pin_all<'a>(&self, targets: impl IntoIterator<Item = (Slot, &'a str)>) -> Result<Pins, (Slot, Unresolved)> {
         let state = self.read();
+        let mut pins = Pins::default();
+        for (slot, target) in targets {
+            if let Some(pin) = self.pin_in(&state, target, slot.op).map_err(|unresolved| (slot, unresolved))? {
+                pins.set(slot, pin);
+            }
+        }
+        // Under the same lock: what was there a moment ago could be gone.
+        for pin in pins.components() {
+            state.hold(pin);
+        }
+        Ok(pins)
+    }
+
+    fn pin_in(&self, state: &State, target: &str, op: Op) -> Result<Option<Pin>, Unresolved> {
         let is_owned = |name: &str| state.current.contains_key(name) || state.refusal(name).is_some();
         let Some(location) = Location::of(target, &self.routes, is_owned) else { return Ok(None) };
         let pin = match location.digest(target)? {
             Some(digest) => {
                 let pin = Pin { plugin: location.plugin.into(), digest };
-                if !state.versions.contains_key(&pin) {
-                    return Err(state.unknown_version(target, location.plugin));
+                match state.versions.get(&pin).map(|version| &version.entry) {
+                    None => return Err(state.unknown_version(target, location.plugin)),
+                    Some(Err(fault)) => return Err(self.lost(&pin, fault)),
+                    Some(Ok(_)) => pin,
                 }
-                pin
             }
             None => match state.current.get(location.plugin) {
                 Some(entry) => entry.plugin.pin().clone(),
@@ -219,20 +259,19 @@ impl Registry {
         Unresolved::Lost { name: pin.plugin.to_string(), version: pin.digest, fault: fault.to_owned(), path }
     }
 
-    /// One more open saga is pinned to these.
+    /// One more open saga is pinned to these. A version that is not there is held for all the same: it is lost, until
+    /// somebody puts it back.
     pub fn hold(&self, pins: &[Pin]) {
-        let hold = |state: &State, pin: &Pin| {
-            state.versions.get(pin).map(|version| version.held.fetch_add(1, Relaxed)).is_some()
-        };
         let unknown: Vec<&Pin> = {
             let state = self.read();
-            pins.iter().filter(|pin| !hold(&state, pin)).collect()
+            pins.iter().filter(|pin| !state.hold(pin)).collect()
         };
         for pin in unknown {
+            // The shelf had it not when all that it has was unpacked; why, its own error says best.
             let entry = self.fetch(pin);
             let mut state = self.write();
-            state.versions.entry(pin.clone()).or_insert_with(|| Version::new(entry, 0));
-            hold(&state, pin);
+            state.versions.entry(pin.clone()).or_insert_with(|| Version::new(entry, 0, None));
+            state.hold(pin);
         }
     }
 
@@ -254,7 +293,8 @@ impl Registry {
         let state = self.read();
         let mut unused: Vec<(&Pin, &Version)> =
             state.versions.iter().filter(|(pin, version)| state.is_unused(pin, version)).collect();
-        unused.sort_by_key(|(pin, version)| (&pin.plugin, std::cmp::Reverse(version.turn)));
+        // What cannot be called is nothing to go back to.
+        unused.sort_by_key(|(pin, version)| (&pin.plugin, version.entry.is_err(), std::cmp::Reverse(version.turn)));
         let of_one_plugin = unused.chunk_by(|(one, _), (other, _)| one.plugin == other.plugin);
         let beyond_spare = of_one_plugin.flat_map(|versions| versions.iter().skip(spare));
         beyond_spare
@@ -273,10 +313,15 @@ impl Registry {
                 continue;
             }
             let removed = state.versions.remove(&pin);
+            let is_shared = state.versions.keys().any(|other| other.digest == pin.digest);
             drop(state);
             // Its code is unmapped here, not under the lock.
             drop(removed);
             self.discard(&pin);
+            if !is_shared && let Some(cache) = self.runtime.cache() {
+                cache.remove(pin.digest);
+            }
+            info!(plugin = &*pin.plugin, digest = %pin.digest, "a version that no saga needs is gone");
         }
     }
 
@@ -286,26 +331,22 @@ impl Registry {
         {
             error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that nobody needs stays: {error}");
         }
-        if let Some(cache) = self.runtime.cache() {
-            cache.remove(pin.digest);
-        }
-        info!(plugin = &*pin.plugin, digest = %pin.digest, "a version that no saga needs is gone");
     }
 
-    /// Looks again for the versions that sagas are pinned to and that were lost.
-    pub(super) fn look_for_lost(&self) {
+    /// Looks again for the versions that sagas are pinned to and that were lost. Reads only files that have changed.
+    pub fn look_for_lost(&self) {
+        let Some(shelf) = self.runtime.shelf() else { return };
         let is_lost = |version: &Version| version.entry.is_err() && version.held.load(Relaxed) > 0;
-        let lost: Vec<Pin> =
-            self.read().versions.iter().filter(|(_, version)| is_lost(version)).map(|(pin, _)| pin.clone()).collect();
-        for pin in lost {
-            if !self.runtime.shelf().is_some_and(|shelf| shelf.has(&pin)) {
-                continue;
-            }
-            if let Ok(entry) = self.fetch(&pin) {
+        let known = |(pin, version): (&Pin, &Version)| (pin.clone(), version.stamp);
+        let lost: Vec<_> = self.read().versions.iter().filter(|(_, it)| is_lost(it)).map(known).collect();
+        for (pin, read) in lost {
+            let Some(stamp) = Stamp::of(&shelf.path(&pin)).ok().filter(|stamp| read != Some(*stamp)) else { continue };
+            let entry = self.fetch(&pin);
+            if entry.is_ok() {
                 info!(plugin = &*pin.plugin, digest = %pin.digest, "a lost component is back");
-                if let Some(version) = self.write().versions.get_mut(&pin) {
-                    version.entry = Ok(entry);
-                }
+            }
+            if let Some(version) = self.write().versions.get_mut(&pin) {
+                (version.entry, version.stamp) = (entry, Some(stamp));
             }
         }
     }
@@ -321,22 +362,47 @@ impl Registry {
         })
     }
 
-    /// Puts a component where sagas can rely on it.
+    /// Whether there is room for one more version of a plugin.
+    pub(super) fn check_room(&self, pin: &Pin) -> Result<(), Fault> {
+        let state = self.read();
+        let versions = state.versions.keys().filter(|other| other.plugin == pin.plugin).count();
+        match versions {
+            _ if state.versions.contains_key(pin) => Ok(()),
+            0 if state.current.len() >= PLUGINS_MAX => Err(Fault::TooManyPlugins),
+            VERSIONS_MAX.. => Err(Fault::TooManyVersions),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a component where sagas can rely on it, as the version that is to be current.
     pub(super) fn keep(&self, pin: &Pin, bytes: &[u8]) -> Result<(), Fault> {
-        self.runtime.shelf().map_or(Ok(()), |shelf| shelf.put(pin, bytes)).map_err(Fault::NotKept)
+        let Some(shelf) = self.runtime.shelf() else { return Ok(()) };
+        let kept = shelf.put(pin, bytes).and_then(|()| shelf.set_current(&pin.plugin, Some(pin.digest)));
+        kept.map_err(Fault::NotKept).inspect_err(|_| self.keep_not(pin))
+    }
+
+    /// Undoes [`Registry::keep`]: the version has not become current.
+    pub(super) fn keep_not(&self, pin: &Pin) {
+        let Some(shelf) = self.runtime.shelf() else { return };
+        let before = self.plugin(&pin.plugin).map(|plugin| plugin.digest());
+        if let Err(error) = shelf.set_current(&pin.plugin, before) {
+            error!(plugin = &*pin.plugin, digest = %pin.digest, "a version may be current after the next start: {error}");
+        }
+        if !self.read().versions.contains_key(pin) {
+            self.discard(pin);
+        }
     }
 
     /// Lets new sagas use this plugin, which has been kept. The version that was current before.
     pub(super) fn make_current(&self, file: &Path, plugin: Arc<Plugin>) -> Option<Pin> {
         let pin = &plugin.pin().clone();
-        let (bytes, code, Judgement { reach, reason }) = (plugin.size(), plugin.code(), plugin.judgement());
-        info!(plugin = &*pin.plugin, digest = %pin.digest, bytes, ?code, ?reach, reason, "plugin loaded");
+        announce(&plugin);
         let entry = Entry::new(plugin);
         let state = &mut *self.write();
         state.refused.remove(file);
         state.turns += 1;
         // A version that is there already is held for by its count.
-        let version = state.versions.entry(pin.clone()).or_insert_with(|| Version::new(Ok(entry.clone()), 0));
+        let version = state.versions.entry(pin.clone()).or_insert_with(|| Version::new(Ok(entry.clone()), 0, None));
         version.turn = state.turns;
         version.entry = Ok(entry.clone());
         let before = state.current.insert(pin.plugin.to_string(), entry);
@@ -347,6 +413,10 @@ impl Registry {
     /// From now on new sagas do not find the plugin.
     pub(super) fn take_away(&self, name: &str) {
         if self.write().current.remove(name).is_some() {
+            // Should this fail: after the next start there is no file for it either.
+            if let Some(Err(error)) = self.runtime.shelf().map(|shelf| shelf.set_current(name, None)) {
+                error!(plugin = name, "it is not written down that the plugin is gone: {error}");
+            }
             info!(plugin = name, "plugin gone: unfinished sagas go on with it, new ones do not find it");
             self.let_go.notify_one();
         }
@@ -393,12 +463,17 @@ impl Entry {
 }
 
 impl Version {
-    fn new(entry: Result<Entry, String>, turn: u64) -> Self {
-        Self { entry, held: AtomicU64::new(0), let_go: AtomicU64::new(0), turn }
+    fn new(entry: Result<Entry, String>, turn: u64, stamp: Option<Stamp>) -> Self {
+        Self { entry, held: AtomicU64::new(0), let_go: AtomicU64::new(0), turn, stamp }
     }
 }
 
 impl State {
+    /// Whether the version is there to be held.
+    fn hold(&self, pin: &Pin) -> bool {
+        self.versions.get(pin).map(|version| version.held.fetch_add(1, Relaxed)).is_some()
+    }
+
     fn is_current(&self, pin: &Pin) -> bool {
         self.current.get(&*pin.plugin).is_some_and(|entry| entry.plugin.pin() == pin)
     }
@@ -426,6 +501,12 @@ impl State {
     fn refusal(&self, name: &str) -> Option<&Arc<Refused>> {
         self.refused.values().find(|refused| component::name(&refused.file).is_ok_and(|refused| refused == name))
     }
+}
+
+fn announce(plugin: &Plugin) {
+    let (Pin { plugin: name, digest }, Judgement { reach, reason }) = (plugin.pin(), plugin.judgement());
+    let (bytes, code) = (plugin.size(), plugin.code());
+    info!(plugin = &**name, %digest, bytes, ?code, ?reach, reason, "plugin loaded");
 }
 
 fn list<T: std::borrow::Borrow<str>>(names: &[T]) -> String {

@@ -1,4 +1,5 @@
-//! Components on disk, for as long as sagas may need them: `NAME/DIGEST.wasm` in a folder of the host's own.
+//! Components on disk, for as long as sagas may need them: `NAME/DIGEST.wasm` in a folder of the host's own, and in
+//! `NAME/current` the digest of the one that new sagas use.
 //!
 //! **A component is on the shelf, durably, before it is current**, so whatever a saga is pinned to outlives the process,
 //! however the plugin folder changes meanwhile. Kept by name and not by digest alone: which code may run on a plugin's
@@ -13,7 +14,13 @@ use std::{
 };
 
 use super::component::{self, digest};
-use crate::saga::Pin;
+use crate::saga::{Digest, Pin};
+
+/// The file that says which version is current.
+const CURRENT: &str = "current";
+
+/// For this user only.
+const PRIVATE: u32 = 0o700;
 
 /// The folder.
 pub struct Shelf {
@@ -23,7 +30,7 @@ pub struct Shelf {
 impl Shelf {
     /// Makes the folder if needed.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        create_durably(dir, PRIVATE)?;
         Ok(Self { dir: dir.to_owned() })
     }
 
@@ -35,19 +42,35 @@ impl Shelf {
     /// Puts a component there, as the newest of its name. It is on disk when this returns.
     pub fn put(&self, pin: &Pin, bytes: &[u8]) -> io::Result<()> {
         let path = self.path(pin);
-        if fs::read(&path).is_ok_and(|stored| stored == bytes) {
-            return File::options().write(true).open(&path)?.set_modified(SystemTime::now());
-        }
         let folder = self.dir.join(&*pin.plugin);
-        DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
-        write_durably(&path, bytes)?;
-        // The name's own folder may be new.
-        File::open(&self.dir)?.sync_all()
+        create_durably(&folder, PRIVATE)?;
+        if fs::read(&path).is_ok_and(|stored| stored == bytes) {
+            let file = File::options().write(true).open(&path)?;
+            file.set_modified(SystemTime::now())?;
+            // Whoever put it there may have been cut off before it was on disk.
+            file.sync_all()?;
+            return File::open(&folder)?.sync_all();
+        }
+        write_durably(&path, bytes)
     }
 
-    /// Whether the component is there, whole or not.
-    pub fn has(&self, pin: &Pin) -> bool {
-        self.path(pin).exists()
+    /// The version of a plugin that new sagas use, if there is one and it can be read.
+    pub fn current(&self, plugin: &str) -> Option<Digest> {
+        fs::read_to_string(self.dir.join(plugin).join(CURRENT)).ok()?.parse().ok()
+    }
+
+    /// Writes down which version of a plugin new sagas use. It is on disk when this returns.
+    pub fn set_current(&self, plugin: &str, digest: Option<Digest>) -> io::Result<()> {
+        let folder = self.dir.join(plugin);
+        let path = folder.join(CURRENT);
+        match digest {
+            Some(digest) => write_durably(&path, digest.to_string().as_bytes()),
+            None => match fs::remove_file(&path) {
+                Ok(()) => File::open(folder)?.sync_all(),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(error),
+            },
+        }
     }
 
     /// The component's bytes, compared with its digest.
@@ -67,6 +90,11 @@ impl Shelf {
             }
             for file in fs::read_dir(folder.path())? {
                 let file = file?;
+                // Of a host that was cut off while it wrote. Nobody else writes here.
+                if file.path().extension().is_some_and(|extension| extension == "tmp") {
+                    fs::remove_file(file.path())?;
+                    continue;
+                }
                 let digest = file.file_name().to_str().and_then(|name| name.strip_suffix(".wasm")?.parse().ok());
                 let Some(digest) = digest else { continue };
                 let modified = file.metadata()?.modified()?;
@@ -83,6 +111,19 @@ impl Shelf {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
+    }
+}
+
+/// Makes a folder with this mode, and those above it, if it is not there. It is on disk when this returns.
+pub fn create_durably(dir: &Path, mode: u32) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    create_durably(parent, mode)?;
+    match DirBuilder::new().mode(mode).create(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(parent)?.sync_all(),
     }
 }
 

@@ -114,7 +114,10 @@ impl Host {
 
     /// As somebody who calls the host by this name.
     pub async fn send_to(&self, method: Method, host: &str, path: &str, body: impl Into<Body>) -> Answer {
-        let request = Request::builder().method(method).uri(path).header(HOST, host).body(body.into()).unwrap();
+        self.send_whole(Request::builder().method(method).uri(path).header(HOST, host).body(body.into()).unwrap()).await
+    }
+
+    pub async fn send_whole(&self, request: Request<Body>) -> Answer {
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
         let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();

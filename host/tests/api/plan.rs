@@ -19,7 +19,7 @@ use wasaga::{
     directory::Branches,
     engine::{Settings, plan},
     plugin::data,
-    saga::{Definition, Digest, Op, Pin, Slot},
+    saga::{Definition, Digest, Op, Pin, Pins, Slot},
     store::Batch,
 };
 
@@ -71,8 +71,10 @@ impl Directory for Chest {
         Ok(Arc::new(Self))
     }
 
-    fn pin(&self, _: &Definition, _: Slot) -> Result<Option<Pin>, Nowhere> {
-        Ok(Some(Pin { plugin: "box".into(), digest: Digest(PIN) }))
+    fn pin(&self, _: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+        let mut pins = Pins::default();
+        slots.iter().for_each(|slot| pins.set(*slot, Pin { plugin: "box".into(), digest: Digest(PIN) }));
+        Ok(pins)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use axum::http::Method;
+use axum::http::{Method, Request, header::HOST};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wasaga::{
@@ -127,5 +127,12 @@ async fn only_who_may_replaces_plugins() {
             refused(&answer, 403, &["upload", "[plugins]"]);
             assert!(world.plugins.plugins().is_empty());
         }
+    }
+    let world = World::new(Uploads::Loopback);
+    for (name, value) in [("X-Forwarded-For", "203.0.113.9"), ("Forwarded", "for=203.0.113.9"), ("Via", "1.1 proxy")] {
+        let passed_on = Request::put("/api/v1/plugins/pay").header(HOST, HERE).header(name, value);
+        let answer = world.host.send_whole(passed_on.body(good.clone().into()).unwrap()).await;
+        refused(&answer, 403, &["upload", "proxy"]);
+        assert!(world.plugins.plugins().is_empty());
     }
 }

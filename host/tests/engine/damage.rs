@@ -79,8 +79,10 @@ async fn a_damaged_row_of_an_open_saga_concerns_its_saga_alone() {
             }
             host.until_idle().await;
             overwrite(&host, b"o", "bad", garbage);
+            assert_eq!(host.engine.unread(), 0);
             if is_restarted {
                 host = host.stop(Duration::ZERO).await.start();
+                assert_eq!(host.engine.unread(), 1);
             }
             for _ in 0..2 {
                 stage.action(0, 2).await.succeed();

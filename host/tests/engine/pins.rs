@@ -140,19 +140,19 @@ async fn who_is_refused_holds_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_component_that_is_replaced_while_it_is_chosen_is_chosen_anew() {
+async fn a_component_that_is_replaced_as_soon_as_it_is_chosen_stays_for_all_operations() {
     let (stage, shelf) = shelf();
     let host = Setup::paused(shelf.clone()).start();
-    // Both addresses are asked for: a saga never mixes versions because it came at a bad moment.
-    shelf.replace_when_chosen(1);
-    host.submit(&Plan::new("g").contained()).await;
+    shelf.replace_when_chosen();
+    host.submit(&Plan::new("g").contained().contained()).await;
     stage.action(0, 1).await.succeed();
-    host.until_status("g", Status::Succeed).await;
-    assert_eq!(host.find("g").await.saga.pins().components(), [v(2)]);
-    shelf.replace_when_chosen(u32::MAX);
-    let refused = host.engine.submit(Plan::new("h").step("contained", "").now(&host.engine)).await;
-    assert!(matches!(&refused, Err(SubmitError::Target { reason, .. }) if reason.contains("lost")), "{refused:?}");
+    stage.action(1, 1).await.reject();
+    stage.compensation(0, 1).await.succeed();
+    host.until_status("g", Status::Failed).await;
+    assert_eq!(host.find("g").await.saga.pins().components(), [v(1)]);
+    assert_eq!(shelf.used("g", 1), Some(v(1)));
     host.until_idle().await;
+    assert!(!shelf.has(&v(1)), "nothing lets go of it");
     shelf.check_holds(&host.engine).await;
 }
 

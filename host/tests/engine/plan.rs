@@ -20,7 +20,7 @@ use wasaga::{
         plan::{Act, Changes, Course, Ending, Plan as Planned, Settings},
     },
     plugin::data,
-    saga::{BranchId, Definition, Digest, Op, Pin, Slot, Status},
+    saga::{BranchId, Definition, Digest, Op, Pin, Pins, Slot, Status},
     store::{Batch, Range, Read, Store},
 };
 
@@ -36,8 +36,6 @@ struct Bank {
     calls: Mutex<Vec<String>>,
     hook: Mutex<Option<Hook>>,
     held: Mutex<Vec<Pin>>,
-    /// Components that are not found for so many more times.
-    gone: Mutex<usize>,
 }
 
 fn pin() -> Pin {
@@ -168,20 +166,20 @@ impl Directory for Door {
         };
         assert_eq!(given, Some(&pin()));
         assert!(!self.0.held.lock().unwrap().is_empty(), "looked for before it is held");
-        let mut gone = self.0.gone.lock().unwrap();
-        if *gone > 0 {
-            *gone -= 1;
-            return Err(Nowhere("it has gone".into()));
-        }
         Ok(Arc::new(Clerk(self.0.clone(), reach)))
     }
 
-    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
-        match saga.target(slot) {
-            target if target.starts_with("external") => Ok(None),
-            "nowhere" => Err(Nowhere("nothing is there".into())),
-            _ => Ok(Some(pin())),
+    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+        let mut pins = Pins::default();
+        for slot in slots {
+            match saga.target(*slot) {
+                target if target.starts_with("external") => {}
+                "nowhere" => return Err((*slot, Nowhere("nothing is there".into()))),
+                _ => pins.set(*slot, pin()),
+            }
         }
+        self.hold(pins.components());
+        Ok(pins)
     }
 
     fn hold(&self, pins: &[Pin]) {
@@ -570,18 +568,6 @@ async fn what_a_submission_could_not_call_is_refused_in_its_words() {
     let refused = plan(&host, &bank, &saga).await.unwrap_err().to_string();
     assert_eq!(refused, "the compensate of step 0 (counted from 0) cannot be called: nothing is there");
     assert_eq!(bank.calls(), [""; 0]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_component_that_goes_while_it_is_looked_for_is_looked_for_again() {
-    let (host, bank) = host();
-    let saga = add_step(Plan::new("g"), "alice -30");
-    *bank.gone.lock().unwrap() = 1;
-    assert!(plan(&host, &bank, &saga).await.is_ok());
-    *bank.gone.lock().unwrap() = 10;
-    let error = plan(&host, &bank, &saga).await.unwrap_err();
-    assert!(matches!(error, PlanError::Submit(SubmitError::Target { step: 0, .. })), "{error}");
-    assert_eq!(*bank.gone.lock().unwrap(), 7, "three times");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use tokio::{
 };
 use wasaga::{
     branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
-    saga::{Definition, Pin, Slot, Status},
+    saga::{Definition, Pin, Pins, Slot, Status},
 };
 
 use crate::{
@@ -66,8 +66,8 @@ impl Directory for Losing {
         Ok(Arc::new(Actor { branch: self.inner.find(saga, slot, pin)?, control: self.control.clone() }))
     }
 
-    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
-        self.inner.pin(saga, slot)
+    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+        self.inner.pin(saga, slots)
     }
 
     fn hold(&self, pins: &[Pin]) {

@@ -8,7 +8,7 @@ use std::{
 use wasaga::{
     branch::{Branch, Directory, Nowhere},
     engine::{Engine, Filter},
-    saga::{Definition, Digest, Op, Pin, Slot, Status},
+    saga::{Definition, Digest, Op, Pin, Pins, Slot, Status},
 };
 
 /// A directory of plugins, the strictest that the engine may meet: a component that is neither current nor held is gone
@@ -28,8 +28,7 @@ struct State {
     held: HashMap<Pin, u64>,
     /// With which component each operation was looked for.
     used: HashMap<(String, usize, bool), Option<Pin>>,
-    /// So many more times a plugin is replaced as soon as it has been chosen.
-    replacements: u32,
+    is_replaced_when_chosen: bool,
     breaches: Vec<String>,
 }
 
@@ -53,9 +52,9 @@ impl Shelf {
         self.state().publish(plugin, 0);
     }
 
-    /// The plugin is replaced right after it has been chosen, so many times.
-    pub fn replace_when_chosen(&self, times: u32) {
-        self.state().replacements = times;
+    /// From now on a plugin is replaced as soon as it has been chosen.
+    pub fn replace_when_chosen(&self) {
+        self.state().is_replaced_when_chosen = true;
     }
 
     /// The file of a component is lost, though it is held, or found again.
@@ -165,17 +164,23 @@ impl Directory for Shelf {
         self.branches.find(saga, slot, pin)
     }
 
-    fn pin(&self, saga: &Definition, slot: Slot) -> Result<Option<Pin>, Nowhere> {
-        self.branches.find(saga, slot, None)?;
-        let Some(plugin) = plugin(saga.target(slot)) else { return Ok(None) };
+    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
         let mut state = self.state();
-        let version = state.current.get(plugin).copied().filter(|version| *version > 0);
-        let version = version.ok_or_else(|| Nowhere(format!("there is no plugin {plugin}")))?;
-        if state.replacements > 0 {
-            state.replacements -= 1;
-            state.publish(plugin, version + 1);
+        let mut pins = Pins::default();
+        for slot in slots {
+            self.branches.find(saga, *slot, None).map_err(|nowhere| (*slot, nowhere))?;
+            let Some(plugin) = plugin(saga.target(*slot)) else { continue };
+            let version = state.current.get(plugin).copied().filter(|version| *version > 0);
+            let version = version.ok_or_else(|| (*slot, Nowhere(format!("there is no plugin {plugin}"))))?;
+            pins.set(*slot, Self::pin_of(plugin, version));
         }
-        Ok(Some(Self::pin_of(plugin, version)))
+        for pin in pins.components() {
+            *state.held.entry(pin.clone()).or_default() += 1;
+            if state.is_replaced_when_chosen {
+                state.publish(&pin.plugin, pin.digest.0[0] + 1);
+            }
+        }
+        Ok(pins)
     }
 
     fn hold(&self, pins: &[Pin]) {

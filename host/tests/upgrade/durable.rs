@@ -45,7 +45,7 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
     plugins.publish("chaos", &chaos(1)).unwrap();
     let old = plugins.pin("wasm://chaos/try", Op::Action).unwrap().unwrap();
     let host: Host = setup.start();
-    let keeping = tokio::spawn(keeper::keep(plugins.clone(), host.store.clone(), None));
+    let keeping = tokio::spawn(keeper::keep(plugins.clone(), host.store.clone(), None, true));
     // It is stored, waits, and runs again on the version that it is pinned to.
     host.submit(&saga(r#"{"try":"go on","ms":3600000}"#)).await;
     host.until_idle().await;
@@ -69,6 +69,35 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
     assert!(!dir.path().join(format!("shelf/chaos/{}.wasm", old.digest)).exists());
     keeping.abort();
     assert!(keeping.await.unwrap_err().is_cancelled());
+    host.stop(Duration::ZERO).await;
+}
+
+#[tokio::test]
+async fn no_version_goes_if_nobody_knows_who_needs_it_and_lost_ones_are_looked_for_all_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let (plugins, _) = open(dir.path());
+    let pins = (1..=4).map(|version| {
+        plugins.publish("chaos", &chaos(version)).unwrap();
+        plugins.pin("wasm://chaos/try", Op::Action).unwrap().unwrap()
+    });
+    let pins: Vec<_> = pins.collect();
+    drop(plugins);
+    let file = |version: usize| dir.path().join(format!("shelf/chaos/{}.wasm", pins[version - 1].digest));
+    for lost in [2, 3] {
+        std::fs::remove_file(file(lost)).unwrap();
+    }
+    let (plugins, setup) = open(dir.path());
+    plugins.hold(&pins[1..3]);
+    let host = setup.start();
+    let keeping = tokio::spawn(keeper::keep(plugins.clone(), host.store.clone(), None, false));
+    // When the second one is found, what there was to let go of after the first has been.
+    for (lost, pin) in [(2, &pins[1]), (3, &pins[2])] {
+        assert!(plugins.find(pin, Op::Action).is_err());
+        std::fs::write(file(lost), chaos(lost.try_into().unwrap())).unwrap();
+        until(async || plugins.find(pin, Op::Action).is_ok().then_some(())).await;
+    }
+    assert_eq!(versions(&plugins), 4, "nobody is known to need the first");
+    keeping.abort();
     host.stop(Duration::ZERO).await;
 }
 

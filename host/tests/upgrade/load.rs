@@ -168,7 +168,8 @@ async fn audit(host: &Host, sagas: &BTreeMap<String, bool>) {
 }
 
 async fn only_what_is_needed_is_kept(host: &Host, folder: &Path) {
-    let files = || fs::read_dir(folder).unwrap().count();
+    let is_component = |file: &fs::DirEntry| file.path().extension().is_some_and(|extension| extension == "wasm");
+    let files = || fs::read_dir(folder).unwrap().map(Result::unwrap).filter(is_component).count();
     let listed = || async {
         let (_, text) = host.get("/api/v1/plugins/chaos").await.unwrap();
         serde_json::from_str::<Value>(&text).unwrap()["versions"].as_array().unwrap().len()

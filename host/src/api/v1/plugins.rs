@@ -27,8 +27,9 @@ use crate::{
 pub enum Uploads {
     /// Nobody.
     Off,
-    /// Whoever is on the same machine: only if the host listens on a loopback address, and is called by one. The latter
-    /// keeps out web pages that somebody there looks at.
+    /// Whoever is on the same machine: only if the host listens on a loopback address, and is called by one, by nobody
+    /// who says that he passes on what another has sent. The address keeps out web pages that somebody there looks at;
+    /// a proxy on the machine that says nothing cannot be told from its users.
     #[default]
     Loopback,
     /// Everybody who reaches the host.
@@ -85,7 +86,7 @@ pub async fn upload(
 ) -> Result<Response, Error> {
     check_permission(context.uploads(), &headers)?;
     let Path(name) = name.map_err(|_| Error::Plugin(Fault::Name))?;
-    let Ok(_place) = context.upload_places().try_acquire() else { return Err(Error::UploadsBusy) };
+    let place = context.upload_places().clone().try_acquire_owned().map_err(|_| Error::UploadsBusy)?;
     let plugins = context.plugins().clone();
     let limit = plugins.component_bytes_max();
     let bytes_max = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -96,7 +97,12 @@ pub async fn upload(
             other => other,
         })?;
     let of = name.clone();
-    let published = spawn_blocking(move || plugins.publish(&of, &bytes)).await.map_err(|_| Error::UploadPanicked)?;
+    let published = spawn_blocking(move || {
+        // A client that goes away does not stop this, so the place is this one's.
+        let _place = place;
+        plugins.publish(&of, &bytes)
+    });
+    let published = published.await.map_err(|_| Error::UploadPanicked)?;
     let Published { is_new, .. } = published.map_err(Error::Plugin)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let found = views(context.plugins()).into_iter().find(|view| view.name == name);
@@ -109,9 +115,17 @@ type Name = Result<Path<String>, PathRejection>;
 fn check_permission(uploads: Uploads, headers: &HeaderMap) -> Result<(), Error> {
     match uploads {
         Uploads::On => Ok(()),
-        Uploads::Loopback if headers.get(HOST).is_some_and(|host| host.to_str().is_ok_and(is_loopback)) => Ok(()),
+        Uploads::Loopback if is_from_here(headers) => Ok(()),
         Uploads::Off | Uploads::Loopback => Err(Error::UploadForbidden),
     }
+}
+
+/// Headers by which proxies say for whom they ask.
+const PASSED_ON: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
+fn is_from_here(headers: &HeaderMap) -> bool {
+    let is_called_by_loopback = headers.get(HOST).is_some_and(|host| host.to_str().is_ok_and(is_loopback));
+    is_called_by_loopback && PASSED_ON.iter().all(|name| !headers.contains_key(*name))
 }
 
 /// Whether a host, with or without a port, is this machine, whoever says what names mean.

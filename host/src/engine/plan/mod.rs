@@ -25,16 +25,10 @@ use super::{
     Engine, Inner,
     error::{Error, SubmitError},
 };
-use crate::{
-    branch::{Directory, Nowhere},
-    saga::{Definition, Op, Pins, Slot},
-};
+use crate::saga::Definition;
 
 /// How often a plan is made that turns out to be based on data that has changed meanwhile.
 const TRIES: usize = 3;
-
-/// How often components are looked for that go while they are being looked for.
-const HOLDS: usize = 3;
 
 /// When to ask again for a plan that could not be made now.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -132,7 +126,8 @@ impl Engine {
 
 impl Inner {
     async fn plan(&self, definition: Arc<Definition>) -> Result<Plan, PlanError> {
-        let components = self.hold(&definition)?;
+        // As a submission would find them.
+        let components = self.pin(&definition, |_| true)?;
         for _ in 0..TRIES {
             let snapshot = Snapshot::new(self.store.clone(), self.settings.plan.data_bytes_max);
             let rehearsal = Rehearsal::new(self, &components.pins, snapshot.clone());
@@ -145,57 +140,10 @@ impl Inner {
         Err(PlanError::Changing { retry_after: RETRY_AFTER })
     }
 
-    /// The components that would carry the saga out, as a submission would find them.
-    fn hold(&self, definition: &Definition) -> Result<Components<'_>, SubmitError> {
-        let refused = |Slot { step, op }, nowhere: Nowhere| SubmitError::Target { step, op, reason: nowhere.0 };
-        let slots = || {
-            let all =
-                (0..definition.steps().len()).flat_map(|step| [Op::Action, Op::Compensate].map(|op| Slot { step, op }));
-            all.filter(|slot| !definition.target(*slot).is_empty())
-        };
-        let mut holds = 0;
-        loop {
-            let mut pins = Pins::default();
-            for slot in slots() {
-                if let Some(pin) = self.directory.pin(definition, slot).map_err(|nowhere| refused(slot, nowhere))? {
-                    pins.set(slot, pin);
-                }
-            }
-            let components = Components::hold(&*self.directory, pins);
-            holds += 1;
-            // A component may have gone after it was named and before it was held: then another is current.
-            let find = |slot| self.directory.find(definition, slot, components.pins.get(slot)).map(drop);
-            match slots().find_map(|slot| find(slot).err().map(|nowhere| refused(slot, nowhere))) {
-                Some(gone) if holds == HOLDS => return Err(gone),
-                Some(_) => {}
-                None => return Ok(components),
-            }
-        }
-    }
-
     fn stopped_by(&self, trouble: Trouble) -> PlanError {
         match trouble {
             Trouble::Full => PlanError::TooMuchData { max: self.settings.plan.data_bytes_max },
             Trouble::Store(error) => Error::from(error).into(),
         }
-    }
-}
-
-/// Components that stay for as long as this does.
-struct Components<'a> {
-    directory: &'a dyn Directory,
-    pins: Pins,
-}
-
-impl<'a> Components<'a> {
-    fn hold(directory: &'a dyn Directory, pins: Pins) -> Self {
-        directory.hold(pins.components());
-        Self { directory, pins }
-    }
-}
-
-impl Drop for Components<'_> {
-    fn drop(&mut self) {
-        self.directory.release(self.pins.components());
     }
 }
