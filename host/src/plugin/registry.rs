@@ -196,7 +196,8 @@ impl Registry {
 
     /// The version that an address means now, when the address belongs to a plugin: `wasm://NAME/try`, one of the
     /// routes, or any `http(s)://NAME[:PORT]/try` whose host is the name of a plugin. `wasm://NAME@sha256:DIGEST/try`
-    /// names it. `None`: an ordinary service.
+    /// names it, as long as the plugin has a current one: who takes a plugin away wants no new sagas on any version.
+    /// `None`: an ordinary service.
     pub fn pin(&self, target: &str, op: Op) -> Result<Option<Pin>, Unresolved> {
         self.pin_in(&self.read(), target, op)
     }
@@ -221,6 +222,9 @@ impl Registry {
     fn pin_in(&self, state: &State, target: &str, op: Op) -> Result<Option<Pin>, Unresolved> {
         let is_owned = |name: &str| state.current.contains_key(name) || state.refusal(name).is_some();
         let Some(location) = Location::of(target, &self.routes, is_owned) else { return Ok(None) };
+        let Some(current) = state.current.get(location.plugin) else {
+            return Err(state.missing(target, location.plugin));
+        };
         let pin = match location.digest(target)? {
             Some(digest) => {
                 let pin = Pin { plugin: location.plugin.into(), digest };
@@ -230,10 +234,7 @@ impl Registry {
                     Some(Ok(_)) => pin,
                 }
             }
-            None => match state.current.get(location.plugin) {
-                Some(entry) => entry.plugin.pin().clone(),
-                None => return Err(state.missing(target, location.plugin)),
-            },
+            None => current.plugin.pin().clone(),
         };
         location.check(target, op)?;
         Ok(Some(pin))

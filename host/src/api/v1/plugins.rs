@@ -77,7 +77,8 @@ pub async fn show(State(context): State<Context>, name: Name) -> Result<Response
 }
 
 /// Takes a component, and answers as [`show`] when sagas that are submitted from now on use it: 201 if there was no
-/// such plugin, 200 otherwise. Any other answer means that nothing has changed.
+/// such plugin, 200 otherwise. 404 means that it was taken away again at once, any other answer that nothing has
+/// changed.
 pub async fn upload(
     State(context): State<Context>,
     name: Name,
@@ -106,7 +107,9 @@ pub async fn upload(
     let Published { is_new, .. } = published.map_err(Error::Plugin)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
     let found = views(context.plugins()).into_iter().find(|view| view.name == name);
-    Ok(json(status, to_json(&found)))
+    // It may have been taken away again by now.
+    let view = found.ok_or(Error::NoPlugin { name })?;
+    Ok(json(status, to_json(&view)))
 }
 
 /// The part of a path that names a plugin.
