@@ -26,10 +26,6 @@ export function decide(payload) {
   if (amount > AMOUNT_MAX) {
     return { line: `try amount=${amount}: simulated failure`, rejected: "simulated failure" };
   }
-  // A caller that gets here with less has a mistake, so this fails loudly: the host reports it and tries again later.
-  if (amount < 0) {
-    throw new Error(`amount ${amount} is negative`);
-  }
   return { line: `try amount=${amount} customer=${customer}`, record: JSON.stringify({ amount, customer }) };
 }
 
@@ -50,7 +46,7 @@ function parse(payload) {
   }
   const { amount, customer = "" } = request;
   // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's.
-  if (!Number.isSafeInteger(amount) || typeof customer !== "string" || !customer.isWellFormed()) {
+  if (!Number.isSafeInteger(amount) || amount < 0 || typeof customer !== "string" || !customer.isWellFormed()) {
     return undefined;
   }
   return { amount, customer };

@@ -29,6 +29,7 @@ class Decide(unittest.TestCase):
             '{"amount": null}',
             '{"amount": true}',
             '{"amount": "1"}',
+            '{"amount": -1}',
             '{"amount": 1.5}',
             '{"amount": 1e400}',
             '{"amount": 9223372036854775808}',
@@ -37,10 +38,6 @@ class Decide(unittest.TestCase):
         ]:
             with self.subTest(payload):
                 self.assertEqual(decide(payload), Rejected("try: invalid request", "invalid request"))
-
-    def test_a_negative_amount_is_a_mistake_of_the_caller(self):
-        with self.assertRaisesRegex(AssertionError, "amount -1 is negative"):
-            decide('{"amount": -1}')
 
     def test_a_large_payload(self):
         payload = json.dumps({"amount": 1, "note": "x" * 2**20})

@@ -33,11 +33,8 @@ func Decide(payload string) (Record, error) {
 	if _, named := members["customer"]; named {
 		customer = member[string](members, "customer")
 	}
-	if amount == nil || customer == nil {
+	if amount == nil || *amount < 0 || customer == nil {
 		return Record{}, ErrInvalid
-	}
-	if *amount < 0 {
-		panic("the amount is negative")
 	}
 	record := Record{Amount: *amount, Customer: *customer}
 	if record.Amount > amountMax {

@@ -21,8 +21,8 @@ func TestAccepted(t *testing.T) {
 func TestInvalid(t *testing.T) {
 	for _, payload := range []string{
 		``, `amount`, `null`, `100`, `[]`, `{}`, `{"amount":100`, `{"amount":100} x`,
-		`{"amount":null}`, `{"amount":true}`, `{"amount":"100"}`, `{"amount":1.5}`, `{"amount":9223372036854775808}`,
-		`{"Amount":100}`, `{"amount":100,"customer":null}`, `{"amount":100,"customer":7}`,
+		`{"amount":null}`, `{"amount":true}`, `{"amount":"100"}`, `{"amount":-1}`, `{"amount":1.5}`,
+		`{"amount":9223372036854775808}`, `{"Amount":100}`, `{"amount":100,"customer":null}`, `{"amount":100,"customer":7}`,
 	} {
 		if _, err := Decide(payload); err != ErrInvalid {
 			t.Errorf("%s: got %v", payload, err)
@@ -34,13 +34,4 @@ func TestTooLarge(t *testing.T) {
 	if record, err := Decide(`{"amount":501}`); err != ErrSimulated || record.Amount != 501 {
 		t.Errorf("got %v, %v", record, err)
 	}
-}
-
-func TestNegative(t *testing.T) {
-	defer func() {
-		if recover() == nil {
-			t.Error("a negative amount must panic")
-		}
-	}()
-	Decide(`{"amount":-1}`)
 }
