@@ -44,7 +44,7 @@ static void test_invalid(void) {
     "{\"amount\":01}", "{\"amount\":-}", "{\"amount\":9223372036854775808}", "{\"Amount\":100}",
     "{\"amount\":1,\"customer\":null}", "{\"amount\":1,\"customer\":7}", "{\"amount\":1,\"customer\":\"\n\"}",
     "{\"amount\":1,\"customer\":\"\\ud83d\"}", "{\"amount\":1,\"customer\":\"\\x\"}", "{\"amount\":1,\"x\":[1 2]}",
-    "{\"amount\":1,\"x\":.5}", "{\"amount\":1,\"x\":nul}",
+    "{\"amount\":1,\"x\":NaN}", "{\"amount\":1,\"x\":.5}", "{\"amount\":1,\"x\":nul}",
   };
   struct record record;
   for (size_t i = 0; i < sizeof payloads / sizeof *payloads; i++)

@@ -45,7 +45,8 @@ function parse(payload) {
     return undefined;
   }
   const { amount, customer = "" } = request;
-  // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's.
+  // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's. How an
+  // amount was written they do not tell: 1.0 and 1e0 are 1 here, while most other languages take them for fractions.
   if (!Number.isSafeInteger(amount) || amount < 0 || typeof customer !== "string" || !customer.isWellFormed()) {
     return undefined;
   }

@@ -29,6 +29,7 @@ test("anything else is invalid", () => {
     "3",
     "null",
     "[]",
+    '[100, "Zoë"]',
     "{}",
     '{"amount": null}',
     '{"amount": true}',

@@ -1,13 +1,19 @@
 """What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none."""
 
+import itertools
 import json
+import re
 from dataclasses import dataclass
+from typing import NoReturn
 
 AMOUNT_MAX = 500
 """The largest amount that goes through."""
 
 AMOUNTS = range(2**63)
 """What is an amount at all: the integers of 64 bits that are not negative."""
+
+DEPTH_MAX = 128
+"""Arrays and objects within each other. The parser calls itself for each, and the stack is small."""
 
 
 @dataclass
@@ -40,8 +46,10 @@ def decide(payload: str) -> Accepted | Rejected:
 
 def parse(payload: str) -> tuple[int, str] | None:
     """The amount and the customer of a valid payload."""
+    if depth(payload) > DEPTH_MAX:
+        return None
     try:
-        request = json.loads(payload)
+        request = json.loads(payload, parse_constant=refuse)
     except ValueError:
         return None
     match request:
@@ -53,6 +61,19 @@ def parse(payload: str) -> tuple[int, str] | None:
     if not isinstance(customer, str) or not is_unicode(customer):
         return None
     return amount, customer
+
+
+def depth(payload: str) -> int:
+    """How many brackets are open at once, those in strings aside."""
+    without_escapes = re.sub(r"\\.", "", payload, flags=re.DOTALL)
+    outside_strings = "".join(without_escapes.split('"')[::2])
+    brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", outside_strings))
+    return max(itertools.accumulate(brackets), default=0)
+
+
+def refuse(constant: str) -> NoReturn:
+    """For what Python reads beyond JSON: NaN and the infinities."""
+    raise ValueError(constant)
 
 
 def is_unicode(text: str) -> bool:

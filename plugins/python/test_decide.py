@@ -25,6 +25,9 @@ class Decide(unittest.TestCase):
             "3",
             "null",
             "[]",
+            '[100, "Zoë"]',
+            "[" * 100_000,
+            '{"amount": 1, "note": ' + "[" * 200 + "]" * 200 + "}",
             "{}",
             '{"amount": null}',
             '{"amount": true}',
@@ -35,9 +38,14 @@ class Decide(unittest.TestCase):
             '{"amount": 9223372036854775808}',
             '{"amount": 1, "customer": null}',
             '{"amount": 1, "customer": "\\ud800"}',
+            '{"amount": 1, "note": NaN}',
         ]:
-            with self.subTest(payload):
+            with self.subTest(payload[:40]):
                 self.assertEqual(decide(payload), Rejected("try: invalid request", "invalid request"))
+
+    def test_brackets_in_strings_do_not_count(self):
+        note = '\\"' + "[" * 200
+        self.assertIsInstance(decide(json.dumps({"amount": 1, "note": note})), Accepted)
 
     def test_a_large_payload(self):
         payload = json.dumps({"amount": 1, "note": "x" * 2**20})

@@ -100,14 +100,17 @@ async fn only_amounts_up_to_500_go_through() {
 
 #[tokio::test]
 async fn anything_else_is_invalid() {
-    let unclosed = "[".repeat(200);
+    let unclosed = [200, 5000, 100_000].map(|depth| "[".repeat(depth));
     for payload in [
         "",
         "nonsense",
-        &unclosed,
+        &unclosed[0],
+        &unclosed[1],
+        &unclosed[2],
         "3",
         "null",
         "[]",
+        r#"[100, "Zoë"]"#,
         "{}",
         r#"{"amount": null}"#,
         r#"{"amount": true}"#,
@@ -117,12 +120,40 @@ async fn anything_else_is_invalid() {
         r#"{"amount": 9223372036854775808}"#,
         r#"{"amount": 1, "customer": null}"#,
         r#"{"amount": 1, "customer": 7}"#,
+        r#"{"amount": 1, "customer": "\ud800"}"#,
+        r#"{"amount": 1, "customer": "\udc00\ufffd"}"#,
+        r#"{"amount": 1, "note": NaN}"#,
+        r#"{"amount": 1, "note": -Infinity}"#,
         r#"{"amount": 1} {"#,
     ] {
         for language in languages() {
             let outcome = run(&BRANCHES, &language, &of("invalid", Op::Action, payload)).await;
-            assert_eq!(rejected(outcome), "invalid request", "{language}: {payload}");
+            assert_eq!(rejected(outcome), "invalid request", "{language}: {payload:.60}");
         }
+    }
+}
+
+#[tokio::test]
+async fn deep_nesting_is_answered() {
+    // Some languages read it and some refuse it, but none may break on it: it would break again and again.
+    let note = "[".repeat(5000) + &"]".repeat(5000);
+    let payload = format!(r#"{{"amount": 1, "note": {note}}}"#);
+    for language in languages() {
+        match run(&BRANCHES, &language, &of("deep", Op::Action, &payload)).await {
+            Outcome::Rejected { reason } => assert_eq!(reason, "invalid request", "{language}"),
+            other => assert_eq!(output(other), json!({ "amount": 1, "customer": "" }), "{language}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_output_is_the_same_text_in_every_language() {
+    let payload = r#"{"amount": 1, "customer": "A & B <Zoë> \"\\/ \ufffd"}"#;
+    let text = r#"{"amount":1,"customer":"A & B <Zoë> \"\\/ \ufffd"}"#.replace(r"\ufffd", "\u{fffd}");
+    for language in languages() {
+        let outcome = run(&BRANCHES, &language, &of("text", Op::Action, payload)).await;
+        let Outcome::Succeeded { output: Some(output), .. } = outcome else { panic!("{language}: {outcome:?}") };
+        assert_eq!(output, text, "{language}");
     }
 }
 

@@ -10,6 +10,7 @@ func TestAccepted(t *testing.T) {
 		`{"amount":100}`:                                           {Amount: 100},
 		` { "amount" : 0 , "customer" : "" } `:                     {},
 		`{"customer":"Zo\u00eb \ud83d\ude00","amount":500}`:        {Amount: 500, Customer: "Zoë 😀"},
+		`{"amount":1,"customer":"\uFFFD\\ufffd�"}`:                 {Amount: 1, Customer: `�\ufffd�`},
 		`{"amount":1,"note":"` + strings.Repeat("x", 1<<20) + `"}`: {Amount: 1},
 	} {
 		if got, err := Decide(payload); err != nil || got != want {
@@ -18,11 +19,19 @@ func TestAccepted(t *testing.T) {
 	}
 }
 
+func TestJSON(t *testing.T) {
+	record := Record{Amount: 1, Customer: "A & B <Zoë>"}
+	if text, err := record.JSON(); err != nil || text != `{"amount":1,"customer":"A & B <Zoë>"}` {
+		t.Errorf("got %s, %v", text, err)
+	}
+}
+
 func TestInvalid(t *testing.T) {
 	for _, payload := range []string{
 		``, `amount`, `null`, `100`, `[]`, `{}`, `{"amount":100`, `{"amount":100} x`,
 		`{"amount":null}`, `{"amount":true}`, `{"amount":"100"}`, `{"amount":-1}`, `{"amount":1.5}`,
 		`{"amount":9223372036854775808}`, `{"Amount":100}`, `{"amount":100,"customer":null}`, `{"amount":100,"customer":7}`,
+		`[100,"Zoë"]`, `{"amount":1,"customer":"\ud800"}`, `{"amount":1,"customer":"\ufffd\\ufffd\udc00"}`,
 	} {
 		if _, err := Decide(payload); err != ErrInvalid {
 			t.Errorf("%s: got %v", payload, err)

@@ -33,7 +33,10 @@ pub fn decide(payload: &str) -> Decision {
 
 /// The request that a valid payload is. A negative amount is no amount.
 fn read(payload: &str) -> Option<Request> {
-    serde_json::from_str(payload).ok().filter(|request: &Request| request.amount >= 0)
+    // An array would pass for a `Request` too, its elements for the members in order.
+    let is_object = payload.trim_start().starts_with('{');
+    let request: Request = serde_json::from_str(payload).ok()?;
+    (is_object && request.amount >= 0).then_some(request)
 }
 
 #[cfg(test)]
@@ -57,10 +60,20 @@ mod tests {
 
     #[test]
     fn anything_else_is_invalid() {
-        for payload in ["", "nonsense", "3", "[]", "{}", r#"{"amount": true}"#, r#"{"amount": 1.5}"#] {
-            assert_eq!(decide(payload).record, Err("invalid request"), "{payload}");
-        }
-        for payload in [r#"{"amount": -1}"#, r#"{"amount": 9223372036854775808}"#, r#"{"amount": 1, "customer": null}"#] {
+        for payload in [
+            "",
+            "nonsense",
+            "3",
+            "[]",
+            r#"[100, "Zoë"]"#,
+            "{}",
+            r#"{"amount": true}"#,
+            r#"{"amount": -1}"#,
+            r#"{"amount": 1.5}"#,
+            r#"{"amount": 9223372036854775808}"#,
+            r#"{"amount": 1, "customer": null}"#,
+            r#"{"amount": 1, "customer": "\ud800"}"#,
+        ] {
             assert_eq!(decide(payload).record, Err("invalid request"), "{payload}");
         }
     }

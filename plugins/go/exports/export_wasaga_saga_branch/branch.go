@@ -2,7 +2,6 @@
 package export_wasaga_saga_branch
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"branch/decision"
@@ -32,15 +31,15 @@ func Try(call call) wit_types.Result[output, failure] {
 		return rejected(err)
 	}
 
-	text, err := json.Marshal(record)
+	text, err := record.JSON()
 	if err != nil {
 		return unavailable[output](err)
 	}
-	if err := write(key(call), text); err != nil {
+	if err := write(key(call), []byte(text)); err != nil {
 		return unavailable[output](err)
 	}
 	wasi_logging_logging.Log(wasi_logging_logging.Level_Debug, "", "wrote "+key(call))
-	return wit_types.Ok[output, failure](wit_types.Some(string(text)))
+	return wit_types.Ok[output, failure](wit_types.Some(text))
 }
 
 // Cancel takes back what Try did. Only the record tells whether Try took effect: that it was called is no proof.
