@@ -54,6 +54,19 @@ static void test_invalid(void) {
     }
 }
 
+static void test_long_name(void) {
+  enum { LENGTH = 1000 };
+  static char payload[LENGTH + 64];
+  struct record record;
+  int start = sprintf(payload, "{\"amount\":1,\"customer\":\"");
+  memset(payload + start, 'x', LENGTH);
+  strcpy(payload + start + LENGTH, "\"}");
+  assert(decide(text(payload), &record) == ACCEPTED);
+  text_free(record.customer);
+  strcpy(payload + start + LENGTH, "x\"}");
+  assert(decide(text(payload), &record) == INVALID);
+}
+
 static void test_too_deep(void) {
   static char payload[1 << 20] = "{\"amount\":1,\"x\":";
   struct record record;
@@ -68,7 +81,7 @@ static void test_too_large(void) {
 }
 
 int main(void) {
-  void (*tests[])(void) = {test_accepted, test_large, test_invalid, test_too_deep, test_too_large};
+  void (*tests[])(void) = {test_accepted, test_large, test_invalid, test_long_name, test_too_deep, test_too_large};
   int count = sizeof tests / sizeof *tests;
   for (int i = 0; i < count; i++) tests[i]();
   // The first failure ends the program before this.

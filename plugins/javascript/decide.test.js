@@ -13,6 +13,12 @@ test("the customer may be missing", () => {
   assert.equal(decide('{"amount": 0}').record, '{"amount":0,"customer":""}');
 });
 
+test("a customer has up to 1000 bytes", () => {
+  const payload = (length) => JSON.stringify({ amount: 1, customer: "é".repeat(length) });
+  assert.equal(decide(payload(500)).rejected, undefined);
+  assert.equal(decide(payload(501)).rejected, "invalid request");
+});
+
 test("only amounts up to 500 go through", () => {
   assert.equal(decide('{"amount": 500}').rejected, undefined);
   assert.deepEqual(decide('{"amount": 501}'), {

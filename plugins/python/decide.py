@@ -12,6 +12,9 @@ AMOUNT_MAX = 500
 AMOUNTS = range(2**63)
 """What is an amount at all: the integers of 64 bits that are not negative."""
 
+CUSTOMER_BYTES_MAX = 1000
+"""The most bytes of a customer's name: what the host takes as a value and as an output has a limit too."""
+
 DEPTH_MAX = 128
 """Arrays and objects within each other. The parser calls itself for each, and the stack is small."""
 
@@ -58,7 +61,7 @@ def parse(payload: str) -> tuple[int, str] | None:
             customer = rest.get("customer", "")
         case _:
             return None
-    if not isinstance(customer, str) or not is_unicode(customer):
+    if not isinstance(customer, str) or not is_name(customer):
         return None
     return amount, customer
 
@@ -76,10 +79,9 @@ def refuse(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-def is_unicode(text: str) -> bool:
-    """Whether the text can be written as UTF-8: JSON can spell half a surrogate pair, and Python keeps it."""
+def is_name(text: str) -> bool:
+    """Whether the text is short enough, and UTF-8 at all: JSON can spell half a surrogate pair, and Python keeps it."""
     try:
-        text.encode()
+        return len(text.encode()) <= CUSTOMER_BYTES_MAX
     except UnicodeEncodeError:
         return False
-    return True

@@ -14,6 +14,10 @@ class Decide(unittest.TestCase):
     def test_the_customer_may_be_missing(self):
         self.assertEqual(decide('{"amount": 0}'), Accepted("try amount=0 customer=", '{"amount":0,"customer":""}'))
 
+    def test_a_customer_has_up_to_1000_bytes(self):
+        self.assertIsInstance(decide(json.dumps({"amount": 1, "customer": "é" * 500})), Accepted)
+        self.assertIsInstance(decide(json.dumps({"amount": 1, "customer": "é" * 501})), Rejected)
+
     def test_only_amounts_up_to_500_go_through(self):
         self.assertIsInstance(decide('{"amount": 500}'), Accepted)
         self.assertEqual(decide('{"amount": 501}'), Rejected("try amount=501: simulated failure", "simulated failure"))

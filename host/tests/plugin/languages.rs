@@ -134,6 +134,18 @@ async fn anything_else_is_invalid() {
 }
 
 #[tokio::test]
+async fn a_customer_has_up_to_1000_bytes() {
+    for (length, is_valid) in [(500, true), (501, false), (200_000, false)] {
+        let payload = json!({ "amount": 1, "customer": "é".repeat(length) }).to_string();
+        for language in languages() {
+            let outcome = run(&BRANCHES, &language, &of("customer", Op::Action, &payload)).await;
+            assert_eq!(matches!(outcome, Outcome::Succeeded { .. }), is_valid, "{language}: {length}");
+            assert_eq!(matches!(outcome, Outcome::Rejected { .. }), !is_valid, "{language}: {length}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn deep_nesting_is_answered() {
     // Some languages read it and some refuse it, but none may break on it: it would break again and again.
     let note = "[".repeat(5000) + &"]".repeat(5000);

@@ -17,6 +17,10 @@ var (
 // amountMax is the largest amount that goes through.
 const amountMax = 500
 
+// customerBytesMax is how many bytes a customer's name has at most: what the host takes as a value and as an output has a
+// limit too.
+const customerBytesMax = 1000
+
 // Record is what is kept of an accepted payload.
 type Record struct {
 	Amount   int64  `json:"amount"`
@@ -36,6 +40,9 @@ func Decide(payload string) (Record, error) {
 		customer = member[string](members, "customer")
 	}
 	if amount == nil || *amount < 0 || customer == nil || !isWhole(members["customer"], *customer) {
+		return Record{}, ErrInvalid
+	}
+	if len(*customer) > customerBytesMax {
 		return Record{}, ErrInvalid
 	}
 	record := Record{Amount: *amount, Customer: *customer}

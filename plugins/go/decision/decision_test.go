@@ -39,6 +39,14 @@ func TestInvalid(t *testing.T) {
 	}
 }
 
+func TestCustomer(t *testing.T) {
+	for length, want := range map[int]error{500: nil, 501: ErrInvalid} {
+		if _, err := Decide(`{"amount":1,"customer":"` + strings.Repeat("é", length) + `"}`); err != want {
+			t.Errorf("%d times 2 bytes: got %v", length, err)
+		}
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	if record, err := Decide(`{"amount":501}`); err != ErrSimulated || record.Amount != 501 {
 		t.Errorf("got %v, %v", record, err)

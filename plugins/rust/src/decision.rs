@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The largest amount that goes through.
 const AMOUNT_MAX: i64 = 500;
 
+/// The most bytes of a customer's name: what the host takes as a value and as an output has a limit too.
+const CUSTOMER_BYTES_MAX: usize = 1000;
+
 /// A payload such as `{"amount": 100, "customer": "Zoë"}`, and what is stored of it.
 #[derive(Deserialize, Serialize)]
 struct Request {
@@ -36,7 +39,8 @@ fn read(payload: &str) -> Option<Request> {
     // An array would pass for a `Request` too, its elements for the members in order.
     let is_object = payload.trim_start().starts_with('{');
     let request: Request = serde_json::from_str(payload).ok()?;
-    (is_object && request.amount >= 0).then_some(request)
+    let is_valid = is_object && request.amount >= 0 && request.customer.len() <= CUSTOMER_BYTES_MAX;
+    is_valid.then_some(request)
 }
 
 #[cfg(test)]
@@ -49,6 +53,13 @@ mod tests {
         assert_eq!(line, "try amount=100 customer=Zoë 😀");
         assert_eq!(record.as_deref(), Ok(r#"{"amount":100,"customer":"Zoë 😀"}"#));
         assert_eq!(decide(r#"{"amount": 0}"#).record.as_deref(), Ok(r#"{"amount":0,"customer":""}"#));
+    }
+
+    #[test]
+    fn a_customer_has_up_to_1000_bytes() {
+        let payload = |length| format!(r#"{{"amount": 1, "customer": "{}"}}"#, "é".repeat(length));
+        assert!(decide(&payload(500)).record.is_ok());
+        assert_eq!(decide(&payload(501)).record, Err("invalid request"));
     }
 
     #[test]
