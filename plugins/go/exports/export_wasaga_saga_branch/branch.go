@@ -42,7 +42,8 @@ func Try(call call) wit_types.Result[output, failure] {
 	return wit_types.Ok[output, failure](wit_types.Some(text))
 }
 
-// Cancel takes back what Try did. Only the record tells whether Try took effect: that it was called is no proof.
+// Cancel takes back what Try did. The store says what there is to take back. Try's output would say it too, but not in
+// the world `plugin`: there it is missing when nobody knows whether Try took effect.
 func Cancel(call call, _ output) wit_types.Result[wit_types.Unit, failure] {
 	found, err := remove(key(call))
 	if err != nil {
