@@ -36,7 +36,8 @@ test-oscrash: ## Crash the file system under the store and look for what was ack
 	  77) echo 'NOT RUN: no loop devices here; crashes of the operating system are not tested on this machine' ;; \
 	  *) exit 1 ;; esac
 
-test-cargo-component: plugins ## Build the plugins with `cargo component build` and run the tutorial on them
+test-cargo-component: plugins ## Build the plugins and a new one with `cargo component build`, and run the tutorial on them
+	@cargo build --release -p wasaga --bin wasaga
 	@plugins/cargo-component.sh
 
 lint: ## Check format and lints

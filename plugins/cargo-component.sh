@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Run with: make test-cargo-component
 #
-# Builds the tutorial's plugins with `cargo component build`, as people do who use that tool, and runs the tutorial's
-# tests on what comes out. Installs the tool below target/ if it is not on the PATH; that compiles for some minutes.
+# Builds the tutorial's plugins and a new one, made by `wasaga plugin new`, with `cargo component build`, as people do who
+# use that tool. Each must be a plugin to the host, and the tutorial's tests must pass. Installs the tool below target/ if
+# it is not on the PATH; that compiles for some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 version=0.21.1
 tools=$PWD/target/tools
 out=$PWD/target/cargo-component
+wasaga=$PWD/target/release/wasaga
 export PATH=$tools/bin:$PATH
 
 if ! cargo component --version >/dev/null 2>&1; then
@@ -31,6 +33,15 @@ for name in account service-a service-b; do
   cp Cargo.lock "$out/plugins/$name/Cargo.lock"
   (cd "$out/plugins/$name" && CARGO_TARGET_DIR=$out/target cargo component build --release)
   cp "$out"/target/wasm32-wasip1/release/"${name//-/_}.wasm" "$out/components/$name.wasm"
+done
+
+# A name that is none in WIT, for plugins may have such names too.
+name=my_plugin
+(cd "$out" && "$wasaga" plugin new "$name" --lang rust >/dev/null && cd "$name" && cargo component build --release)
+cp "$out/$name/target/wasm32-wasip1/release/$name.wasm" "$out/$name.wasm"
+
+for file in "$out"/components/*.wasm "$out/$name.wasm"; do
+  "$wasaga" plugin check "$file" || { echo "cargo-component: $file is no plugin" >&2; exit 1; }
 done
 
 WASAGA_TEST_PLUGINS=$out/components cargo test --release -p wasaga --test tutorial

@@ -89,7 +89,8 @@ bool exports_wasaga_saga_branch_try(call_t *call, contained_option_string_t *out
   return true;
 }
 
-// Whether `try` took effect is seen from the record alone: that it was called is no proof.
+// The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is missing
+// when nobody knows whether `try` took effect.
 bool exports_wasaga_saga_branch_cancel(call_t *call, contained_string_t *tried, failure_t *failure) {
   (void)tried;
   bool found;

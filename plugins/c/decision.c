@@ -1,6 +1,5 @@
 #include "decision.h"
 
-#include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,13 +7,19 @@
 // The largest amount that goes through.
 enum { AMOUNT_MAX = 500 };
 
+// The most bytes of a customer's name: what the host takes as a value and as an output has a limit too.
+enum { CUSTOMER_BYTES_MAX = 1000 };
+
 enum decision decide(struct text payload, struct record *record) {
   struct text amount, customer;
   if (json_member(payload, "amount", &amount) != JSON_FOUND) return INVALID;
-  if (!json_integer(amount, &record->amount)) return INVALID;
+  if (!json_integer(amount, &record->amount) || record->amount < 0) return INVALID;
   if (json_member(payload, "customer", &customer) == JSON_ABSENT) customer = (struct text){"\"\"", 2};
   if (!json_string(customer, &record->customer)) return INVALID;
-  assert(record->amount >= 0);
+  if (record->customer.length > CUSTOMER_BYTES_MAX) {
+    text_free(record->customer);
+    return INVALID;
+  }
   return record->amount > AMOUNT_MAX ? TOO_LARGE : ACCEPTED;
 }
 

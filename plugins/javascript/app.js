@@ -34,8 +34,10 @@ export const branch = {
   },
 
   /**
+   * The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is
+   * missing when nobody knows whether `try` took effect.
    * @param {Call} call
-   * @param {string | undefined} tried Not used: nobody may know whether `try` took effect, so the store is asked.
+   * @param {string | undefined} tried
    */
   cancel(call, tried) {
     const key = keyOf(call);
@@ -43,7 +45,9 @@ export const branch = {
     try {
       const bucket = open("default");
       found = bucket.exists(key);
-      bucket.delete(key);
+      if (found) {
+        bucket.delete(key);
+      }
     } catch (error) {
       throw unavailable(error);
     }

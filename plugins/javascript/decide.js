@@ -6,6 +6,9 @@
 /** The largest amount that goes through. */
 const AMOUNT_MAX = 500;
 
+/** The most bytes of a customer's name: what the host takes as a value and as an output has a limit too. */
+const CUSTOMER_BYTES_MAX = 1000;
+
 /**
  * The line to print, and either the reason of a rejection or the record to store, as JSON text.
  * @typedef {{ line: string, rejected: string, record?: undefined }
@@ -26,10 +29,6 @@ export function decide(payload) {
   if (amount > AMOUNT_MAX) {
     return { line: `try amount=${amount}: simulated failure`, rejected: "simulated failure" };
   }
-  // A caller that gets here with less has a mistake, so this fails loudly: the host reports it and tries again later.
-  if (amount < 0) {
-    throw new Error(`amount ${amount} is negative`);
-  }
   return { line: `try amount=${amount} customer=${customer}`, record: JSON.stringify({ amount, customer }) };
 }
 
@@ -49,8 +48,12 @@ function parse(payload) {
     return undefined;
   }
   const { amount, customer = "" } = request;
-  // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's.
-  if (!Number.isSafeInteger(amount) || typeof customer !== "string" || !customer.isWellFormed()) {
+  // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's. How an
+  // amount was written they do not tell: 1.0 and 1e0 are 1 here, while most other languages take them for fractions.
+  if (!Number.isSafeInteger(amount) || amount < 0 || typeof customer !== "string" || !customer.isWellFormed()) {
+    return undefined;
+  }
+  if (new TextEncoder().encode(customer).length > CUSTOMER_BYTES_MAX) {
     return undefined;
   }
   return { amount, customer };

@@ -26,12 +26,14 @@ class Branch:
         return decision.record
 
     def cancel(self, call: Call, tried: str | None) -> None:
-        # Nobody may know whether `try` took effect, so the store is asked, not `tried`.
+        # The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is
+        # missing when nobody knows whether `try` took effect.
         key = key_of(call)
         try:
             with store.open("default") as bucket:
                 found = bucket.exists(key)
-                bucket.delete(key)
+                if found:
+                    bucket.delete(key)
         except Err as error:
             raise unavailable(error)
         print("cancel: released" if found else "cancel: nothing to release")

@@ -59,8 +59,7 @@ fn rename(text: &str, lang: Lang, name: &str) -> String {
     let text = replace_word(text, &format!("release/{example}.wasm"), &built);
     let text = replace_word(&text, &format!("{example}.wasm"), &format!("{name}.wasm"));
     let text = text.replace(&format!("name = \"{example}\""), &format!("name = \"{name}\""));
-    let text = text.replace(&format!("\"name\": \"{example}\""), &format!("\"name\": \"{name}\""));
-    text.replace(&format!("\"wasaga:{example}\""), &format!("\"wasaga:{name}\""))
+    text.replace(&format!("\"name\": \"{example}\""), &format!("\"name\": \"{name}\""))
 }
 
 /// Replaces `word` where it is not the end of a longer one.

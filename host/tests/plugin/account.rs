@@ -88,6 +88,9 @@ async fn bad_requests_are_rejected() {
         json!({"account": 7, "amount": 1}),
         json!({"amount": 1}),
         json!(["carol", 1]),
+        json!(["carol", 1, null]),
+        json!(["carol", null, 1]),
+        json!(["carol", null, null]),
         json!("carol"),
     ] {
         refused(&payload, "invalid request").await;

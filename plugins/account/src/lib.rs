@@ -76,6 +76,10 @@ impl Request {
             amount: Option<i64>,
             open: Option<i64>,
         }
+        // An array would pass for a `Payload` too, its elements for the members in order.
+        if !payload.trim_start().starts_with('{') {
+            return Err("invalid request: the payload is no JSON object".into());
+        }
         let payload: Payload = serde_json::from_str(payload).map_err(|error| format!("invalid request: {error}"))?;
         let wish = match (payload.amount, payload.open) {
             (Some(0), None) => return Err("invalid request: the amount is 0".into()),

@@ -2,7 +2,6 @@
 package export_wasaga_saga_branch
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"branch/decision"
@@ -32,18 +31,19 @@ func Try(call call) wit_types.Result[output, failure] {
 		return rejected(err)
 	}
 
-	text, err := json.Marshal(record)
+	text, err := record.JSON()
 	if err != nil {
 		return unavailable[output](err)
 	}
-	if err := write(key(call), text); err != nil {
+	if err := write(key(call), []byte(text)); err != nil {
 		return unavailable[output](err)
 	}
 	wasi_logging_logging.Log(wasi_logging_logging.Level_Debug, "", "wrote "+key(call))
-	return wit_types.Ok[output, failure](wit_types.Some(string(text)))
+	return wit_types.Ok[output, failure](wit_types.Some(text))
 }
 
-// Cancel takes back what Try did. Only the record tells whether Try took effect: that it was called is no proof.
+// Cancel takes back what Try did. The store says what there is to take back. Try's output would say it too, but not in
+// the world `plugin`: there it is missing when nobody knows whether Try took effect.
 func Cancel(call call, _ output) wit_types.Result[wit_types.Unit, failure] {
 	found, err := remove(key(call))
 	if err != nil {

@@ -22,7 +22,7 @@ func write(key string, value []byte) error {
 	return err
 }
 
-// remove deletes a key, and says whether it was there.
+// remove deletes a key if it is there, and says whether it was.
 func remove(key string) (bool, error) {
 	store, err := result(wasi_keyvalue_store.Open(bucket))
 	if err != nil {
