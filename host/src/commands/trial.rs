@@ -211,7 +211,7 @@ impl Trials {
         match (self.failed, self.notes) {
             (0, 0) => say("\nNothing wrong was seen."),
             (0, notes) => {
-                say(format_args!("\nNothing wrong was seen; lines that begin with `note`: {notes}, look at them."))
+                say(format_args!("\nNothing wrong was seen; lines that begin with `note`: {notes}, look at them."));
             }
             (failed, _) => say(format_args!("\n{failed} of the above must not be so.")),
         }

@@ -126,7 +126,7 @@ async fn a_plugin_is_pushed_to_a_running_host_and_listed() {
     let list = wasaga(dir.path(), &["list", "--host", &url]);
     assert!(list.is_good, "{}", list.text);
     list.must_hold(&["rust ", "contained", "sha256"]);
-    let refused = wasaga(dir.path(), &["list", "--host", &host.address.to_string()]);
+    let refused = wasaga(dir.path(), &["list", "--host", &host.address]);
     assert!(!refused.is_good);
     refused.must_hold(&["http:// is missing", &format!("take {url}")]);
 
