@@ -116,6 +116,15 @@ def prove(host, case):
         time.sleep(0.05)
 
 
+def settle(host, case):
+    """Waits for the sagas that an earlier load has left unanswered: they are not to be counted among the next ones."""
+    deadline = time.monotonic() + 30
+    while (left := host.metric("wasaga_sagas_open")) > case.spinning:
+        if time.monotonic() > deadline:
+            raise Failure(f"{case.name}: {left:.0f} sagas do not end\n{host.last_words()}")
+        time.sleep(0.05)
+
+
 class Table:
     HEAD = ("case", "connections", "a second", "of echo", "p50 ms", "p99 ms", "p99.9 ms", "syncs", "CPU us", "RSS MiB")
     FORM = "{:<34}{:>12}{:>10}{:>9}{:>9}{:>9}{:>10}{:>8}{:>8}{:>9}"
@@ -147,6 +156,7 @@ def measure_case(table, host, peer, case, connections, seconds):
     """One row: half of the echo, the sagas, the other half of the echo. Returns the two echoes and what a saga cost."""
     ended = f'wasaga_sagas_finished_total{{status="{case.ends_as}"}}'
     expected = (case.status, case.text) if case.status != 200 else ()
+    settle(host, case)
     echoes = [measure_echo(peer, connections, max(1, seconds // 2))]
     finished, syncs, cpu = host.metric(ended), host.metric("wasaga_journal_syncs_total"), host.cpu_seconds()
     conflicts = host.metric("wasaga_conflicts_total")
