@@ -17,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.dont_write_bytecode = True  # no __pycache__ beside the sources
 
+import costs
 import languages
 import open_sagas
 from processes import Failure, Server, http, load, need_wrk, saga_status
@@ -43,6 +44,8 @@ class Case:
     ends_as: str = "succeed"
     accounts: tuple = ()
     spinning: int = 0
+    script: list = None
+    then: dict = field(default_factory=dict)
 
     def body(self, gid="GID"):
         steps = [{"action": action, "compensate": compensation} for action, compensation in self.steps]
@@ -50,13 +53,20 @@ class Case:
         if self.accounts:
             moves = zip(self.accounts, self.amounts)
             payloads = [json.dumps({"account": account, "amount": amount}) for account, amount in moves]
+        if self.script is not None:
+            payloads = [json.dumps({"try": "kv", "kv": self.script, **self.then})] * len(steps)
         saga = {"gid": gid, "trans_type": "saga", "steps": steps, "payloads": payloads, "wait_result": True}
         return json.dumps(saga)
 
 
 def cases(peer_url):
     wasm = [(f"wasm://service-{s}/try", f"wasm://service-{s}/cancel") for s in "ab"]
+    chaos = [("wasm://chaos/try", "wasm://chaos/cancel")] * 2
     money = [("wasm://account/try", "wasm://account/cancel")] * 2
+    # A key that nobody writes and a key that nobody reads: without conflicts.
+    operations = [["get", "read"], ["set", "written", "1"]] * (costs.OPERATIONS // 2)
+    # Others have the time to come between.
+    asleep = {"then": {"then": "sleep", "ms": 1}}
     rejected = {"amounts": (100, 600), "status": 409, "text": "simulated failure", "ends_as": "failed"}
     return {
         "b": Case("two empty steps", [("", "")] * 2),
@@ -66,6 +76,10 @@ def cases(peer_url):
         "f": Case("transfers, key-value", money, accounts=("account-EVEN", "account-ODD"), amounts=(-1, 1)),
         "g": Case("transfers, always the same two", money, accounts=("account-0000", "account-0001"), amounts=(-1, 1)),
         "h": Case("two Wasm branches, 4 guests spin", wasm, spinning=4),
+        "i": Case("two scripts, no operation", chaos, script=[]),
+        "j": Case(f"two scripts, {costs.OPERATIONS} operations each", chaos, script=operations),
+        "k": Case("slow increments, many keys", chaos[:1], script=[["increment", "key-EVEN"]], **asleep),
+        "l": Case("slow increments, one key", chaos[:1], script=[["increment", "key-0000"]], **asleep),
     }
 
 
@@ -102,6 +116,15 @@ def prove(host, case):
         time.sleep(0.05)
 
 
+def settle(host, case):
+    """Waits for the sagas that an earlier load has left unanswered: they are not to be counted among the next ones."""
+    deadline = time.monotonic() + 30
+    while (left := host.metric("wasaga_sagas_open")) > case.spinning:
+        if time.monotonic() > deadline:
+            raise Failure(f"{case.name}: {left:.0f} sagas do not end\n{host.last_words()}")
+        time.sleep(0.05)
+
+
 class Table:
     HEAD = ("case", "connections", "a second", "of echo", "p50 ms", "p99 ms", "p99.9 ms", "syncs", "CPU us", "RSS MiB")
     FORM = "{:<34}{:>12}{:>10}{:>9}{:>9}{:>9}{:>10}{:>8}{:>8}{:>9}"
@@ -130,17 +153,19 @@ def measure_echo(peer, connections, seconds):
 
 
 def measure_case(table, host, peer, case, connections, seconds):
-    """One row: half of the echo, the sagas, the other half of the echo. Returns the two echoes."""
+    """One row: half of the echo, the sagas, the other half of the echo. Returns the two echoes and what a saga cost."""
     ended = f'wasaga_sagas_finished_total{{status="{case.ends_as}"}}'
     expected = (case.status, case.text) if case.status != 200 else ()
+    settle(host, case)
     echoes = [measure_echo(peer, connections, max(1, seconds // 2))]
     finished, syncs, cpu = host.metric(ended), host.metric("wasaga_journal_syncs_total"), host.cpu_seconds()
+    conflicts = host.metric("wasaga_conflicts_total")
     prefix = f"bench-{connections}-"
     saw = load(host.url + "/api/dtmsvr/submit", case.body(), prefix, connections, seconds, expected)
     syncs, cpu = host.metric("wasaga_journal_syncs_total") - syncs, host.cpu_seconds() - cpu
     echoes.append(measure_echo(peer, connections, max(1, seconds // 2)))
     # Only now, as the rest of a rollback may follow its answer.
-    finished = host.metric(ended) - finished
+    finished, conflicts = host.metric(ended) - finished, host.metric("wasaga_conflicts_total") - conflicts
     ceiling = sum(echo.per_second for echo, _ in echoes) / len(echoes)
     per_saga = max(finished, 1)
     ratio, syncs_text = f"{saw.per_second / ceiling:.1%}", f"{syncs / per_saga:.2f}"
@@ -151,7 +176,7 @@ def measure_case(table, host, peer, case, connections, seconds):
     # wrk leaves at most one saga for each connection unanswered behind.
     if not saw.requests <= finished <= saw.requests + connections:
         table.fail(f"{row}: {saw.requests} sagas answered, but {finished:.0f} ended as {case.ends_as}")
-    return echoes
+    return echoes, costs.Cost(cpu / per_saga * 1e6, conflicts / per_saga)
 
 
 def run(options, folder):
@@ -161,11 +186,12 @@ def run(options, folder):
         shutil.copy(component, plugins)
 
     def host(data):
-        command = [options.host, "--data", folder / data, "--plugins", plugins]
+        # Without gRPC: its port, the one after, was not looked for and may be taken.
+        command = [options.host, "--data", folder / data, "--plugins", plugins, "--grpc-listen", "off"]
         env = {"WASAGA_LOG": "warn"}
         return Server("wasaga", lambda at: [*command, "--listen", at], "/api/ping", folder / f"{data}.log", env)
 
-    table, echoes = Table(), {}
+    table, echoes, found_costs = Table(), {}, {}
     with Server("bench_peer", lambda at: [options.peer, at], "/busy/calls", folder / "peer.log") as peer:
         known = cases(peer.url)
         for letter in (letter for letter in options.only if letter in known):
@@ -176,8 +202,9 @@ def run(options, folder):
                     prove(server, case)
                     load(server.url + "/api/dtmsvr/submit", case.body(), "warm-up-", options.connections[-1], 1)
                     for connections in options.connections:
-                        found = measure_case(table, server, peer, case, connections, options.seconds)
+                        found, cost = measure_case(table, server, peer, case, connections, options.seconds)
                         echoes.setdefault(connections, []).extend(found)
+                        found_costs[letter, connections] = cost
             except Failure as failure:
                 table.fail(str(failure))
         if "a" in options.only:
@@ -186,6 +213,7 @@ def run(options, folder):
                 saw, cpu_us = sorted(found, key=lambda echo: echo[0].per_second)[len(found) // 2]
                 name = "JSON echo, the ceiling" + (f" (median of {len(found)})" if len(found) > 1 else "")
                 table.row(name, connections, saw, "100.0%", "-", cpu_us, peer.rss_bytes())
+        costs.show(found_costs, options.connections)
         if "open" in options.only:
             with host("open") as server:
                 open_sagas.run(server, peer, folder / "open", options.sagas)
@@ -200,9 +228,9 @@ def run(options, folder):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]
-    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "open", "lang"]
-    parser.add_argument("--quick", action="store_true", help="a minute instead of five: rough numbers")
-    parser.add_argument("--only", type=listed(str), default=everything, help=",".join(everything))
+    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "open", "lang"]
+    parser.add_argument("--quick", action="store_true", help="some minutes instead of a quarter of an hour: rough numbers")
+    parser.add_argument("--only", type=listed(str), help=",".join(everything))
     parser.add_argument("--connections", type=listed(int), help="default 1,16,64,256")
     parser.add_argument("--seconds", type=int, help="of load for each row, default 6")
     parser.add_argument("--sagas", type=int, help="open sagas at least, default 100000")
@@ -213,6 +241,14 @@ def parse():
     components = ROOT / "target/languages/components"
     parser.add_argument("--languages", type=Path, default=components, help="made by make test-languages")
     options = parser.parse_args()
+    # Now, and not when everything else has been measured.
+    undone = languages.missing(options)
+    if undone and "lang" in (options.only or ()):
+        parser.error(undone)
+    if options.only is None:
+        options.only = [case for case in everything if case != "lang" or not undone]
+        if undone:
+            print(f"lang is left out: {undone}", flush=True)
     if unknown := set(options.only) - set(everything):
         parser.error(f"--only knows {','.join(everything)}, not {','.join(unknown)}")
     options.connections = options.connections or ([1, 64] if options.quick else [1, 16, 64, 256])

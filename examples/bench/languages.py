@@ -2,13 +2,17 @@
 
 import json
 import shutil
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 from processes import Failure, Server, load
 
 LANGUAGES = ["rust", "c", "go", "javascript", "python"]
 FORM = "{:<12}{:>9}{:>12}{:>12}{:>10}{:>9}{:>9}{:>9}{:>11}"
+# What must be left of the light language's sagas while a heavy one is busy. A fifth is what two processors gave that wrk
+# and a compiler used as well, where the heavy calls take thirty times as long. Much less than that is a failure: guests
+# that wait until others have ended.
+BESIDE_SHARE_MIN = 0.1
 HEAD = ("language", "MiB", "compile s", "cached s", "a second", "p50 ms", "p99 ms", "CPU us", "MiB a call")
 SLOTS = 32
 
@@ -19,24 +23,30 @@ def body(language):
     return json.dumps(saga)
 
 
+def missing(options):
+    """What has to be done before these can be measured; None if nothing has."""
+    components = options.languages
+    if names := [name for name in LANGUAGES if not (components / f"{name}.wasm").exists()]:
+        return f"{components} has no {', '.join(names)}: run `make test-languages` first, which builds them"
+    return None
+
+
 def run(options, folder):
     """A host for each language alone, then all of them in one."""
-    components = options.languages
-    if missing := [name for name in LANGUAGES if not (components / f"{name}.wasm").exists()]:
-        raise Failure(f"{components} has no {', '.join(missing)}: run `make test-languages` first, which builds them")
     print("\nlanguages: a saga of one branch that writes one key; loaded by a host that has nothing else to load")
     print(FORM.format(*HEAD), flush=True)
     for language in LANGUAGES:
         plugins = folder / f"plugins-{language}"
         plugins.mkdir()
-        shutil.copy(components / f"{language}.wasm", plugins)
+        shutil.copy(options.languages / f"{language}.wasm", plugins)
         row(options, folder, language, plugins)
     together(options, folder)
 
 
 def server(options, folder, name, plugins):
     settings = folder / f"{name}.toml"
-    settings.write_text(f"[plugins]\nslots = {SLOTS}\n")
+    # As many plans at once as there are places for guests.
+    settings.write_text(f"[plugins]\nslots = {SLOTS}\n[saga.plan]\nat_once = {SLOTS}\n")
     command = [options.host, "--config", settings, "--data", folder / name, "--plugins", plugins, "--grpc-listen", "off"]
     env = {"WASAGA_LOG": "warn"}
     return Server("wasaga", lambda at: [*command, "--listen", at], "/api/ping", folder / f"{name}.log", env)
@@ -52,19 +62,35 @@ def row(options, folder, language, plugins):
         submit = host.url + "/api/dtmsvr/submit"
         load(submit, body(language), "warm-up-", 1, 1)
         one = load(submit, body(language), "one-", 1, options.seconds)
-        rss = host.rss_bytes()
-        # As many at once as there are places: what stays is what the places keep.
         cpu = host.cpu_seconds()
         many = load(submit, body(language), "many-", SLOTS, options.seconds)
         cpu = (host.cpu_seconds() - cpu) / max(many.requests, 1)
-        each = (host.rss_bytes() - rss) / (SLOTS - 1)
         for saw in (one, many):
-            if saw.failed:
-                raise Failure(f"{language}: {saw.failed} of {saw.requests} answers wrong; log:\n{host.last_words()}")
+            right(language, saw, host)
+    each = memory(server(options, folder, f"memory-{language}", plugins), language)
     size = (plugins / f"{language}.wasm").stat().st_size
     numbers = (f"{size / 2**20:.1f}", f"{compiled:.2f}", f"{cached:.2f}", f"{many.per_second:,.0f}")
     numbers += (f"{one.p50:.2f}", f"{one.p99:.2f}", f"{cpu * 1e6:.0f}", f"{each / 2**20:.1f}")
     print(FORM.format(language, *numbers), flush=True)
+
+
+def right(language, saw, host):
+    if saw.failed or not saw.requests:
+        raise Failure(f"{language}: {saw.failed} of {saw.requests} answers wrong; log:\n{host.last_words()}")
+
+
+def memory(host, language):
+    """Bytes that the host keeps for each more call that has been under way at once.
+
+    Plans run the guests and store nothing, so what has grown is not what is remembered of sagas. First one at a time,
+    until what all calls share is there; then as many as there are places, of which each keeps what a guest has touched.
+    """
+    with host:
+        plan = host.url + "/api/v1/sagas/plan"
+        right(language, load(plan, body(language), "plan-", 1, 2), host)
+        before = host.rss_bytes()
+        right(language, load(plan, body(language), "plans-", SLOTS, 2), host)
+        return (host.rss_bytes() - before) / (SLOTS - 1)
 
 
 def together(options, folder):
@@ -77,10 +103,13 @@ def together(options, folder):
         submit = host.url + "/api/dtmsvr/submit"
         load(submit, body("rust"), "warm-up-", 4, 1)
         alone = load(submit, body("rust"), "alone-", 4, options.seconds)
-        beside = threading.Thread(target=load, args=(submit, body("python"), "beside-", 4, options.seconds + 1))
-        beside.start()
-        time.sleep(0.5)
-        disturbed = load(submit, body("rust"), "disturbed-", 4, options.seconds)
-        beside.join()
+        with ThreadPoolExecutor(1) as other:
+            beside = other.submit(load, submit, body("python"), "beside-", 4, options.seconds + 1)
+            time.sleep(0.5)
+            disturbed = load(submit, body("rust"), "disturbed-", 4, options.seconds)
+        for language, saw in (("rust", alone), ("rust", disturbed), ("python", beside.result())):
+            right(language, saw, host)
     ratios = (disturbed.per_second / alone.per_second, disturbed.p50 / alone.p50, disturbed.p99 / alone.p99)
     print("rust at 4 connections, with python at 4 more: %.0f %% of the sagas, p50 x %.1f, p99 x %.1f" % (ratios[0] * 100, *ratios[1:]))
+    if ratios[0] < BESIDE_SHARE_MIN:
+        raise Failure(f"rust beside python: {ratios[0]:.0%} of its sagas are left, at least {BESIDE_SHARE_MIN:.0%} must be")

@@ -7,6 +7,8 @@ mod common;
 mod gallery;
 #[path = "cli/plugin.rs"]
 mod plugin;
+#[path = "cli/trial.rs"]
+mod trial;
 
 use std::{
     path::{Path, PathBuf},

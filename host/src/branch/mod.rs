@@ -48,6 +48,21 @@ pub trait Exit: Send + Sync + 'static {
     ///
     /// Whoever is held back has done nothing, and must not go on.
     fn leave(&self, departure: Departure) -> BoxFuture<'_, Result<(), Held>>;
+
+    /// What is answered to every request that may go, in place of whom it is for: then nothing is sent. For who tries a
+    /// branch out; a saga's exits have none.
+    fn reply(&self) -> Option<Reply> {
+        None
+    }
+}
+
+/// What an HTTP request is answered without being sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The status.
+    pub status: ::http::StatusCode,
+    /// The whole body.
+    pub body: Bytes,
 }
 
 /// One attempt of one operation.

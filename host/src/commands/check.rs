@@ -3,7 +3,8 @@
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use super::{
-    Verdict,
+    Verdict, name_of,
+    print::say,
     report::{Report, size},
 };
 use crate::{
@@ -12,31 +13,35 @@ use crate::{
 };
 
 /// Checks a file and prints what was found.
-pub fn run(settings: &Settings, file: &Path) -> Result<Verdict, Box<dyn Error>> {
+pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdict, Box<dyn Error>> {
+    let known_as = name_of(file, name)?;
     let runtime = Runtime::new(settings)?;
     let mut report = Report::default();
-    let outcome = examine(&runtime, file, &mut report);
-    print!("{}", report.text());
+    let outcome = examine(&runtime, file, known_as, &mut report);
+    say(report.text().trim_end());
     match outcome {
         Ok(plugin) => {
-            println!("\nIt is a plugin. `wasaga plugin push {}` hands it to a running host.", file.display());
-            if plugin.judgement().reach == Reach::Contained {
-                println!("`wasaga plugin test {}` runs it here.", file.display());
-            }
+            let file = file.display();
+            let name = name.map_or_else(String::new, |name| format!(" --name {name}"));
+            say(format_args!("\nIt is a plugin. `wasaga plugin push {file}{name}` hands it to a running host."));
+            let answer = if plugin.judgement().reach == Reach::Contained { "" } else { " --answer STATUS:BODY" };
+            say(format_args!(
+                "`wasaga plugin test {file}{name} --payload JSON{answer}` runs it here, with a payload that it accepts."
+            ));
             Ok(Verdict::Good)
         }
         Err(fault) => {
-            println!("\nIt is no plugin: {fault}");
+            say(format_args!("\nIt is no plugin: {fault}"));
             Ok(Verdict::Bad)
         }
     }
 }
 
-fn examine(runtime: &Runtime, file: &Path, report: &mut Report) -> Result<Arc<Plugin>, Fault> {
+fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> Result<Arc<Plugin>, Fault> {
     report.add("file", file.display().to_string());
+    report.add("name", format!("{name}: its grants are those of [plugins.grants.{name}]"));
     let bytes = plugin::read(file, runtime.limits())?;
     report.add("size", size(bytes.len() as u64));
-    let name = plugin::name(file)?;
     let started = Instant::now();
     let plugin = Plugin::load(runtime, name, &bytes)?;
     let took = started.elapsed();

@@ -2,16 +2,20 @@
 
 mod check;
 mod client;
+mod print;
 mod report;
 mod scaffold;
 mod templates;
 mod trial;
 
-use std::{env, error, fs, path::PathBuf};
+use std::{
+    env, error, fs,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, Parser, Subcommand};
 
-pub use self::{client::DEFAULT_HOST, templates::Lang};
+pub use self::{client::DEFAULT_HOST, templates::Lang, trial::Trial};
 use crate::{
     config::{Config, Flags},
     plugin,
@@ -52,17 +56,18 @@ pub enum Plugin {
     Check {
         /// The component, NAME.wasm
         file: PathBuf,
+        /// Name of the plugin, which grants are for [default: that of the file]
+        #[arg(long)]
+        name: Option<String>,
         /// Settings file whose limits and grants count [default: the defaults, and no grants]
         #[arg(long, env = "WASAGA_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
     /// Run try and cancel in all the ways that happen, without a server, and say what they did
     Test {
-        /// The component, NAME.wasm
-        file: PathBuf,
-        /// What the step is given: a payload that try accepts
-        #[arg(long, default_value = "{}")]
-        payload: String,
+        /// What is tried
+        #[command(flatten)]
+        trial: Trial,
         /// Settings file whose limits, grants and settings count [default: the defaults, and no grants]
         #[arg(long, env = "WASAGA_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
@@ -108,15 +113,26 @@ pub async fn run(command: Command) -> Result<Verdict, Box<dyn error::Error>> {
     let Command::Plugin(command) = command;
     match command {
         Plugin::New { name, lang } => scaffold::run(&name, lang),
-        Plugin::Check { file, config } => check::run(&settings(config)?, &file),
-        Plugin::Test { file, payload, config } => {
+        Plugin::Check { file, name, config } => check::run(&settings(config)?, &file, name.as_deref()),
+        Plugin::Test { trial, config } => {
             // What is compiled for one trial serves the next.
             let cache = Scratch::new();
             let settings = plugin::Settings { cache_dir: Some(cache.0.clone()), ..settings(config)? };
-            trial::run(&settings, &file, &payload).await
+            trial::run(&settings, &trial).await
         }
         Plugin::Push { file, name, host } => client::push(&host.host, &file, name.as_deref()).await,
         Plugin::List { host } => client::list(&host.host).await,
+    }
+}
+
+/// The name that a plugin goes by: the one that was asked for, or that of its file.
+fn name_of<'a>(file: &'a Path, name: Option<&'a str>) -> Result<&'a str, String> {
+    match name {
+        Some(name) if plugin::is_name(name) => Ok(name),
+        Some(name) => Err(format!("--name {name:?}: {}", plugin::name_rule())),
+        None => {
+            plugin::name(file).map_err(|fault| format!("{}: {fault}, or give another name: --name", file.display()))
+        }
     }
 }
 

@@ -27,6 +27,39 @@ impl Report {
     }
 }
 
+/// Where the text of a column stands.
+#[derive(Clone, Copy)]
+pub enum Side {
+    /// As words do.
+    Left,
+    /// As numbers do.
+    Right,
+}
+
+/// Rows in columns that are as wide as what stands in them.
+pub fn table<const N: usize>(rows: &[[String; N]], sides: [Side; N]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for ((cell, side), width) in row.iter().zip(sides).zip(widths) {
+            // Writing to a string does not fail.
+            let _ = match side {
+                Side::Left => write!(line, "{cell:width$}  "),
+                Side::Right => write!(line, "{cell:>width$}  "),
+            };
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// Bytes as people say them.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
@@ -47,6 +80,15 @@ mod tests {
         for (bytes, text) in [(0, "0 bytes"), (1023, "1023 bytes"), (1536, "1.5 KiB"), (18_390_281, "17.5 MiB")] {
             assert_eq!(size(bytes), text);
         }
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest() {
+        let rows = [["plugin", "size", "end"], ["a-name-of-many-letters", "1", "x"], ["b", "12345", ""]];
+        let rows = rows.map(|row| row.map(ToOwned::to_owned));
+        let wanted =
+            "plugin                   size  end\na-name-of-many-letters      1  x\nb                       12345\n";
+        assert_eq!(table(&rows, [Side::Left, Side::Right, Side::Left]), wanted);
     }
 
     #[test]

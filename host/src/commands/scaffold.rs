@@ -3,12 +3,13 @@
 use std::{
     error::Error,
     fs,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
 use super::{
     Verdict,
+    print::say,
     templates::{Lang, WIT},
 };
 
@@ -26,11 +27,13 @@ pub fn run(name: &str, lang: Lang) -> Result<Verdict, Box<dyn Error>> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             return Err(format!("{name} exists already: take another name, or remove it").into());
         }
-        made => made?,
+        made => made.map_err(|error| format!("the folder {name} cannot be made here: {error}"))?,
     }
     write(&folder, name, lang)?;
-    println!("{name} is a branch in {}. Its README.md says how to test and build it:\n", lang.title());
-    println!("{}", fs::read_to_string(folder.join("README.md"))?);
+    let readme = folder.join("README.md");
+    let text = fs::read_to_string(&readme).map_err(|error| at(&readme, &error))?;
+    say(format_args!("{name} is a branch in {}. Its README.md says how to test and build it:\n", lang.title()));
+    say(text);
     Ok(Verdict::Good)
 }
 
@@ -44,10 +47,15 @@ fn write(folder: &Path, name: &str, lang: Lang) -> Result<(), Box<dyn Error>> {
     let contract = WIT.iter().map(|(path, text)| (Path::new("wit").join(path), (*text).to_owned()));
     for (path, text) in template.chain(contract) {
         let path = folder.join(path);
-        fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+        let parent = path.parent().unwrap_or(folder);
+        fs::create_dir_all(parent).map_err(|error| at(parent, &error))?;
+        fs::write(&path, text).map_err(|error| at(&path, &error))?;
     }
     Ok(())
+}
+
+fn at(path: &Path, error: &io::Error) -> String {
+    format!("{}: {error}", path.display())
 }
 
 /// Everything that is called after the example is called after the plugin. Only what is meant: `rust` is a word of

@@ -3,30 +3,72 @@
 //! A host never runs a contained attempt twice to an effect, and cancels only what took effect; a branch that asks
 //! others for something over HTTP has no such luxury. Whoever wrote it wants to know what it makes of both.
 
+mod branch;
+mod lines;
 mod memory;
 
-use std::{error::Error, fmt, fmt::Write as _, path::Path, sync::Arc, time::Duration};
+use std::{error::Error, path::PathBuf};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use clap::Args;
+use http::StatusCode;
 
-use self::memory::{Data, Memory};
-use super::Verdict;
+use self::{
+    branch::{Branch, Ended},
+    lines::Lines,
+    memory::{Data, Memory},
+};
+use super::{Verdict, name_of, print::say};
 use crate::{
-    branch::{Call, Departure, Exit, Held, Outcome, Reach},
-    plugin::{self, Limits, Plugin, Runtime, Settings},
-    saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    branch::{Outcome, Reply},
+    plugin::{Limits, Settings},
+    saga::Op,
 };
 
-/// How long one attempt may take: a host's own default, when the saga does not say.
-const TIMEOUT: Duration = Duration::from_secs(3);
+/// What is tried, and how.
+#[derive(Debug, Args)]
+pub struct Trial {
+    /// The component, NAME.wasm
+    file: PathBuf,
+    /// Name of the plugin, which grants and settings are for [default: that of the file]
+    #[arg(long)]
+    name: Option<String>,
+    /// What the step is given: a payload that try accepts
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    payload: String,
+    /// What every request that it is granted is answered; nothing is sent
+    #[arg(long, value_name = "STATUS[:BODY]", value_parser = reply)]
+    answer: Option<Reply>,
+    /// Let cancel leave data behind, where that is meant
+    #[arg(long)]
+    allow_leftovers: bool,
+}
+
+/// Reads `404` or `200:{"id": 7}`.
+fn reply(text: &str) -> Result<Reply, String> {
+    let (status, body) = text.split_once(':').unwrap_or((text, ""));
+    let status = status.parse().ok().filter(|status| (200..600).contains(status));
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.ok_or("a status from 200 to 599 is needed, and may be followed by a colon and a body")?;
+    Ok(Reply { status, body: body.to_owned().into() })
+}
 
 /// Runs all trials and prints what was seen.
-pub async fn run(settings: &Settings, file: &Path, payload: &str) -> Result<Verdict, Box<dyn Error>> {
-    let mut trials = Trials { branch: Branch::new(load(settings, file)?, payload)?, failed: 0 };
+pub async fn run(settings: &Settings, trial: &Trial) -> Result<Verdict, Box<dyn Error>> {
+    let name = name_of(&trial.file, trial.name.as_deref())?;
+    let lines = Lines::default();
+    lines.listen();
+    let branch = Branch::new(settings, trial, name, &lines)?;
+    let reach = if branch.is_contained() { "contained" } else { "external" };
+    let reason = &branch.judgement().reason;
+    say(format_args!("{name} is {reach}: it {reason} (settings of this name: [plugins.grants.{name}])"));
+    let mut trials = Trials { branch, allow_leftovers: trial.allow_leftovers, failed: 0, notes: 0 };
     if !trials.twice().await {
-        println!(
-            "\ntry does not succeed with this payload, so there is nothing more to see: give one that it accepts, --payload"
-        );
+        let mend = if trials.branch.was_held() {
+            HELD
+        } else {
+            "try does not succeed with this payload, so there is nothing more to see: give one that it accepts, --payload"
+        };
+        say(format_args!("\n{mend}"));
         return Ok(Verdict::Bad);
     }
     trials.cancelled().await;
@@ -34,26 +76,21 @@ pub async fn run(settings: &Settings, file: &Path, payload: &str) -> Result<Verd
     trials.cancelled_after_lost_try().await;
     // Every operation on a key is one too many, and the guest is told so.
     let limits = Limits { kv_operations: 0, ..settings.limits.clone() };
-    let faulty = load(&Settings { limits, ..settings.clone() }, file)?;
-    trials.without_store(&Branch::new(faulty, payload)?).await;
-    if trials.failed == 0 {
-        println!("\nNothing wrong was seen.");
-        return Ok(Verdict::Good);
-    }
-    println!("\n{} of the above must not be so.", trials.failed);
-    Ok(Verdict::Bad)
+    let faulty = Settings { limits, ..settings.clone() };
+    trials.without_store(&Branch::new(&faulty, trial, name, &lines)?).await;
+    Ok(trials.verdict())
 }
 
-fn load(settings: &Settings, file: &Path) -> Result<Arc<Plugin>, Box<dyn Error>> {
-    let runtime = Runtime::new(settings)?;
-    let loaded =
-        plugin::read(file, runtime.limits()).and_then(|bytes| Plugin::load(&runtime, plugin::name(file)?, &bytes));
-    Ok(loaded.map_err(|fault| format!("{} is no plugin: {fault}", file.display()))?)
-}
+/// What helps who wants to try a plugin that sends requests.
+const HELD: &str = "It asks others for something, and this test makes no requests: say what they would answer, as in \
+                    --answer 200 or --answer '200:{\"id\": 7}'. What a whole saga would do up to its first request, \
+                    `POST /api/v1/sagas/plan` of a running host says, which sends nothing either.";
 
 struct Trials {
     branch: Branch,
+    allow_leftovers: bool,
     failed: u32,
+    notes: u32,
 }
 
 impl Trials {
@@ -62,25 +99,21 @@ impl Trials {
         title("try, and try again: a repetition must do no harm");
         let memory = Memory::default();
         let first = self.branch.run(Op::Action, 1, None, &memory).await;
-        say("try", &first);
+        show("try", &first);
         if !first.has_succeeded() {
             return false;
         }
         let before = memory.data();
         let second = self.branch.run(Op::Action, 2, None, &memory).await;
-        say("try again", &second);
+        show("try again", &second);
         let is_same = memory.data() == before && second.output() == first.output();
-        if self.branch.is_contained() {
-            note(
-                is_same,
-                "the second changes nothing more",
-                "it differs: fine while it is contained, for one counts then",
-            );
+        let otherwise = if self.branch.is_contained() {
+            "it differs: fine while it is contained, for one counts then"
         } else {
             self.must(second.has_succeeded(), "a repetition must succeed as well");
-            let otherwise = "it differs: have the second find what the first did, by the call's idempotency-key";
-            note(is_same, "the second changes nothing more", otherwise);
-        }
+            "it differs: have the second find what the first did, by the call's idempotency-key"
+        };
+        self.note(is_same, "the second changes nothing more", otherwise);
         true
     }
 
@@ -90,26 +123,31 @@ impl Trials {
         let tried = self.branch.run(Op::Action, 1, None, &memory).await;
         let output = tried.output().unwrap_or_default().to_owned();
         let first = self.branch.run(Op::Compensate, 1, Some(&output), &memory).await;
-        say("cancel", &first);
+        show("cancel", &first);
         self.must(first.has_succeeded(), "cancel must succeed after a try that did");
-        note(memory.data() == Data::default(), "all data is as before try", "data stays behind");
+        let is_undone = memory.data() == Data::default();
+        if is_undone || self.allow_leftovers || !self.branch.is_contained() {
+            self.note(is_undone, "all data is as before try", "data stays behind");
+        } else {
+            self.must(false, "data stays behind: cancel must take back what try did (meant so? --allow-leftovers)");
+        }
         let before = memory.data();
         let second = self.branch.run(Op::Compensate, 2, Some(&output), &memory).await;
-        say("cancel again", &second);
+        show("cancel again", &second);
         self.must(second.has_succeeded(), "a repetition of cancel must succeed as well");
         let otherwise = if self.branch.is_contained() {
             "the second takes back more: fine while it is contained, for one counts then"
         } else {
             "the second takes back what is not its own"
         };
-        note(memory.data() == before, "the second changes nothing more", otherwise);
+        self.note(memory.data() == before, "the second changes nothing more", otherwise);
     }
 
     async fn cancelled_without_try(&mut self) {
         title("cancel without try: there is nothing to take back, and cancel is not told");
         let memory = Memory::default();
         let cancelled = self.branch.run(Op::Compensate, 1, None, &memory).await;
-        say("cancel", &cancelled);
+        show("cancel", &cancelled);
         self.must(cancelled.has_succeeded(), "cancel must succeed where there is nothing to take back");
         self.must(memory.data() == Data::default(), "cancel must change nothing where there is nothing to take back");
     }
@@ -119,32 +157,32 @@ impl Trials {
         let memory = Memory::default();
         self.branch.run(Op::Action, 1, None, &memory).await;
         let cancelled = self.branch.run(Op::Compensate, 1, None, &memory).await;
-        say("cancel", &cancelled);
+        show("cancel", &cancelled);
         self.must(cancelled.has_succeeded(), "cancel must succeed whether try did or not");
-        let contained = "data stays behind: for a contained branch the host always knows, so this does not happen";
-        let external = "data stays behind: have cancel look for what try did";
-        let is_contained = self.branch.is_contained();
-        note(
-            memory.data() == Data::default(),
-            "all data is as before try",
-            if is_contained { contained } else { external },
-        );
+        let otherwise = if self.branch.is_contained() {
+            "data stays behind: for a contained branch the host always knows, so this does not happen"
+        } else {
+            "data stays behind: have cancel look for what try did"
+        };
+        self.note(memory.data() == Data::default(), "all data is as before try", otherwise);
     }
 
     async fn without_store(&mut self, faulty: &Branch) {
         title("try and cancel while the key-value store answers with errors: nobody may take them for a decision");
-        let memory = Memory::default();
-        let output = self.branch.run(Op::Action, 1, None, &memory).await.output().unwrap_or_default().to_owned();
-        for (name, op, tried) in [("try", Op::Action, None), ("cancel", Op::Compensate, Some(&*output))] {
-            let (for_one, for_other) = (memory.copy(), memory.copy());
-            let usual = self.branch.run(op, 1, tried, &for_one).await;
-            let ended = faulty.run(op, 1, tried, &for_other).await;
-            say(name, &ended);
-            if usual.uses_store() {
-                let is_open = !matches!(ended.0, Outcome::Succeeded { .. } | Outcome::Rejected { .. });
+        // On what is there before each: a second `try` may be rejected whatever the store does.
+        let (before, tried) = (Memory::default(), Memory::default());
+        let output = self.branch.run(Op::Action, 1, None, &tried).await.output().unwrap_or_default().to_owned();
+        for (name, op, output, memory) in
+            [("try", Op::Action, None, before), ("cancel", Op::Compensate, Some(&*output), tried)]
+        {
+            let usual = self.branch.run(op, 1, output, &memory.copy()).await;
+            let ended = faulty.run(op, 1, output, &memory).await;
+            show(name, &ended);
+            if usual.uses_store {
+                let is_open = !matches!(ended.outcome, Outcome::Succeeded { .. } | Outcome::Rejected { .. });
                 self.must(is_open, "an error of the store must become `unavailable`, or a trap");
             } else {
-                println!("  ok    it uses no store");
+                say("  ok    it uses no store");
             }
         }
     }
@@ -152,119 +190,43 @@ impl Trials {
     fn must(&mut self, is_so: bool, what: &str) {
         if !is_so {
             self.failed += 1;
-            println!("  FAIL  {what}");
+            say(format_args!("  FAIL  {what}"));
         }
+    }
+
+    /// What is worth knowing and no mistake for certain.
+    fn note(&mut self, is_good: bool, good: &str, otherwise: &str) {
+        if is_good {
+            say(format_args!("  ok    {good}"));
+        } else {
+            self.notes += 1;
+            say(format_args!("  note  {otherwise}"));
+        }
+    }
+
+    fn verdict(&self) -> Verdict {
+        if self.branch.was_held() {
+            say(format_args!("\n{HELD}"));
+        }
+        match (self.failed, self.notes) {
+            (0, 0) => say("\nNothing wrong was seen."),
+            (0, notes) => {
+                say(format_args!("\nNothing wrong was seen; lines that begin with `note`: {notes}, look at them."));
+            }
+            (failed, _) => say(format_args!("\n{failed} of the above must not be so.")),
+        }
+        if self.failed == 0 { Verdict::Good } else { Verdict::Bad }
     }
 }
 
 fn title(text: &str) {
-    println!("\n{text}");
+    say(format_args!("\n{text}"));
 }
 
-fn say(name: &str, ended: &Ended) {
-    println!("        {name}: {ended}");
-}
-
-/// What is worth knowing and no mistake for certain.
-fn note(is_good: bool, good: &str, otherwise: &str) {
-    if is_good { println!("  ok    {good}") } else { println!("  note  {otherwise}") }
-}
-
-/// A step that is carried out by the plugin.
-struct Branch {
-    plugin: Arc<Plugin>,
-    saga: Arc<Definition>,
-}
-
-impl Branch {
-    fn new(plugin: Arc<Plugin>, payload: &str) -> Result<Self, Box<dyn Error>> {
-        let target = |function: &str| format!("wasm://{}/{function}", plugin.name());
-        let payload = payload.to_owned().into();
-        let step = Step { action: target("try"), compensation: target("cancel"), payload };
-        let gid = Gid::new("plugin-test")?;
-        let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0))?;
-        Ok(Self { plugin, saga: Arc::new(saga) })
+/// What came of a call, and under it what the guest wrote meanwhile.
+fn show(name: &str, ended: &Ended) {
+    say(format_args!("        {name}: {ended}"));
+    for line in &ended.lines {
+        say(format_args!("          {line}"));
     }
-
-    fn is_contained(&self) -> bool {
-        self.plugin.judgement().reach == Reach::Contained
-    }
-
-    /// Makes one attempt; its effects are kept if it succeeds, as a host would keep them.
-    async fn run(&self, op: Op, attempt: u32, tried: Option<&str>, memory: &Memory) -> Ended {
-        let call = Call {
-            saga: self.saga.clone(),
-            slot: Slot { step: 0, op },
-            attempt,
-            results: Vec::new(),
-            tried: tried.map(ToOwned::to_owned),
-            timeout: TIMEOUT,
-            state: Arc::new(memory.clone()),
-            exit: Some(Arc::new(Closed)),
-            is_rehearsal: false,
-        };
-        let outcome = self.plugin.operation(op).call(&call).await;
-        if let Outcome::Succeeded { effects, .. } = &outcome {
-            memory.commit(effects);
-        }
-        Ended(outcome)
-    }
-}
-
-/// Nothing leaves, but people see what would.
-struct Closed;
-
-impl Exit for Closed {
-    fn leave(&self, Departure { what }: Departure) -> BoxFuture<'_, Result<(), Held>> {
-        async move { Err(Held(format!("it would ask for {what}, which this test does not do"))) }.boxed()
-    }
-}
-
-struct Ended(Outcome);
-
-impl Ended {
-    fn has_succeeded(&self) -> bool {
-        matches!(self.0, Outcome::Succeeded { .. })
-    }
-
-    fn uses_store(&self) -> bool {
-        matches!(&self.0, Outcome::Succeeded { effects, .. } if !effects.is_empty())
-    }
-
-    fn output(&self) -> Option<&str> {
-        match &self.0 {
-            Outcome::Succeeded { output, .. } => output.as_deref(),
-            _ => None,
-        }
-    }
-}
-
-impl fmt::Display for Ended {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Outcome::Succeeded { output, effects } => {
-                let output = output.as_deref().unwrap_or("no output");
-                write!(f, "succeeded, {output}{}", changes(effects))
-            }
-            Outcome::Rejected { reason } => write!(f, "rejected: {reason}"),
-            Outcome::Ongoing { .. } => f.write_str("ongoing"),
-            Outcome::Unknown { error } => write!(f, "unavailable: {error}"),
-            // Nobody else changes the data here.
-            Outcome::Outdated => f.write_str("to be made again"),
-        }
-    }
-}
-
-/// What an attempt has written.
-fn changes(effects: &crate::store::Batch) -> String {
-    let mut text = String::new();
-    for (key, value) in effects.writes() {
-        let Some(plugin::data::Place { bucket, key, .. }) = plugin::data::place(key) else { continue };
-        // Writing to a string does not fail.
-        let _ = match value {
-            Some(value) => write!(text, "; {bucket}/{key} is now {}", String::from_utf8_lossy(value)),
-            None => write!(text, "; {bucket}/{key} is deleted"),
-        };
-    }
-    text
 }

@@ -45,11 +45,7 @@ pub enum Code {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// The name would not work in an address.
-    #[error(
-        "a plugin's name must consist of lowercase letters, digits, '-', '_' and '.', start with a letter or digit and \
-         have at most {} characters: rename the file",
-        Loaded::NAME_BYTES_MAX
-    )]
+    #[error("{}: rename the file", name_rule())]
     Name,
     /// It cannot be read.
     #[error("cannot be read: {0}")]
@@ -193,6 +189,15 @@ impl Loaded {
 /// The plugin's name: the file's name without `.wasm`.
 pub fn name(path: &Path) -> Result<&str, Fault> {
     path.file_stem().and_then(|stem| stem.to_str()).filter(|name| is_name(name)).ok_or(Fault::Name)
+}
+
+/// What a plugin's name must be, for people.
+pub fn name_rule() -> String {
+    format!(
+        "a plugin's name must consist of lowercase letters, digits, '-', '_' and '.', start with a letter or digit and have \
+         at most {} characters",
+        Loaded::NAME_BYTES_MAX
+    )
 }
 
 /// Whether a plugin can have this name.

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    branch::{Departure, Exit, Held},
+    branch::{Departure, Exit, Held, Reply},
     store,
 };
 
@@ -112,6 +112,11 @@ impl Gate {
         if !is_let_out {
             pending::<()>().await;
         }
+    }
+
+    /// What its exit answers in place of whom a request is for, if it does.
+    pub fn reply(&self) -> Option<Reply> {
+        self.0.exit.as_ref().and_then(|exit| exit.reply())
     }
 
     /// Whether more of what has been let out may follow without asking, since nothing has been read meanwhile.

@@ -41,7 +41,7 @@ mod turns;
 use std::sync::Arc;
 
 pub use address::{Route, Unresolved, version};
-pub use component::{Code, Fault, name, read};
+pub use component::{Code, Fault, is_name, name, name_rule, read};
 pub use contract::INTERFACE;
 pub use folder::Published;
 pub use grants::Grants;

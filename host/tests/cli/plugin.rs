@@ -1,8 +1,12 @@
 //! The commands, on plugins that are as they should be, and on some that are not.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{component, wasaga};
 use crate::common::Host;
@@ -31,6 +35,10 @@ fn a_new_plugin_says_how_to_build_it() {
         refused.must_hold(&[words]);
         assert!(!dir.path().join(name).exists());
     }
+    // Nobody can make a folder there, root included.
+    let refused = wasaga(Path::new("/proc"), &["new", "stock", "--lang", "rust"]);
+    assert!(!refused.is_good);
+    refused.must_hold(&["the folder stock cannot be made here", "os error"]);
 }
 
 #[test]
@@ -46,6 +54,7 @@ fn a_check_tells_all_about_a_plugin() {
         "KiB",
         " ms;",
         "It is a plugin. `wasaga plugin push rust.wasm`",
+        "`wasaga plugin test rust.wasm --payload JSON`",
     ]);
 }
 
@@ -64,52 +73,28 @@ fn a_check_knows_the_grants() {
     let said = wasaga(dir.path(), &["check", file, "--config", "wasaga.toml"]);
     assert!(said.is_good, "{}", said.text);
     said.must_hold(&["external: it imports wasi:http/outgoing-handler and is granted https://a.example/v1/ (POST)"]);
+    // As cargo calls the file of my-chaos.
+    fs::copy(component("fixtures", "chaos"), dir.path().join("my_chaos.wasm")).unwrap();
+    let settings = settings.replace("chaos", "my-chaos");
+    fs::write(dir.path().join("wasaga.toml"), settings).unwrap();
+    wasaga(dir.path(), &["check", "my_chaos.wasm", "--config", "wasaga.toml"])
+        .must_hold(&["contained: it imports", "[plugins.grants.my_chaos]"]);
+    wasaga(dir.path(), &["check", "my_chaos.wasm", "--name", "my-chaos", "--config", "wasaga.toml"]).must_hold(&[
+        "external: it imports",
+        "name      my-chaos",
+        "plugin push my_chaos.wasm --name my-chaos",
+        "plugin test my_chaos.wasm --name my-chaos --payload JSON --answer STATUS:BODY",
+    ]);
+    for command in ["check", "test", "push"] {
+        let refused = wasaga(dir.path(), &[command, "my_chaos.wasm", "--name", "My Chaos"]);
+        assert!(!refused.is_good);
+        refused.must_hold(&["--name \"My Chaos\": a plugin's name must consist of"]);
+        assert!(!refused.text.contains("rename the file"), "{}", refused.text);
+    }
     fs::write(dir.path().join("wasaga.toml"), "[plugins]\nlimit = 3\n").unwrap();
     let refused = wasaga(dir.path(), &["check", file, "--config", "wasaga.toml"]);
     assert!(!refused.is_good);
     refused.must_hold(&["wasaga.toml", "limit"]);
-}
-
-#[test]
-fn a_test_shows_what_a_branch_does_in_every_case() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = component("plugins", "rust");
-    let payload = r#"{"amount":100,"customer":"Zoë"}"#;
-    let said = wasaga(dir.path(), &["test", file.to_str().unwrap(), "--payload", payload]);
-    assert!(said.is_good, "{}", said.text);
-    said.must_hold(&[
-        r#"try: succeeded, {"amount":100,"customer":"Zoë"}; default/plugin-test/01 is now {"amount":100,"customer":"Zoë"}"#,
-        "try again: succeeded",
-        "cancel: succeeded, no output; default/plugin-test/01 is deleted",
-        "ok    all data is as before try",
-        "try: unavailable: an attempt may read",
-        "cancel: unavailable: an attempt may read",
-        "Nothing wrong was seen.",
-    ]);
-    assert!(!said.text.contains("FAIL"), "{}", said.text);
-    let rejected = wasaga(dir.path(), &["test", file.to_str().unwrap(), "--payload", r#"{"amount":501}"#]);
-    assert!(!rejected.is_good);
-    rejected.must_hold(&["rejected: simulated failure", "--payload"]);
-}
-
-#[test]
-fn a_test_finds_what_must_not_be() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = component("fixtures", "chaos");
-    let test =
-        |payload: Value| wasaga(dir.path(), &["test", file.to_str().unwrap(), "--payload", &payload.to_string()]);
-    for (payload, words) in [
-        (json!({ "cancel": "reject", "text": "no" }), "cancel must succeed after a try that did"),
-        (json!({ "cancel": "trap" }), "cancel must succeed where there is nothing to take back"),
-        (
-            json!({ "try": "kv", "kv": [["set", "a", "1"]] }),
-            "an error of the store must become `unavailable`, or a trap",
-        ),
-    ] {
-        let said = test(payload);
-        assert!(!said.is_good, "{}", said.text);
-        said.must_hold(&["FAIL", words, "must not be so"]);
-    }
 }
 
 #[tokio::test]
@@ -135,14 +120,47 @@ async fn a_plugin_is_pushed_to_a_running_host_and_listed() {
     assert!(!refused.is_good);
     refused.must_hold(&["bad.wasm is not taken", "not WebAssembly", "wasm32-wasip2"]);
     fs::write(dir.path().join("Bad Name.wasm"), "").unwrap();
-    push(&["Bad Name.wasm"]).must_hold(&["lowercase", "--name"]);
+    push(&["Bad Name.wasm"]).must_hold(&["lowercase", "rename the file", "--name"]);
+    push(&["bad.wasm", "--name", ""]).must_hold(&["--name \"\": a plugin's name must consist of"]);
 
     let list = wasaga(dir.path(), &["list", "--host", &url]);
     assert!(list.is_good, "{}", list.text);
     list.must_hold(&["rust ", "contained", "sha256"]);
+    let refused = wasaga(dir.path(), &["list", "--host", &host.address]);
+    assert!(!refused.is_good);
+    refused.must_hold(&["http:// is missing", &format!("take {url}")]);
 
     assert!(host.terminate().success());
     let nobody = wasaga(dir.path(), &["list", "--host", &url]);
     assert!(!nobody.is_good);
     nobody.must_hold(&["no host answers", "make run", "--host"]);
+}
+
+#[tokio::test]
+async fn a_list_keeps_its_columns_and_tells_what_is_no_plugin() {
+    let (dir, name) = (tempfile::tempdir().unwrap(), "a-name-of-more-than-twenty-four-letters");
+    let plugins = dir.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    fs::copy(component("plugins", "rust"), plugins.join(name).with_extension("wasm")).unwrap();
+    fs::copy(component("plugins", "rust"), plugins.join("b.wasm")).unwrap();
+    fs::write(plugins.join("broken.wasm"), "").unwrap();
+    let host = Host::start_on(&dir.path().join("data"), &plugins, &[]);
+    let list = wasaga(dir.path(), &["list", "--host", &format!("http://{}", host.address)]);
+    assert!(list.is_good, "{}", list.text);
+    list.must_hold(&["broken.wasm is no plugin: the file is empty"]);
+    let column = |row: usize, word: &str| list.text.lines().nth(row).unwrap().find(word);
+    assert!(column(1, name).is_some() && column(2, "b ").is_some(), "{}", list.text);
+    let reach = column(0, "reach");
+    assert!(reach.is_some() && reach == column(1, "contained") && reach == column(2, "contained"), "{}", list.text);
+}
+
+#[test]
+fn who_has_seen_enough_is_not_told_of_a_panic() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wasaga"));
+    command.args(["plugin", "test", "--payload", r#"{"amount":1}"#]).arg(component("plugins", "rust"));
+    let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", output.status);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

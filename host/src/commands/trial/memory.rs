@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use bytes::Bytes;
@@ -15,7 +18,10 @@ pub type Data = BTreeMap<Bytes, Bytes>;
 
 /// Clones are the same store.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Mutex<Data>>);
+pub struct Memory {
+    data: Arc<Mutex<Data>>,
+    reads: Arc<AtomicU64>,
+}
 
 impl Memory {
     /// What is in it.
@@ -25,7 +31,12 @@ impl Memory {
 
     /// Another store with the same in it.
     pub fn copy(&self) -> Self {
-        Self(Arc::new(Mutex::new(self.data())))
+        Self { data: Arc::new(Mutex::new(self.data())), reads: Arc::default() }
+    }
+
+    /// How often it was read.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Relaxed)
     }
 
     /// Keeps what a batch writes.
@@ -41,16 +52,18 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Data> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Read for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.reads.fetch_add(1, Relaxed);
         Ok(self.lock().get(key).cloned())
     }
 
     fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        self.reads.fetch_add(1, Relaxed);
         if range.is_empty() {
             return Ok(Vec::new());
         }

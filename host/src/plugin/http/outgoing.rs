@@ -3,8 +3,11 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::future::{self, Either};
-use http::{HeaderMap, Request, Response, header::HOST};
-use http_body_util::BodyExt as _;
+use http::{
+    HeaderMap, Request, Response,
+    header::{CONTENT_LENGTH, HOST},
+};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Body as _;
 use hyper_util::client::legacy::connect::capture_connection;
 use tokio::{sync::Semaphore, time::timeout};
@@ -18,7 +21,7 @@ use super::{
     rule::{self, Permit},
 };
 use crate::{
-    branch::Departure,
+    branch::{Departure, Reply},
     plugin::{
         Limits, Plugin,
         gate::Gate,
@@ -158,7 +161,7 @@ const NOT_PUBLIC: &str = "its address is not public, and the entry of http does 
 
 /// What the guest says that the body has, if it says.
 fn declared_length(headers: &HeaderMap) -> u64 {
-    let length = headers.get(http::header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     length.unwrap_or_default()
 }
 
@@ -198,6 +201,9 @@ impl Exchange {
         // Only ever closed by being dropped.
         let place = places.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
         gate.leave(Departure { what: what.clone() }).await;
+        if let Some(reply) = gate.reply() {
+            return replied(request, reply).await;
+        }
         let response = send(&client, request, &timeouts).await.inspect_err(|error| {
             let why = match error {
                 Error::DestinationIpProhibited => NOT_PUBLIC.to_owned(),
@@ -218,6 +224,16 @@ impl Exchange {
         }
         Ok(response.map(|body| Inbound::new(body, limit, timeouts.between_bytes, place, gate).boxed_unsync()))
     }
+}
+
+/// Takes the whole request, as a server would, and sends it nowhere.
+async fn replied(request: Request<Outbound>, Reply { status, body }: Reply) -> Result<Response<WasiBody>, Error> {
+    request.into_body().collect().await?;
+    let length = body.len();
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    Ok(response)
 }
 
 /// A connection, TLS included, has its own time limit; then the answer has.

@@ -1,0 +1,76 @@
+//! What a guest writes while it is tried, to be shown under the call that it belongs to.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+    level_filters::LevelFilter,
+};
+use tracing_subscriber::{
+    Layer, filter::Targets, layer::Context, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+};
+
+/// Where guests' lines come from; all that they say counts here. Of the host itself only warnings do.
+const GUESTS: &str = "wasaga::plugin::stdio";
+
+/// Lines that nobody has taken yet. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Receives what is logged in this process from now on.
+    pub fn listen(&self) {
+        let kinds = Targets::new().with_target(GUESTS, LevelFilter::TRACE).with_target("wasaga", LevelFilter::WARN);
+        // Where somebody else listens already, that one shows them.
+        let _ = tracing_subscriber::registry().with(kinds).with(self.clone()).try_init();
+    }
+
+    /// Adds a line.
+    pub fn push(&self, line: String) {
+        self.lock().push(line);
+    }
+
+    /// What has come since they were taken last.
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let level: &Level = event.metadata().level();
+        let context = if line.context.is_empty() { "" } else { ": " };
+        self.push(format!("{:5} {}{context}{}", level.as_str(), line.context, line.message));
+    }
+}
+
+/// The parts of an event that are not the same for all lines of a trial.
+#[derive(Default)]
+struct Line {
+    message: String,
+    context: String,
+}
+
+impl Visit for Line {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "context" {
+            value.clone_into(&mut self.context);
+        }
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        }
+    }
+}
