@@ -133,6 +133,10 @@ for language in $languages; do
   [ "$answer" = '{"dtm_result":"SUCCESS"}' ] || fail "$language: the saga ended with $answer"
   grep -q "try amount=100 customer=Zoë plugin=.\?$name" "$work/host.log" || fail "$language: its line is not in the log"
   wasaga plugin check "$name.wasm" >"$work/out" || { cat "$work/out"; fail "$language: it is no plugin"; }
+  wasaga plugin test "$name.wasm" --payload '{"amount":100,"customer":"Zoë"}' >"$work/out" || {
+    cat "$work/out" >&2
+    fail "$language: \`wasaga plugin test\` found something wrong"
+  }
   cp "$name.wasm" "$components/$language.wasm"
 done
 stop_host

@@ -109,7 +109,9 @@ impl Registry {
         let (gone, missing) = missing.partition(|name| is_due(folder.missing.contains(name)));
         folder.missing = missing;
         let gone: HashSet<String> = gone;
-        gone.iter().for_each(|name| self.take_away(name));
+        for name in &gone {
+            self.take_away(name);
+        }
     }
 
     /// Takes a file in, or notes why not.

@@ -141,20 +141,22 @@ impl Registry {
     }
 
     fn unpack_shelf(&self) {
-        let Some(shelf) = self.runtime.shelf() else { return };
-        match shelf.all() {
+        let Some(on_disk) = self.runtime.shelf() else { return };
+        match on_disk.all() {
             Ok(mut pins) => {
-                let is_current = |pin: &Pin| shelf.current(&pin.plugin) == Some(pin.digest);
+                let is_current = |pin: &Pin| on_disk.current(&pin.plugin) == Some(pin.digest);
                 // Whatever happened to the files meanwhile, what is current was made so last.
                 pins.sort_by_key(is_current);
-                pins.into_iter().for_each(|pin| self.unpack(&pin, is_current(&pin), shelf));
+                for pin in pins {
+                    self.unpack(&pin, is_current(&pin), on_disk);
+                }
             }
             Err(error) => error!("components of unfinished sagas cannot be listed: {error}"),
         }
     }
 
-    fn unpack(&self, pin: &Pin, is_current: bool, shelf: &Shelf) {
-        let stamp = Stamp::of(&shelf.path(pin)).ok();
+    fn unpack(&self, pin: &Pin, is_current: bool, on_disk: &Shelf) {
+        let stamp = Stamp::of(&on_disk.path(pin)).ok();
         let entry = self.fetch(pin);
         let state = &mut *self.write();
         if is_current && let Ok(entry) = &entry {
@@ -336,12 +338,14 @@ impl Registry {
 
     /// Looks again for the versions that sagas are pinned to and that were lost. Reads only files that have changed.
     pub fn look_for_lost(&self) {
-        let Some(shelf) = self.runtime.shelf() else { return };
+        let Some(on_disk) = self.runtime.shelf() else { return };
         let is_lost = |version: &Version| version.entry.is_err() && version.held.load(Relaxed) > 0;
         let known = |(pin, version): (&Pin, &Version)| (pin.clone(), version.stamp);
         let lost: Vec<_> = self.read().versions.iter().filter(|(_, it)| is_lost(it)).map(known).collect();
         for (pin, read) in lost {
-            let Some(stamp) = Stamp::of(&shelf.path(&pin)).ok().filter(|stamp| read != Some(*stamp)) else { continue };
+            let Some(stamp) = Stamp::of(&on_disk.path(&pin)).ok().filter(|stamp| read != Some(*stamp)) else {
+                continue;
+            };
             let entry = self.fetch(&pin);
             if entry.is_ok() {
                 info!(plugin = &*pin.plugin, digest = %pin.digest, "a lost component is back");
@@ -377,16 +381,16 @@ impl Registry {
 
     /// Puts a component where sagas can rely on it, as the version that is to be current.
     pub(super) fn keep(&self, pin: &Pin, bytes: &[u8]) -> Result<(), Fault> {
-        let Some(shelf) = self.runtime.shelf() else { return Ok(()) };
-        let kept = shelf.put(pin, bytes).and_then(|()| shelf.set_current(&pin.plugin, Some(pin.digest)));
+        let Some(on_disk) = self.runtime.shelf() else { return Ok(()) };
+        let kept = on_disk.put(pin, bytes).and_then(|()| on_disk.set_current(&pin.plugin, Some(pin.digest)));
         kept.map_err(Fault::NotKept).inspect_err(|_| self.keep_not(pin))
     }
 
     /// Undoes [`Registry::keep`]: the version has not become current.
     pub(super) fn keep_not(&self, pin: &Pin) {
-        let Some(shelf) = self.runtime.shelf() else { return };
+        let Some(on_disk) = self.runtime.shelf() else { return };
         let before = self.plugin(&pin.plugin).map(|plugin| plugin.digest());
-        if let Err(error) = shelf.set_current(&pin.plugin, before) {
+        if let Err(error) = on_disk.set_current(&pin.plugin, before) {
             error!(plugin = &*pin.plugin, digest = %pin.digest, "a version may be current after the next start: {error}");
         }
         if !self.read().versions.contains_key(pin) {

@@ -73,7 +73,9 @@ impl Directory for Chest {
 
     fn pin(&self, _: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
         let mut pins = Pins::default();
-        slots.iter().for_each(|slot| pins.set(*slot, Pin { plugin: "box".into(), digest: Digest(PIN) }));
+        for slot in slots {
+            pins.set(*slot, Pin { plugin: "box".into(), digest: Digest(PIN) });
+        }
         Ok(pins)
     }
 }
