@@ -106,9 +106,8 @@ impl Registry {
         });
         let is_missing = |plugin: &Arc<Plugin>| !files.contains(&self.file(plugin.name()));
         let missing = self.plugins().into_iter().filter(is_missing).map(|plugin| plugin.name().to_owned());
-        let (gone, missing) = missing.partition(|name| is_due(folder.missing.contains(name)));
+        let (gone, missing): (HashSet<String>, _) = missing.partition(|name| is_due(folder.missing.contains(name)));
         folder.missing = missing;
-        let gone: HashSet<String> = gone;
         for name in &gone {
             self.take_away(name);
         }

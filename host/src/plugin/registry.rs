@@ -143,12 +143,14 @@ impl Registry {
     fn unpack_shelf(&self) {
         let Some(on_disk) = self.runtime.shelf() else { return };
         match on_disk.all() {
-            Ok(mut pins) => {
+            Ok(pins) => {
                 let is_current = |pin: &Pin| on_disk.current(&pin.plugin) == Some(pin.digest);
+                let (current, others): (Vec<_>, Vec<_>) = pins.into_iter().partition(is_current);
                 // Whatever happened to the files meanwhile, what is current was made so last.
-                pins.sort_by_key(is_current);
-                for pin in pins {
-                    self.unpack(&pin, is_current(&pin), on_disk);
+                for (pins, is_current) in [(others, false), (current, true)] {
+                    for pin in pins {
+                        self.unpack(&pin, is_current, on_disk);
+                    }
                 }
             }
             Err(error) => error!("components of unfinished sagas cannot be listed: {error}"),

@@ -47,11 +47,13 @@ impl Shelf {
         if fs::read(&path).is_ok_and(|stored| stored == bytes) {
             let file = File::options().write(true).open(&path)?;
             file.set_modified(SystemTime::now())?;
-            // Whoever put it there may have been cut off before it was on disk.
             file.sync_all()?;
-            return File::open(&folder)?.sync_all();
+        } else {
+            write_durably(&path, bytes)?;
         }
-        write_durably(&path, bytes)
+        // Whoever made the file, or the folder, before may have been cut off before that was on disk.
+        File::open(&folder)?.sync_all()?;
+        File::open(&self.dir)?.sync_all()
     }
 
     /// The version of a plugin that new sagas use, if there is one and it can be read.
@@ -65,11 +67,8 @@ impl Shelf {
         let path = folder.join(CURRENT);
         match digest {
             Some(digest) => write_durably(&path, digest.to_string().as_bytes()),
-            None => match fs::remove_file(&path) {
-                Ok(()) => File::open(folder)?.sync_all(),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                Err(error) => Err(error),
-            },
+            None if remove_if_there(&path)? => File::open(folder)?.sync_all(),
+            None => Ok(()),
         }
     }
 
@@ -107,10 +106,16 @@ impl Shelf {
 
     /// Takes a component away. No matter if it is gone already.
     pub fn remove(&self, pin: &Pin) -> io::Result<()> {
-        match fs::remove_file(self.path(pin)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        remove_if_there(&self.path(pin)).map(drop)
+    }
+}
+
+/// Whether it was there.
+fn remove_if_there(file: &Path) -> io::Result<bool> {
+    match fs::remove_file(file) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
