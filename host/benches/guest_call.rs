@@ -30,7 +30,7 @@ fn call(payload: &str, state: &Arc<dyn Read>) -> Call {
         saga: Arc::new(saga),
         slot: Slot { step: 0, op: Op::Action },
         attempt: 1,
-        results: Vec::new(),
+        results: Arc::default(),
         tried: None,
         timeout: Duration::from_secs(10),
         state: state.clone(),

@@ -105,7 +105,8 @@ pub struct Plugins {
     pub slots: u32,
     /// How many of them may be of one plugin.
     pub slots_per_plugin: u32,
-    /// Guests that may compute at once for longer than a moment; 0: one less than there are processors.
+    /// Guests that may compute at once for longer than a moment; they give way to short ones. As many give way to them in
+    /// turn, which are not done after some more. 0: as many as there are processors.
     pub busy_guests: usize,
     /// What one attempt may use.
     pub limits: plugin::Limits,

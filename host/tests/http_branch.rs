@@ -144,7 +144,7 @@ fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
         saga: Arc::new(saga),
         slot: Slot { step: 1, op: Op::Action },
         attempt: 1,
-        results: Vec::new(),
+        results: Arc::default(),
         tried: None,
         timeout: AMPLE,
         state: Arc::new(NoState),

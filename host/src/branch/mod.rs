@@ -65,7 +65,7 @@ pub struct Reply {
     pub body: Bytes,
 }
 
-/// One attempt of one operation.
+/// One attempt of one operation. Cheap to clone.
 #[derive(Clone)]
 pub struct Call {
     /// The saga it belongs to; payload, headers and addresses are read from here.
@@ -75,10 +75,10 @@ pub struct Call {
     /// Counts the attempts of this operation, from 1.
     pub attempt: u32,
     /// Outputs of the branches whose actions have succeeded, by branch id; empty for those that gave none.
-    pub results: Vec<(BranchId, String)>,
+    pub results: Arc<[(BranchId, String)]>,
     /// For a compensation: the recorded output of the action (`Some("")` if it gave none), `None` when it is unknown
     /// whether the action took effect. `None` for an action.
-    pub tried: Option<String>,
+    pub tried: Option<Arc<str>>,
     /// How long the attempt may take once it runs; waiting for a place in a full host is not counted.
     pub timeout: Duration,
     /// The state that effects are added to: what an attempt reads here belongs into its effects as preconditions.

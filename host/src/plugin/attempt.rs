@@ -11,17 +11,19 @@
 //!   follow at once, as long as nothing has left the host; then it is for the engine to make the attempt again, which
 //!   pauses, and counts what has left.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use serde::de::IgnoredAny;
 use tokio::{task::yield_now, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 use wasmtime::{Store, Trap, component::ResourceTableError};
 use wasmtime_wasi::I32Exit;
 
 use super::{
     Plugin,
+    background::{Effort, GivingWay, Habit},
     contract::{self, Failure},
     gate::{End, Gate, Reads as _, Refusal},
     http::{Identity, Outgoing},
@@ -30,7 +32,6 @@ use super::{
     runtime::{Guest, Parts},
     stdio::{self, Origin, Stdio},
     transaction::{Fault, Transaction},
-    turns::{Busy, TakingTurns},
 };
 use crate::{
     branch::{Branch, Call, Outcome, Reach},
@@ -61,12 +62,29 @@ type Answer = Result<Option<String>, Failure>;
 
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     let stdio = Stdio::new(origin(plugin, call), plugin.runtime.limits());
-    let (busy, refusal) = (Busy::default(), Refusal::default());
+    let (effort, refusal, given_up) = (Effort::default(), Refusal::default(), CancellationToken::new());
     // Before the clock starts: that the host is full is not the guest's fault.
-    let _slot = plugin.slots.take().await;
-    let guest = pin!(decide(plugin, op, call, &stdio, &refusal, &busy));
+    let slot = plugin.slots.take().await;
     let limit = call.timeout.min(plugin.runtime.limits().attempt_timeout);
-    let outcome = match timeout(limit, TakingTurns::new(guest, busy.clone(), plugin.runtime.turns())).await {
+    // It owns all it needs, as it may move to another thread, and be gone from there only after this has returned.
+    let guest = {
+        let (plugin, call) = (plugin.clone(), call.clone());
+        let lasting = Lasting {
+            stdio: stdio.clone(),
+            refusal: refusal.clone(),
+            effort: effort.clone(),
+            given_up: given_up.clone(),
+        };
+        async move {
+            let _slot = slot;
+            decide(&plugin, op, &call, &lasting).await
+        }
+    };
+    let over = Over { habit: &plugin.habit, effort: effort.clone(), stdio: stdio.clone(), given_up };
+    let guest = GivingWay::new(guest.boxed(), effort, plugin.habit.is_long(), plugin.runtime.background());
+    let ended = timeout(limit, guest).await;
+    drop(over);
+    let outcome = match ended {
         Ok(outcome) => outcome,
         Err(_) => unknown(timed_out(limit, call.timeout), &stdio, plugin),
     };
@@ -79,6 +97,31 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     }
 }
 
+/// What all runs of an attempt share.
+struct Lasting {
+    stdio: Stdio,
+    refusal: Refusal,
+    effort: Effort,
+    given_up: CancellationToken,
+}
+
+/// The end of an attempt, whether it is waited for or given up: from then on its guest, which may be on another thread
+/// and there for a moment longer, reaches nobody.
+struct Over<'a> {
+    habit: &'a Habit,
+    effort: Effort,
+    stdio: Stdio,
+    given_up: CancellationToken,
+}
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.given_up.cancel();
+        self.stdio.close();
+        self.habit.learn(self.effort.spent());
+    }
+}
+
 fn origin(plugin: &Plugin, call: &Call) -> Origin {
     let (plugin, grants) = (plugin.name.clone(), plugin.grants.clone());
     Origin { plugin, grants, saga: call.saga.clone(), slot: call.slot, is_rehearsal: call.is_rehearsal }
@@ -88,12 +131,13 @@ fn origin(plugin: &Plugin, call: &Call) -> Origin {
 const RUNS_MAX: u32 = 8;
 
 /// Runs the guest until its end counts, or for as often as it may without a pause.
-async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, stdio: &Stdio, refusal: &Refusal, busy: &Busy) -> Outcome {
+async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, lasting: &Lasting) -> Outcome {
+    let Lasting { stdio, refusal, .. } = lasting;
     for run_number in 1..=RUNS_MAX {
         let transaction = Transaction::new(call.state.clone(), plugin.runtime.limits());
         let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
-        let gate = Gate::new(call.exit.clone(), Arc::new(key_value.clone()), refusal.clone());
-        let guest = run(plugin, op, call, stdio, &key_value, &gate, busy);
+        let gate = Gate::new(call.exit.clone(), Arc::new(key_value.clone()), refusal.clone(), lasting.given_up.clone());
+        let guest = run(plugin, op, call, lasting, &key_value, &gate);
         let end = match until_ended(guest, &gate).await {
             Ok(Ok(answer)) => Some(outcome(op, answer, plugin)),
             Ok(Err(error)) => Some(unknown(error, stdio, plugin)),
@@ -140,16 +184,15 @@ async fn run(
     plugin: &Arc<Plugin>,
     op: Op,
     call: &Call,
-    stdio: &Stdio,
+    Lasting { stdio, effort, .. }: &Lasting,
     key_value: &KeyValue,
     gate: &Gate,
-    busy: &Busy,
 ) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
     let identity = Identity { saga: call.saga.clone(), slot: call.slot, attempt: call.attempt };
     let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone(), stdio.clone());
     let mut store =
-        runtime.store(Parts { stdio: stdio.clone(), key_value: key_value.clone(), outgoing, busy: busy.clone() });
+        runtime.store(Parts { stdio: stdio.clone(), key_value: key_value.clone(), outgoing, effort: effort.clone() });
     let answer = call_guest(plugin, op, call, &mut store).await;
     answer.map_err(|error| {
         // With the guest's own functions, as far as the component names them.

@@ -1,55 +1,57 @@
 //! Threads that compile components, and give way to everybody else.
 //!
-//! Compiling a large component takes all processors for seconds. While sagas run, they come first: under full load these
-//! threads get a fourth of the time that others get, and an idle host compiles at full speed.
+//! Compiling a large component takes all processors for seconds. While sagas run, they come first; an idle host compiles
+//! at full speed.
 
 use std::sync::OnceLock;
 
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
-/// How much less urgent than the rest of the host, as `nice` counts it. Each step is a fifth less time: far more of them,
-/// and an upgrade of a busy host would take minutes.
-const NICENESS: i32 = 6;
+use super::niceness::Niceness;
+
+/// By how much they give way. Far more, and an upgrade of a host under full load would take minutes.
+const BEHIND: i32 = 6;
 
 /// Started when something is first compiled.
-#[derive(Default)]
-pub struct Compilers(OnceLock<Option<ThreadPool>>);
+pub struct Compilers {
+    threads: OnceLock<Option<ThreadPool>>,
+    niceness: Niceness,
+}
+
+impl Default for Compilers {
+    /// They will give way to the calling thread.
+    fn default() -> Self {
+        Self { threads: OnceLock::new(), niceness: Niceness::own().behind(BEHIND) }
+    }
+}
 
 impl Compilers {
     /// Runs what compiles, and whatever it does in parallel, on these threads; returns when it is done.
     pub fn run<T: Send>(&self, compile: impl FnOnce() -> T + Send) -> T {
         // Without threads of its own it compiles on the caller's.
-        match self.0.get_or_init(start) {
+        match self.threads.get_or_init(|| self.start()) {
             Some(threads) => threads.install(compile),
             None => compile(),
         }
     }
-}
 
-fn start() -> Option<ThreadPool> {
-    let give_way = |_| {
-        // On Linux that is the thread's own; elsewhere, and where it is forbidden, compiling is as urgent as the rest.
-        #[cfg(target_os = "linux")]
-        let _ = rustix::process::nice(NICENESS);
-    };
-    ThreadPoolBuilder::new().thread_name(|n| format!("compiler-{n}")).start_handler(give_way).build().ok()
+    fn start(&self) -> Option<ThreadPool> {
+        let niceness = self.niceness;
+        let name = |n| format!("compiler-{n}");
+        ThreadPoolBuilder::new().thread_name(name).start_handler(move |_| niceness.apply()).build().ok()
+    }
 }
 
 #[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn compilers_give_way_and_nobody_else_does() {
-        // The 19th field of the thread's line, the 17th after its name.
-        let niceness = || {
-            let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
-            stat.rsplit(')').next().unwrap().split_whitespace().nth(16).unwrap().parse::<i32>().unwrap()
-        };
-        let before = niceness();
+        let before = Niceness::own();
         let compilers = Compilers::default();
-        assert_eq!(compilers.run(niceness), (before + NICENESS).min(19));
-        assert_eq!(niceness(), before);
+        assert_eq!(compilers.run(Niceness::own), before.behind(BEHIND));
+        assert_eq!(Niceness::own(), before);
     }
 }

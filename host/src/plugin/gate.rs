@@ -11,7 +11,9 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::future;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     branch::{Departure, Exit, Held, Reply},
@@ -70,6 +72,8 @@ struct Shared {
     exit: Option<Arc<dyn Exit>>,
     reads: Arc<dyn Reads>,
     refusal: Refusal,
+    /// Whether nobody waits for the attempt any more. Its guest may run on for a moment all the same.
+    given_up: CancellationToken,
     state: Mutex<State>,
     /// Wakes who waits for the end.
     ended: Notify,
@@ -92,10 +96,15 @@ impl State {
 }
 
 impl Gate {
-    /// A gate that opens when `exit` does, as long as `reads` are current.
-    pub fn new(exit: Option<Arc<dyn Exit>>, reads: Arc<dyn Reads>, refusal: Refusal) -> Self {
+    /// A gate that opens when `exit` does, as long as `reads` are current and the attempt is not `given_up`.
+    pub fn new(
+        exit: Option<Arc<dyn Exit>>,
+        reads: Arc<dyn Reads>,
+        refusal: Refusal,
+        given_up: CancellationToken,
+    ) -> Self {
         let (ended, over) = (Notify::new(), Notify::new());
-        Self(Arc::new(Shared { exit, reads, refusal, state: Mutex::default(), ended, over }))
+        Self(Arc::new(Shared { exit, reads, refusal, given_up, state: Mutex::default(), ended, over }))
     }
 
     /// Resolves when something may leave. Otherwise it never does, and [`Gate::ended`] says why.
@@ -123,7 +132,7 @@ impl Gate {
     pub fn is_open(&self) -> bool {
         let count = self.0.reads.count();
         let state = self.lock();
-        !state.is_over() && state.let_out.is_some_and(|let_out| let_out >= count)
+        !self.ends(&state) && state.let_out.is_some_and(|let_out| let_out >= count)
     }
 
     /// As [`Gate::leave`], for who must learn that the attempt is over: then it is `false`.
@@ -143,10 +152,11 @@ impl Gate {
     /// Who has come to an end while waiting must not begin anything.
     fn let_out(&self, count: u64) -> bool {
         let mut state = self.lock();
-        if !state.is_over() {
-            state.let_out = state.let_out.max(Some(count));
+        if self.ends(&state) {
+            return false;
         }
-        !state.is_over()
+        state.let_out = state.let_out.max(Some(count));
+        true
     }
 
     /// An attempt has one end: what comes after the guest's own is too late.
@@ -160,11 +170,12 @@ impl Gate {
         }
     }
 
-    async fn is_finished(&self) {
+    /// Resolves when the attempt is over.
+    pub async fn is_finished(&self) {
         let mut over = pin!(self.0.over.notified());
         over.as_mut().enable();
         if !self.is_over() {
-            over.await;
+            future::select(over, pin!(self.0.given_up.cancelled())).await;
         }
     }
 
@@ -202,7 +213,11 @@ impl Gate {
 
     /// Whether the attempt is over.
     pub fn is_over(&self) -> bool {
-        self.lock().is_over()
+        self.ends(&self.lock())
+    }
+
+    fn ends(&self, state: &State) -> bool {
+        state.is_over() || self.0.given_up.is_cancelled()
     }
 
     /// Remembers what the host refuses.
@@ -253,7 +268,7 @@ mod tests {
     }
 
     fn with_reads(exit: Option<Arc<Door>>, reads: &Arc<Current>) -> Gate {
-        Gate::new(exit.map(|door| door as _), reads.clone(), Refusal::default())
+        Gate::new(exit.map(|door| door as _), reads.clone(), Refusal::default(), CancellationToken::new())
     }
 
     fn departure() -> Departure {
@@ -297,6 +312,19 @@ mod tests {
         assert_eq!(gate.clone().follow(departure()).now_or_never(), Some(false));
     }
 
+    #[test]
+    fn nothing_leaves_once_the_attempt_is_given_up() {
+        let (given_up, reads) = (CancellationToken::new(), Arc::new(Current(true, AtomicU64::new(0))));
+        let gate = Gate::new(Some(Arc::new(Door::default())), reads, Refusal::default(), given_up.clone());
+        assert!(leaves(&gate) && gate.is_open());
+        let mut finished = pin!(gate.is_finished());
+        assert!(finished.as_mut().now_or_never().is_none());
+        given_up.cancel();
+        assert!(finished.now_or_never().is_some());
+        assert!(!leaves(&gate) && !gate.is_open() && gate.is_over());
+        assert_eq!(gate.clone().follow(departure()).now_or_never(), Some(false));
+    }
+
     /// A guest that has answered without waiting for its request ends by its answer, whatever becomes of the request.
     #[test]
     fn an_end_that_comes_after_the_guests_own_does_not_count() {
@@ -326,7 +354,7 @@ mod tests {
     #[test]
     fn who_waits_to_follow_learns_that_the_attempt_is_over() {
         let reads = Arc::new(Current(true, AtomicU64::new(0)));
-        let gate = Gate::new(Some(Arc::new(Shut)), reads, Refusal::default());
+        let gate = Gate::new(Some(Arc::new(Shut)), reads, Refusal::default(), CancellationToken::new());
         let mut following = Box::pin(gate.clone().follow(departure()));
         assert_eq!((&mut following).now_or_never(), None);
         gate.close();

@@ -6,7 +6,8 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-/// Everything that a guest could otherwise use without bound. CPU is shared, see [`turns`](super::turns).
+/// Everything that a guest could otherwise use without bound. CPU is shared, see
+/// [`background`](super::background).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {

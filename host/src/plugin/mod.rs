@@ -6,14 +6,15 @@
 //! within its limits and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap
 //! there is nothing to clean up.
 //!
-//! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it), [`turns`]
-//! (how long it computes before others do) and [`stdio`] (what it may write to the log, with no [`secret`] in it:
-//! [`redact`]). What only some plugins may do, the host's settings say ([`grants`]); whether that lets anything out of the host is for [`reach`] to tell, and how it
-//! gets out for [`gate`] and [`http`]. State that outlives a call is [`keyvalue`], and what makes it exactly-once is
+//! What a guest may do is decided in [`runtime`] (what it gets from the host), [`limits`] (how much of it),
+//! [`background`] (how long it computes before it gives way, by its [`niceness`]) and [`stdio`] (what it may write to the
+//! log, with no [`secret`] in it: [`redact`]). What only some plugins may do, the host's settings say ([`grants`]);
+//! whether that lets anything out of the host is for [`reach`] to tell, and how it gets out for [`gate`] and [`http`]. State that outlives a call is [`keyvalue`], and what makes it exactly-once is
 //! [`transaction`]. [`contract`] and [`imports`] are `wit/` in Rust.
 
 mod address;
 mod attempt;
+mod background;
 mod cache;
 mod compilers;
 mod component;
@@ -27,6 +28,7 @@ mod imports;
 pub mod keeper;
 mod keyvalue;
 mod limits;
+mod niceness;
 pub mod reach;
 mod redact;
 mod registry;
@@ -36,7 +38,6 @@ mod shelf;
 mod start;
 mod stdio;
 mod transaction;
-mod turns;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ pub use registry::{Known, Refused, Registry, Superfluous};
 pub use runtime::{Error, Runtime, Settings};
 
 use attempt::Operation;
+use background::Habit;
 use component::Loaded;
 use reach::Judgement;
 use runtime::Slots;
@@ -68,6 +70,7 @@ pub struct Plugin {
     grants: Arc<Grants>,
     judgement: Judgement,
     slots: Slots,
+    habit: Habit,
     /// For those that may leave the host.
     clients: Option<http::Clients>,
 }
@@ -80,7 +83,17 @@ impl Plugin {
         let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
         let slots = runtime.slots(name);
         let (pin, name) = (pin.clone(), name.into());
-        Self { pin, name, component, runtime: runtime.clone(), grants, judgement, slots, clients }
+        Self {
+            pin,
+            name,
+            component,
+            runtime: runtime.clone(),
+            grants,
+            judgement,
+            slots,
+            habit: Habit::default(),
+            clients,
+        }
     }
 
     /// Makes a plugin of a component that is new here: compiles (or finds compiled), checks and starts it. One at a time.

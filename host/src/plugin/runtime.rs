@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
@@ -20,6 +20,7 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
+    background::{Background, Effort},
     cache::Cache,
     compilers::Compilers,
     grants::Grants,
@@ -28,7 +29,6 @@ use super::{
     limits::{Limits, Meter},
     shelf::Shelf,
     stdio::{self, Kind, Stdio},
-    turns::Busy,
 };
 
 /// How guests are run.
@@ -41,7 +41,8 @@ pub struct Settings {
     pub slots: u32,
     /// How many of them may be of one plugin: one that waits for a slow service must not keep all others out.
     pub slots_per_plugin: u32,
-    /// Busy guests that may run at once; see [`turns`](super::turns).
+    /// Guests that may compute for long at once, behind everybody else, and as many behind those that may never end; see
+    /// [`background`](super::background).
     pub busy_guests: usize,
     /// How long a guest computes before it lets others on its thread have their turn. Shorter is fairer under load, and
     /// wakes an idle host more often.
@@ -64,8 +65,7 @@ impl Default for Settings {
             limits: Limits::default(),
             slots: 128,
             slots_per_plugin: 64,
-            // One processor is always left for commits, the network and short calls.
-            busy_guests: processors.saturating_sub(1).max(1),
+            busy_guests: processors,
             tick: Duration::from_millis(2),
             grants: BTreeMap::new(),
             cache_dir: None,
@@ -111,7 +111,7 @@ struct Shared {
     slots_per_plugin: u32,
     /// The shares of plugins that are loaded, by name: all versions of one share one.
     shares: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
-    turns: Arc<Semaphore>,
+    background: Arc<Background>,
     cache: Option<Cache>,
     shelf: Option<Shelf>,
     spare_versions: usize,
@@ -139,7 +139,7 @@ impl Runtime {
             slots: Arc::new(Semaphore::new(settings.slots.max(1) as usize)),
             slots_per_plugin: settings.slots_per_plugin.clamp(1, settings.slots.max(1)),
             shares: Mutex::default(),
-            turns: Arc::new(Semaphore::new(settings.busy_guests.clamp(1, Semaphore::MAX_PERMITS))),
+            background: Arc::new(Background::new(settings.busy_guests)),
             cache,
             shelf: settings.shelf_dir.as_deref().map(Shelf::open).transpose().map_err(Error::Shelf)?,
             spare_versions: settings.spare_versions,
@@ -200,8 +200,9 @@ impl Runtime {
         self.0.compilers.run(compile)
     }
 
-    pub(super) fn turns(&self) -> Arc<Semaphore> {
-        self.0.turns.clone()
+    /// Where guests go on that compute for long.
+    pub(super) fn background(&self) -> Arc<Background> {
+        self.0.background.clone()
     }
 
     /// The slots of which a plugin has its own.
@@ -217,15 +218,15 @@ impl Runtime {
         Slots { share, all: self.0.slots.clone() }
     }
 
-    /// A store for one attempt: limited, and yielding to others at every tick.
+    /// A store for one attempt: limited, and yielding to others when its turn is over.
     pub(super) fn store(&self, parts: Parts) -> Store<Guest> {
         let mut store = Store::new(&self.0.engine, Guest::new(parts, &self.0.limits));
         store.set_hostcall_fuel(self.0.limits.hostcall_bytes);
         store.limiter(|guest| &mut guest.meter);
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(|mut context| {
-            context.data_mut().ticks.count();
-            Ok(UpdateDeadline::Yield(1))
+        store.epoch_deadline_callback(|context| {
+            let is_over = context.data().effort.tick();
+            Ok(if is_over { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
         });
         store
     }
@@ -238,17 +239,17 @@ pub(super) struct Slots {
 }
 
 /// A place in the pool, for as long as this is kept.
-pub(super) struct Slot<'a> {
-    _all: SemaphorePermit<'a>,
-    _share: SemaphorePermit<'a>,
+pub(super) struct Slot {
+    _all: OwnedSemaphorePermit,
+    _share: OwnedSemaphorePermit,
 }
 
 impl Slots {
     /// Waits for a place in the pool, first behind the plugin's own attempts, then behind everybody's. `None` only once a
     /// semaphore is closed, which nothing does.
-    pub async fn take(&self) -> Option<Slot<'_>> {
-        let share = self.share.acquire().await.ok()?;
-        let all = self.all.acquire().await.ok()?;
+    pub async fn take(&self) -> Option<Slot> {
+        let share = self.share.clone().acquire_owned().await.ok()?;
+        let all = self.all.clone().acquire_owned().await.ok()?;
         Some(Slot { _all: all, _share: share })
     }
 }
@@ -331,12 +332,12 @@ fn pool(settings: &Settings) -> PoolingAllocationConfig {
     pool
 }
 
-/// What a guest writes to, works on and reaches out by, and who is told when it computes for long.
+/// What a guest writes to, works on and reaches out by, and what counts how long it computes.
 pub(super) struct Parts {
     pub stdio: Stdio,
     pub key_value: KeyValue,
     pub outgoing: Outgoing,
-    pub busy: Busy,
+    pub effort: Effort,
 }
 
 /// What the host keeps for one attempt.
@@ -351,17 +352,8 @@ pub struct Guest {
     /// Made when the guest first asks for its settings.
     config: Option<WasiConfigVariables>,
     pub(super) stdio: Stdio,
-    ticks: Ticks,
+    effort: Effort,
 }
-
-/// How long a guest has computed.
-struct Ticks {
-    busy: Busy,
-    ticks: u32,
-}
-
-/// Ticks after which a guest counts as busy. Calls of interpreted guests take some milliseconds and should not queue.
-const TICKS_FREE: u32 = 5;
 
 /// Random bytes that a guest may ask for at a time; the host makes them without a pause.
 const RANDOM_BYTES_MAX: u64 = 64 << 10;
@@ -370,7 +362,7 @@ impl Guest {
     /// No files, no environment, no arguments, no input, no sockets: the context starts empty, and what would otherwise
     /// be refused only when used is switched off.
     fn new(parts: Parts, limits: &Limits) -> Self {
-        let Parts { stdio, key_value, outgoing, busy } = parts;
+        let Parts { stdio, key_value, outgoing, effort } = parts;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let wasi = WasiCtx::builder()
@@ -390,7 +382,7 @@ impl Guest {
             key_value,
             config: None,
             stdio,
-            ticks: Ticks { busy, ticks: 0 },
+            effort,
         }
     }
 
@@ -402,16 +394,6 @@ impl Guest {
     fn config(&mut self) -> WasiConfig<'_> {
         let key_value = &self.key_value;
         WasiConfig::from(&*self.config.get_or_insert_with(|| key_value.grants().config().collect()))
-    }
-}
-
-impl Ticks {
-    /// Called while the guest computes, at every tick.
-    fn count(&mut self) {
-        self.ticks = self.ticks.saturating_add(1);
-        if self.ticks == TICKS_FREE {
-            self.busy.set();
-        }
     }
 }
 
@@ -452,22 +434,5 @@ impl Drop for Ticker {
             // It cannot have panicked: it only waits and counts.
             let _ = thread.join();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guest_is_busy_once_its_free_ticks_are_used_up() {
-        let busy = Busy::default();
-        let mut ticks = Ticks { busy: busy.clone(), ticks: 0 };
-        for _ in 1..TICKS_FREE {
-            ticks.count();
-            assert!(!busy.is_set());
-        }
-        ticks.count();
-        assert!(busy.is_set());
     }
 }

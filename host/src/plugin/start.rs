@@ -8,11 +8,13 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use tokio_util::sync::CancellationToken;
 use wasmtime::UpdateDeadline;
 
 use super::{
     Plugin,
     attempt::explain,
+    background::Effort,
     component::Fault,
     gate::{Gate, Refusal},
     http::{Identity, Outgoing},
@@ -20,7 +22,6 @@ use super::{
     runtime::Parts,
     stdio::{Origin, Stdio},
     transaction::Transaction,
-    turns::Busy,
 };
 use crate::{
     saga::{Definition, Gid, Op, Options, Order, Slot, Timestamp},
@@ -42,9 +43,10 @@ pub fn check(plugin: &Arc<Plugin>) -> Result<(), Fault> {
     let stdio = Stdio::new(origin, limits);
     let transaction = Transaction::new(Arc::new(Nothing), limits);
     let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
-    let gate = Gate::new(None, Arc::new(key_value.clone()), Refusal::default());
+    let gate = Gate::new(None, Arc::new(key_value.clone()), Refusal::default(), CancellationToken::new());
     let outgoing = Outgoing::new(plugin.clone(), Identity { saga, slot, attempt: 1 }, gate, stdio.clone());
-    let mut store = plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, busy: Busy::default() });
+    let mut store =
+        plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, effort: Effort::default() });
     let end = Instant::now() + TIME_MAX;
     store.epoch_deadline_callback(move |_| {
         Ok(if Instant::now() < end { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })

@@ -104,6 +104,7 @@ impl Stdio {
             first_error: None,
             last_errors: VecDeque::new(),
             has_other_errors: false,
+            is_closed: false,
         })))
     }
 
@@ -134,7 +135,21 @@ impl Stdio {
 
     /// Logs a warning of the host about what the guest does, at the guest's expense. Its text is fit to be shown.
     pub fn warn(&self, text: &str) {
-        self.streams().warn(text);
+        if let Some(mut streams) = self.open() {
+            streams.warn(text);
+        }
+    }
+
+    /// Logs what is left. What a guest that was given up writes from now on, in its last moment, is not of the attempt.
+    pub fn close(&self) {
+        let mut streams = self.streams();
+        streams.end_line(Kind::Output);
+        streams.end_line(Kind::Error);
+        streams.is_closed = true;
+    }
+
+    fn open(&self) -> Option<MutexGuard<'_, Streams>> {
+        Some(self.streams()).filter(|streams| !streams.is_closed)
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
@@ -163,6 +178,8 @@ struct Streams {
     last_errors: VecDeque<String>,
     /// Whether there were more between the first and the last ones.
     has_other_errors: bool,
+    /// Whether what is written is neither logged nor counted.
+    is_closed: bool,
 }
 
 impl Streams {
@@ -289,7 +306,9 @@ pub fn add_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
 
 impl logging::Host for Stdio {
     fn log(&mut self, level: Level, context: String, message: String) -> wasmtime::Result<()> {
-        self.streams().log(level, &context, &message);
+        if let Some(mut streams) = self.open() {
+            streams.log(level, &context, &message);
+        }
         Ok(())
     }
 }
@@ -306,7 +325,9 @@ const WRITE_BYTES_MAX: usize = 64 << 10;
 
 impl OutputStream for Stream {
     fn write(&mut self, bytes: Bytes) -> Result<(), StreamError> {
-        self.stdio.streams().write(self.kind, &bytes);
+        if let Some(mut streams) = self.stdio.open() {
+            streams.write(self.kind, &bytes);
+        }
         Ok(())
     }
 
@@ -338,5 +359,31 @@ impl StdoutStream for Stream {
     /// Only WASI 0.3 asks for this one, which the host does not offer.
     fn async_stream(&self) -> Box<dyn tokio::io::AsyncWrite + Send + Sync> {
         Box::new(tokio::io::sink())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::saga::{Gid, Op, Options, Order, Timestamp};
+
+    fn stdio() -> Stdio {
+        let gid = Gid::new("g").unwrap();
+        let saga = Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).unwrap();
+        let slot = Slot { step: 0, op: Op::Action };
+        let (saga, grants) = (Arc::new(saga), Arc::default());
+        Stdio::new(Origin { plugin: "p".into(), grants, saga, slot, is_rehearsal: false }, &Limits::default())
+    }
+
+    #[test]
+    fn what_is_written_after_the_end_is_not_of_the_attempt() {
+        let stdio = stdio();
+        let mut stream = stdio.stream(Kind::Error);
+        stream.write("in time\nand cut".into()).unwrap();
+        stdio.close();
+        stream.write(" off\ntoo late\n".into()).unwrap();
+        stdio.warn("too late");
+        assert_eq!(stdio.last_errors(), "in time | and cut");
+        assert_eq!(stdio.streams().bytes_dropped, 0);
     }
 }

@@ -7,7 +7,7 @@ use super::*;
 static PLUGINS: LazyLock<Registry> = LazyLock::new(|| load(&Settings::default(), &target("plugins")));
 
 async fn run(op: Op, payload: &Value, tried: Option<&str>) -> Outcome {
-    let call = Call { tried: tried.map(str::to_owned), ..call(op, &payload.to_string()) };
+    let call = Call { tried: tried.map(Into::into), ..call(op, &payload.to_string()) };
     branch(&PLUGINS, "account", op).call(&call).await
 }
 

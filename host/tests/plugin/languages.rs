@@ -172,7 +172,7 @@ async fn the_output_is_the_same_text_in_every_language() {
 #[tokio::test]
 async fn cancel_takes_back_what_is_there_whether_it_is_told_or_not() {
     for language in languages() {
-        for (test, tried) in [("told", Some(record().to_string())), ("not told", None)] {
+        for (test, tried) in [("told", Some(record().to_string().into())), ("not told", None)] {
             let test = format!("{test} {language}");
             commit(run(&BRANCHES, &language, &of(&test, Op::Action, GOOD)).await);
             let cancel = Call { tried, ..of(&test, Op::Compensate, GOOD) };

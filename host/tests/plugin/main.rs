@@ -86,7 +86,7 @@ fn call(op: Op, payload: &str) -> Call {
         saga: Arc::new(Definition::new(gid, steps, Order::default(), options, Timestamp(0)).unwrap()),
         slot: Slot { step: 1, op },
         attempt: 3,
-        results: vec![(BranchId(0), r#"{"seat":7}"#.to_owned())],
+        results: [(BranchId(0), r#"{"seat":7}"#.to_owned())].into(),
         tried: None,
         timeout: PATIENCE,
         state: store(),
@@ -100,7 +100,7 @@ async fn try_(registry: &Registry, plugin: &str, payload: &Value) -> Outcome {
 }
 
 async fn cancel(registry: &Registry, plugin: &str, payload: &Value, tried: Option<&str>) -> Outcome {
-    let call = Call { tried: tried.map(str::to_owned), ..call(Op::Compensate, &payload.to_string()) };
+    let call = Call { tried: tried.map(Into::into), ..call(Op::Compensate, &payload.to_string()) };
     branch(registry, plugin, Op::Compensate).call(&call).await
 }
 

@@ -111,7 +111,7 @@ async fn a_spinning_guest_stops_nobody() {
     assert!(unknown(spinning.await.unwrap()).contains("request_timeout"));
 }
 
-/// Two guests that compute for long share one turn, and both come to an end.
+/// Guests that compute for long share one thread, and all come to an end.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn busy_guests_take_turns() {
     let registry = chaos(&Settings { busy_guests: 1, ..Settings::default() });
@@ -124,4 +124,25 @@ async fn busy_guests_take_turns() {
     while let Some(outcome) = calls.join_next().await {
         assert_eq!(output(outcome.unwrap()), Value::Null);
     }
+}
+
+/// Busy guests that are given up are gone only when they next let others have their turn. Until then their places in the
+/// pool are taken.
+#[tokio::test]
+async fn who_is_given_up_keeps_its_place_until_it_is_gone() {
+    let registry = chaos(&Settings { slots: 4, busy_guests: 1, ..Settings::default() });
+    let branch = branch(&registry, "chaos", Op::Action);
+    let mut calls = JoinSet::new();
+    for _ in 0..60 {
+        let branch = branch.clone();
+        calls.spawn(async move {
+            let timeout = Duration::from_millis(20);
+            branch.call(&Call { timeout, ..call(Op::Action, r#"{"try":"spin"}"#) }).await
+        });
+    }
+    while let Some(outcome) = calls.join_next().await {
+        let error = unknown(outcome.unwrap());
+        assert!(error.contains("request_timeout"), "{error}");
+    }
+    assert_eq!(output(try_(&registry, "chaos", &json!({"try": "count"})).await), json!(1));
 }

@@ -205,7 +205,7 @@ impl World {
                     self.breach(call, "called before the effect of its follower is taken back");
                 }
                 let output = if has_output(saga, step) { output(saga, step) } else { String::new() };
-                let tried_well = call.tried.as_ref().map_or(reach != Reach::Contained, |tried| *tried == output);
+                let tried_well = call.tried.as_ref().map_or(reach != Reach::Contained, |tried| **tried == *output);
                 if !tried_well {
                     self.breach(call, "not given what the action gave");
                 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Makes all `requests`, one after the other or, if `at_once`, all before the first answer is read.
-/// If one comes to an error, it goes on with `or`.
+/// If one comes to an error, it goes on with `or`, else with `afterwards`.
 pub fn fetch(wish: &Value) -> Result<Option<String>, Failure> {
     let requests = wish["requests"].as_array().cloned().unwrap_or_default();
     let answers: Vec<Value> = if wish["at_once"].as_bool().unwrap_or_default() {
@@ -33,7 +33,10 @@ pub fn fetch(wish: &Value) -> Result<Option<String>, Failure> {
     let failed = answers.iter().any(|answer| !answer["error"].is_null());
     match wish["or"].as_str() {
         Some(other) if failed => crate::misbehave(other, wish).map(|()| None),
-        _ => Ok(Some(Value::from(answers).to_string())),
+        _ => {
+            wish["afterwards"].as_str().map_or(Ok(()), |next| crate::misbehave(next, wish))?;
+            Ok(Some(Value::from(answers).to_string()))
+        }
     }
 }
 

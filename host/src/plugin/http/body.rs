@@ -183,6 +183,7 @@ mod tests {
         sync::{Semaphore, mpsc},
         time::advance,
     };
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::{
@@ -210,7 +211,7 @@ mod tests {
         let frames =
             stream::poll_fn(move |cx| pieces.poll_recv(cx).map(|piece| piece.map(|text| Ok(Frame::data(text.into())))));
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let gate = Gate::new(None, Arc::new(NoReads), Refusal::default());
+        let gate = Gate::new(None, Arc::new(NoReads), Refusal::default(), CancellationToken::new());
         let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, place, gate);
         // Longer than the limit after the head, and after each piece, before the guest reads on.
         for text in ["one", "two"] {

@@ -204,7 +204,13 @@ impl Exchange {
         if let Some(reply) = gate.reply() {
             return replied(request, reply).await;
         }
-        let response = send(&client, request, &timeouts).await.inspect_err(|error| {
+        // The guest, with all that it has begun, may go a moment later than its attempt ends.
+        let sent = tokio::select! {
+            biased;
+            () = gate.is_finished() => return Err(Error::ConnectionTerminated),
+            sent = send(&client, request, &timeouts) => sent,
+        };
+        let response = sent.inspect_err(|error| {
             let why = match error {
                 Error::DestinationIpProhibited => NOT_PUBLIC.to_owned(),
                 Error::ConnectionTimeout => {

@@ -1,5 +1,6 @@
 //! Plugins ask for what they are granted, after they were let out, and for nothing else.
 
+mod busy;
 mod limits;
 mod pieces;
 mod refusals;
@@ -232,20 +233,27 @@ async fn nothing_leaves_on_what_is_no_longer_so() {
 #[tokio::test]
 async fn an_attempt_that_does_not_wait_for_its_requests_has_made_none() {
     let server = Server::start().await;
-    let plugins = granted_all_of(&server);
+    makes_none_that_it_does_not_wait_for(&server, &granted_all_of(&server)).await;
+}
+
+async fn makes_none_that_it_does_not_wait_for(server: &Server, plugins: &Registry) {
     let door = Door::new(None);
-    let payload = json!({"try": "leave requests", "requests": [get(&server, "/hello")]});
-    assert_eq!(output(attempt(&plugins, Some(door.clone()), &payload).await), Value::Null);
+    let payload = json!({"try": "leave requests", "requests": [get(server, "/hello")]});
+    assert_eq!(output(attempt(plugins, Some(door.clone()), &payload).await), Value::Null);
     door.answer.send_replace(Some(Ok(())));
     // A later attempt, so that the first one's request would have had its time.
-    fetch(&plugins, &[get(&server, "/length")]).await;
+    fetch(plugins, &[get(server, "/length")]).await;
     assert_eq!(server.requests(), 1);
 }
 
 #[tokio::test]
 async fn requests_end_with_their_attempt() {
-    let mut server = Server::start().await;
+    let server = Server::start().await;
     let plugins = granted_all_of(&server);
+    end_with_their_attempt(server, plugins).await;
+}
+
+async fn end_with_their_attempt(mut server: Server, plugins: Registry) {
     let payload = json!({"try": "fetch", "requests": [get(&server, "/silence")]});
     let attempt = tokio::spawn(async move { attempt(&plugins, Some(Door::open()), &payload).await });
     server.asked().await;
