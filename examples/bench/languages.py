@@ -9,8 +9,8 @@ from processes import Failure, Server, http, load
 
 LANGUAGES = ["rust", "c", "go", "javascript", "python"]
 FORM = "{:<12}{:>9}{:>12}{:>12}{:>10}{:>9}{:>9}{:>9}{:>11}"
-# What must be left of a language's sagas while the other one is busy. Both kept more than half in all runs on two
-# processors, which wrk used as well. Where calls of the light one wait for those of the heavy one, it keeps a tenth.
+# What must be left of a language's sagas while others compute. About half and more was seen of both on two processors,
+# which wrk used as well. Where calls of the light one wait for those of the heavy one, it keeps a tenth.
 LIGHT_SHARE_MIN = 0.3
 HEAVY_SHARE_MIN = 0.2
 SPINNING_SHARE_MIN = 0.2
@@ -107,9 +107,7 @@ def together(options, folder):
             few(host, language, "warm-up", 1)
         alone = {language: few(host, language, "alone", options.seconds) for language in ("rust", "python")}
         with ThreadPoolExecutor(1) as other:
-            # From before the light one begins until after it has ended.
-            heavy = other.submit(few, host, "python", "beside", options.seconds + 1)
-            time.sleep(0.5)
+            heavy = other.submit(few, host, "python", "beside", options.seconds)
             beside = {"rust": few(host, "rust", "beside", options.seconds), "python": heavy.result()}
         for number in range(SPINNING):
             spin(host, f"spin-{number}")

@@ -80,9 +80,11 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
             decide(&plugin, op, &call, &lasting).await
         }
     };
-    let over = Over { habit: &plugin.habit, effort: effort.clone(), stdio: stdio.clone(), given_up };
+    let mut over =
+        Over { habit: &plugin.habit, effort: effort.clone(), stdio: stdio.clone(), given_up, has_ended: false };
     let guest = GivingWay::new(guest.boxed(), effort, plugin.habit.is_long(), plugin.runtime.background());
     let ended = timeout(limit, guest).await;
+    over.has_ended = ended.is_ok();
     drop(over);
     let outcome = match ended {
         Ok(outcome) => outcome,
@@ -112,13 +114,14 @@ struct Over<'a> {
     effort: Effort,
     stdio: Stdio,
     given_up: CancellationToken,
+    has_ended: bool,
 }
 
 impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.given_up.cancel();
         self.stdio.close();
-        self.habit.learn(self.effort.spent());
+        self.habit.learn(self.effort.spent(), self.has_ended);
     }
 }
 

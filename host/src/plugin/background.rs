@@ -78,6 +78,9 @@ impl Background {
                 .worker_threads(self.count)
                 .thread_name(THREAD_NAME)
                 .on_thread_start(move || niceness.apply())
+                // Who arrives, or is woken or given up, comes after every second turn. By default a thread that spinning
+                // guests keep busy looks for them after dozens.
+                .global_queue_interval(2)
                 .build()
                 .inspect_err(|error| warn!("{NO_THREADS}: {error}"))
                 .ok()
@@ -105,13 +108,15 @@ struct Counted {
     ticks: AtomicU32,
     nanoseconds: AtomicU64,
     is_there: AtomicBool,
+    is_in_vain: AtomicBool,
 }
 
 impl Effort {
     /// Called when a tick has passed and the guest computes; whether others have their turn now.
     pub fn tick(&self) -> bool {
-        let ticks = self.0.ticks.fetch_add(1, Relaxed).wrapping_add(1);
-        !self.0.is_there.load(Relaxed) || ticks.is_multiple_of(TICKS_A_TURN)
+        let Counted { ticks, is_there, is_in_vain, .. } = &*self.0;
+        let ticks = ticks.fetch_add(1, Relaxed).wrapping_add(1);
+        !is_there.load(Relaxed) || is_in_vain.load(Relaxed) || ticks.is_multiple_of(TICKS_A_TURN)
     }
 
     /// How long it has computed, without what it has waited.
@@ -130,6 +135,11 @@ impl Effort {
 
     fn moved_there(&self) {
         self.0.is_there.store(true, Relaxed);
+    }
+
+    /// Nobody waits for it any more.
+    fn is_in_vain(&self) {
+        self.0.is_in_vain.store(true, Relaxed);
     }
 }
 
@@ -156,9 +166,13 @@ impl Habit {
     }
 
     /// Takes in what an attempt has computed. It is an estimate, so one that is lost to a race does no harm.
-    pub fn learn(&self, spent: Duration) {
+    pub fn learn(&self, spent: Duration, has_ended: bool) {
         let spent = u32::try_from(spent.as_nanos()).unwrap_or(u32::MAX).min(Self::MOST);
         let before = self.nanoseconds.load(Relaxed);
+        // Of one that was given up nobody knows how long it would have been.
+        if !has_ended && spent < before {
+            return;
+        }
         let after = before - (before >> Self::SHIFT) + (spent >> Self::SHIFT);
         self.nanoseconds.store(after, Relaxed);
         match self.is_long() {
@@ -170,7 +184,7 @@ impl Habit {
 }
 
 /// A guest's future, which moves to the background once it is busy. Dropping it gives the guest up: if it computes just
-/// then, it ends with its turn.
+/// then, it ends with the next tick.
 pub struct GivingWay<T> {
     place: Place<T>,
     depth: usize,
@@ -236,6 +250,12 @@ impl<T: Send + 'static> Future for GivingWay<T> {
                 Err(_) => Poll::Pending,
             },
         }
+    }
+}
+
+impl<T> Drop for GivingWay<T> {
+    fn drop(&mut self) {
+        self.effort.is_in_vain();
     }
 }
 
@@ -318,8 +338,8 @@ mod tests {
             let effort = Effort::default();
             let guest = async {
                 tokio::time::sleep(Duration::from_millis(50)).await;
-                let begun = Instant::now();
-                while begun.elapsed() < Duration::from_millis(2) {}
+                let begun = now(ClockId::ThreadCPUTime);
+                while now(ClockId::ThreadCPUTime).saturating_sub(begun) < Duration::from_millis(2) {}
             };
             GivingWay::new(guest.boxed(), effort.clone(), is_long, background()).await;
             assert!((1..50).contains(&effort.spent().as_millis()), "{:?}", effort.spent());
@@ -341,9 +361,11 @@ mod tests {
         let effort = Effort::default();
         assert_eq!(turns(&effort), [true; 10]);
         let effort = Effort::default();
-        drop(GivingWay::new(pending::<()>().boxed(), effort.clone(), true, background()));
+        let guest = GivingWay::new(pending::<()>().boxed(), effort.clone(), true, background());
         let f = false;
         assert_eq!(turns(&effort), [f, f, f, f, true, f, f, f, f, true]);
+        drop(guest);
+        assert_eq!(turns(&effort), [true; 10], "nobody waits for it");
     }
 
     #[cfg(target_os = "linux")]
@@ -362,7 +384,7 @@ mod tests {
         let habit = Habit::default();
         let learn = |times: usize, milliseconds: &[f64]| {
             for ms in milliseconds.iter().cycle().take(times * milliseconds.len()) {
-                habit.learn(Duration::from_secs_f64(ms / 1000.0));
+                habit.learn(Duration::from_secs_f64(ms / 1000.0), true);
             }
         };
         learn(10, &[5.0]);
@@ -371,6 +393,10 @@ mod tests {
         assert!(habit.is_long());
         learn(1000, &[0.4]);
         assert!(habit.is_long(), "one in the middle does not change the habit");
+        for _ in 0..100 {
+            habit.learn(Duration::ZERO, false);
+        }
+        assert!(habit.is_long(), "of those that were given up it is not known");
         learn(100, &[0.1]);
         assert!(!habit.is_long());
         learn(1000, &[0.4]);

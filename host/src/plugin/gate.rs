@@ -109,6 +109,9 @@ impl Gate {
 
     /// Resolves when something may leave. Otherwise it never does, and [`Gate::ended`] says why.
     pub async fn leave(&self, departure: Departure) {
+        if self.is_over() {
+            return pending().await;
+        }
         // Before it is checked: what is read meanwhile has not been let out.
         let count = self.0.reads.count();
         let is_let_out = match self.may_leave(departure).await {
@@ -315,7 +318,8 @@ mod tests {
     #[test]
     fn nothing_leaves_once_the_attempt_is_given_up() {
         let (given_up, reads) = (CancellationToken::new(), Arc::new(Current(true, AtomicU64::new(0))));
-        let gate = Gate::new(Some(Arc::new(Door::default())), reads, Refusal::default(), given_up.clone());
+        let door = Arc::new(Door::default());
+        let gate = Gate::new(Some(door.clone()), reads, Refusal::default(), given_up.clone());
         assert!(leaves(&gate) && gate.is_open());
         let mut finished = pin!(gate.is_finished());
         assert!(finished.as_mut().now_or_never().is_none());
@@ -323,6 +327,7 @@ mod tests {
         assert!(finished.now_or_never().is_some());
         assert!(!leaves(&gate) && !gate.is_open() && gate.is_over());
         assert_eq!(gate.clone().follow(departure()).now_or_never(), Some(false));
+        assert_eq!(door.asked.load(Relaxed), 1, "it does not even ask");
     }
 
     /// A guest that has answered without waiting for its request ends by its answer, whatever becomes of the request.
