@@ -25,7 +25,7 @@ sys.dont_write_bytecode = True  # no __pycache__ beside the sources
 import costs
 import languages
 import open_sagas
-from processes import Failure, Server, http, load, need_wrk, saga_status
+from processes import Failure, Server, http, load, need_wrk, saga_status, spin, submit
 
 ROOT = Path(__file__).resolve().parents[2]
 SUCCESS = '{"dtm_result":"SUCCESS"}'
@@ -92,15 +92,7 @@ def set_the_scene(host, case):
             payloads = [json.dumps({"account": name, "open": 10**12}) for name in names]
             submit(host, {"gid": f"open-{first}", "steps": steps, "payloads": payloads, "wait_result": True})
     for number in range(case.spinning):
-        step = {"action": "wasm://chaos/try", "compensate": ""}
-        spin = {"gid": f"spin-{number}", "steps": [step], "payloads": [json.dumps({"try": "spin"})]}
-        submit(host, {**spin, "request_timeout": 3600})
-
-
-def submit(host, saga):
-    status, text = http(host.url + "/api/dtmsvr/submit", json.dumps({"trans_type": "saga", **saga}))
-    if status != 200:
-        raise Failure(f"{saga['gid']}: {status} {text}\n{host.last_words()}")
+        spin(host, f"spin-{number}")
 
 
 def prove(host, case):

@@ -5,7 +5,7 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from processes import Failure, Server, http, load
+from processes import Failure, Server, load, spin
 
 LANGUAGES = ["rust", "c", "go", "javascript", "python"]
 FORM = "{:<12}{:>9}{:>12}{:>12}{:>10}{:>9}{:>9}{:>9}{:>11}"
@@ -123,15 +123,6 @@ def few(host, language, name, seconds):
     saw = load(host.url + "/api/dtmsvr/submit", body(language), f"{language}-{name}-", 4, seconds)
     right(language, saw, host)
     return saw
-
-
-def spin(host, gid):
-    """A saga whose guest never ends by itself."""
-    step = {"action": "wasm://chaos/try", "compensate": ""}
-    saga = {"gid": gid, "trans_type": "saga", "steps": [step], "payloads": ['{"try":"spin"}'], "request_timeout": 3600}
-    status, text = http(host.url + "/api/dtmsvr/submit", json.dumps(saga))
-    if status != 200:
-        raise Failure(f"{gid}: {status} {text}")
 
 
 def left(what, alone, disturbed, least):

@@ -145,3 +145,15 @@ def need_wrk():
         subprocess.run(["apt-get", "install", "-y", "-q", "wrk"], stdout=subprocess.DEVNULL, check=False)
     if not shutil.which("wrk"):
         sys.exit("The load generator wrk is missing. Install it (Debian, Ubuntu: apt-get install wrk) and try again.")
+
+
+def submit(host, saga):
+    status, text = http(host.url + "/api/dtmsvr/submit", json.dumps({"trans_type": "saga", **saga}))
+    if status != 200:
+        raise Failure(f"{saga['gid']}: {status} {text}\n{host.last_words()}")
+
+
+def spin(host, gid):
+    """Submits a saga whose guest never ends."""
+    step = {"action": "wasm://chaos/try", "compensate": ""}
+    submit(host, {"gid": gid, "steps": [step], "payloads": ['{"try":"spin"}'], "request_timeout": 3600})

@@ -137,8 +137,8 @@ impl Effort {
         self.0.is_there.store(true, Relaxed);
     }
 
-    /// Nobody waits for it any more.
-    fn is_in_vain(&self) {
+    /// Nobody waits for it any more: it ends its turn with the next tick.
+    fn give_up(&self) {
         self.0.is_in_vain.store(true, Relaxed);
     }
 }
@@ -255,7 +255,7 @@ impl<T: Send + 'static> Future for GivingWay<T> {
 
 impl<T> Drop for GivingWay<T> {
     fn drop(&mut self) {
-        self.effort.is_in_vain();
+        self.effort.give_up();
     }
 }
 

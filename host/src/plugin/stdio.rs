@@ -116,8 +116,7 @@ impl Stdio {
     /// Forgets what led to an earlier end, since the attempt is made again. What may be written is not renewed.
     pub fn begin_again(&self) {
         let mut streams = self.streams();
-        streams.end_line(Kind::Output);
-        streams.end_line(Kind::Error);
+        streams.end_lines();
         streams.first_error = None;
         streams.last_errors.clear();
         streams.has_other_errors = false;
@@ -143,8 +142,7 @@ impl Stdio {
     /// Logs what is left. What a guest that was given up writes from now on, in its last moment, is not of the attempt.
     pub fn close(&self) {
         let mut streams = self.streams();
-        streams.end_line(Kind::Output);
-        streams.end_line(Kind::Error);
+        streams.end_lines();
         streams.is_closed = true;
     }
 
@@ -206,6 +204,11 @@ impl Streams {
         }
     }
 
+    fn end_lines(&mut self) {
+        self.end_line(Kind::Output);
+        self.end_line(Kind::Error);
+    }
+
     /// Logs the current line, if there is one.
     fn end_line(&mut self, kind: Kind) {
         let mut bytes = mem::take(self.line(kind));
@@ -262,8 +265,7 @@ impl Streams {
 
 impl Drop for Streams {
     fn drop(&mut self) {
-        self.end_line(Kind::Output);
-        self.end_line(Kind::Error);
+        self.end_lines();
         let dropped = self.bytes_dropped;
         if dropped > 0 {
             let note = format!("{dropped} more bytes of output were dropped (limit log_bytes)");
