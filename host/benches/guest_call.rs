@@ -11,7 +11,7 @@ use tokio::runtime;
 use wasaga::{
     branch::{Call, Outcome},
     plugin::{Code, Registry, Runtime, Settings},
-    saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::{self, LocalStore, Read},
 };
 
@@ -28,14 +28,14 @@ fn call(payload: &str, state: &Arc<dyn Read>) -> Call {
     let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0)).unwrap();
     Call {
         saga: Arc::new(saga),
-        slot: Slot { step: 0, op: Op::Action },
+        branch_op: BranchOp { step: 0, op: Op::Action },
         attempt: 1,
         results: Arc::default(),
         tried: None,
         timeout: Duration::from_secs(10),
         state: state.clone(),
-        exit: None,
-        is_rehearsal: false,
+        egress: None,
+        is_dry_run: false,
     }
 }
 

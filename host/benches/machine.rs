@@ -6,7 +6,7 @@ use std::{hint::black_box, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use wasaga::saga::{
-    Definition, Event, Flight, Gid, Next, Options, Order, Policy, Saga, Slot, Step, Timestamp, Verdict,
+    BranchOp, Definition, Event, Gid, InFlight, Next, Options, Order, Policy, Saga, Step, Timestamp, Verdict,
 };
 
 fn definition(steps: usize) -> Arc<Definition> {
@@ -23,23 +23,23 @@ fn definition(steps: usize) -> Arc<Definition> {
 fn run(definition: &Arc<Definition>, rejected: Option<usize>) -> Vec<Event> {
     let mut saga = Saga::new(definition.clone());
     let mut log = Vec::new();
-    let mut flight = Flight::default();
+    let mut in_flight = InFlight::default();
     let policy = Policy::default();
     let submitted = Event::Submitted { at: Timestamp(0) };
     saga.apply(&submitted).unwrap();
     log.push(submitted);
     loop {
-        let event = match saga.next(&flight, Timestamp(1)) {
+        let event = match saga.next(&in_flight, Timestamp(1)) {
             Next::Decide(event) => event,
-            Next::Call(slot @ Slot { step, .. }) => {
-                flight.set(slot, true);
+            Next::Call(branch_op @ BranchOp { step, .. }) => {
+                in_flight.set(branch_op, true);
                 let verdict = if rejected == Some(step) {
                     Verdict::Rejected { reason: "no".into() }
                 } else {
                     Verdict::Succeeded { output: None }
                 };
-                let event = saga.conclude(slot, verdict, Timestamp(1), &policy, 0.5);
-                flight.set(slot, false);
+                let event = saga.conclude(branch_op, verdict, Timestamp(1), &policy, 0.5);
+                in_flight.set(branch_op, false);
                 event
             }
             Next::Drop(_) | Next::Wait(_) | Next::Finished => return log,

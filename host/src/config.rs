@@ -258,7 +258,7 @@ impl Config {
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
             cache_dir: Some(self.data.join("compiled")),
-            shelf_dir: Some(self.data.join("components")),
+            component_store_dir: Some(self.data.join("components")),
             spare_versions: *spare_versions,
             ..defaults
         })

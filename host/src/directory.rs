@@ -3,9 +3,9 @@
 use std::{borrow::Cow, error::Error, sync::Arc};
 
 use crate::{
-    branch::{Branch, Directory, Nowhere, grpc, http},
+    branch::{Branch, Directory, NotFound, grpc, http},
     plugin::Registry,
-    saga::{Definition, Pin, Pins, Slot},
+    saga::{BranchOp, Definition, Pin, Pins},
 };
 
 /// The branches that this host can call.
@@ -21,36 +21,38 @@ impl Branches {
         Self { plugins, http, grpc }
     }
 
-    fn service(&self, saga: &Definition, target: &str) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn service(&self, saga: &Definition, target: &str) -> Result<Arc<dyn Branch>, NotFound> {
         let options = saga.options();
         if grpc::is_meant(&options.protocol, target) {
-            grpc::metadata(saga.gid(), &options.branch_headers).map_err(|error| nowhere(&error))?;
-            return Ok(Arc::new(self.grpc.branch(target).map_err(|error| nowhere(&error))?));
+            grpc::metadata(saga.gid(), &options.branch_headers).map_err(|error| not_found(&error))?;
+            return Ok(Arc::new(self.grpc.branch(target).map_err(|error| not_found(&error))?));
         }
-        http::headers(&options.branch_headers).map_err(|error| nowhere(&error))?;
-        Ok(Arc::new(self.http.branch(target).map_err(|error| nowhere(&error))?))
+        http::headers(&options.branch_headers).map_err(|error| not_found(&error))?;
+        Ok(Arc::new(self.http.branch(target).map_err(|error| not_found(&error))?))
     }
 }
 
 impl Directory for Branches {
-    fn find(&self, saga: &Definition, slot: Slot, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, branch_op: BranchOp, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
         match pin {
-            Some(pin) => self.plugins.find(pin, slot.op).map_err(|lost| nowhere(&lost)),
-            None => self.service(saga, saga.target(slot)),
+            Some(pin) => self.plugins.find(pin, branch_op.op).map_err(|lost| not_found(&lost)),
+            None => self.service(saga, saga.target(branch_op)),
         }
     }
 
-    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
-        let targets = slots.iter().map(|slot| (*slot, saga.target(*slot)));
-        let pins = self.plugins.pin_all(targets).map_err(|(slot, unresolved)| (slot, nowhere(&unresolved)))?;
-        let check = |slot: Slot| match pins.get(slot) {
-            None => self.service(saga, saga.target(slot)).map(drop),
-            Some(_) => match saga.steps().get(slot.step).map(|step| str::from_utf8(&step.payload)) {
-                Some(Err(_)) => Err(Nowhere("the payload is not UTF-8 text, which is all that a plugin takes".into())),
+    fn pin(&self, saga: &Definition, branch_ops: &[BranchOp]) -> Result<Pins, (BranchOp, NotFound)> {
+        let targets = branch_ops.iter().map(|branch_op| (*branch_op, saga.target(*branch_op)));
+        let pins =
+            self.plugins.pin_all(targets).map_err(|(branch_op, unresolved)| (branch_op, not_found(&unresolved)))?;
+        let check = |branch_op: BranchOp| match pins.get(branch_op) {
+            None => self.service(saga, saga.target(branch_op)).map(drop),
+            Some(_) => match saga.steps().get(branch_op.step).map(|step| str::from_utf8(&step.payload)) {
+                Some(Err(_)) => Err(NotFound("the payload is not UTF-8 text, which is all that a plugin takes".into())),
                 _ => Ok(()),
             },
         };
-        let checked = slots.iter().try_for_each(|slot| check(*slot).map_err(|nowhere| (*slot, nowhere)));
+        let checked =
+            branch_ops.iter().try_for_each(|branch_op| check(*branch_op).map_err(|not_found| (*branch_op, not_found)));
         checked.inspect_err(|_| self.plugins.release(pins.components()))?;
         Ok(pins)
     }
@@ -69,7 +71,7 @@ impl Directory for Branches {
 }
 
 /// The whole chain of causes: what is refused at submission is all that the client learns.
-fn nowhere(error: &dyn Error) -> Nowhere {
+fn not_found(error: &dyn Error) -> NotFound {
     let causes = std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string);
-    Nowhere(causes.collect::<Vec<_>>().join(": "))
+    NotFound(causes.collect::<Vec<_>>().join(": "))
 }

@@ -36,9 +36,8 @@
 //!
 //! Dependencies point upwards only; a test enforces it.
 
-pub mod saga;
-
-pub mod store;
+pub use wasaga_saga as saga;
+pub use wasaga_store as store;
 
 pub mod branch;
 

@@ -15,7 +15,7 @@ use wasaga::{
     config::{Config, Log},
     directory::Branches,
     engine::{Clock, Engine},
-    plugin::{Registry, Runtime, keeper},
+    plugin::{Registry, Runtime, collector},
     store::{LocalStore, Stats, Store},
 };
 
@@ -101,7 +101,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         uploads => uploads,
     };
     let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
-    let keeper = tokio::spawn(keeper::keep(plugins.clone(), store.clone(), every, engine.unread() == 0));
+    let collector = tokio::spawn(collector::keep(plugins.clone(), store.clone(), every, engine.unread() == 0));
     let context = context(&engine, plugins, uploads, &store, config);
     let stopping = CancellationToken::new();
     let connections = &config.api.connections;
@@ -134,7 +134,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         }
     };
     let ((), outcome) = tokio::join!(bounded, stop);
-    keeper.abort();
+    collector.abort();
     outcome?;
     store.close()?;
     info!("stopped");

@@ -34,7 +34,7 @@ use wasaga::{
         Branch, Call, Outcome,
         http::{self as http_branch, Client, Error, Settings},
     },
-    saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::{self, Batch, Range, Read},
 };
 
@@ -142,14 +142,14 @@ fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
     let saga = Definition::new(Gid::new(gid).unwrap(), steps, Order::default(), options, Timestamp(0)).unwrap();
     Call {
         saga: Arc::new(saga),
-        slot: Slot { step: 1, op: Op::Action },
+        branch_op: BranchOp { step: 1, op: Op::Action },
         attempt: 1,
         results: Arc::default(),
         tried: None,
         timeout: AMPLE,
         state: Arc::new(NoState),
-        exit: None,
-        is_rehearsal: false,
+        egress: None,
+        is_dry_run: false,
     }
 }
 
@@ -181,7 +181,7 @@ async fn a_payload_is_posted_verbatim_with_dtms_parameters() {
 async fn an_empty_payload_is_a_get_without_a_body() {
     let service = Participant::start(|_| success()).await;
     let mut call = call("");
-    call.slot.op = Op::Compensate;
+    call.branch_op.op = Op::Compensate;
     run(&service.url, &call).await;
     let seen = &service.seen()[0];
     assert_eq!(seen.method, "GET");
@@ -333,7 +333,7 @@ async fn answers_are_understood_as_dtm_understands_them() {
                 "ongoing".to_owned()
             }
             Outcome::Unknown { error } => error,
-            Outcome::Outdated => panic!("a service reads nothing of the host"),
+            Outcome::Stale => panic!("a service reads nothing of the host"),
         };
         assert_eq!(&found, expected, "{code} {text}");
     }
@@ -453,14 +453,14 @@ async fn a_redirect_to_another_host_gets_no_credentials() {
 async fn redirect_loops_and_odd_redirects_are_unknown() {
     let service = Participant::start(|seen| match seen.target.split('?').next().unwrap() {
         "/loop" => (status(307), [("location", "/loop")]).into_response(),
-        "/nowhere" => status(302).into_response(),
+        "/not_found" => status(302).into_response(),
         path => (status(302), [("location", path.trim_start_matches('/'))]).into_response(),
     })
     .await;
     let error = error_of(run(&format!("{}/loop", service.url), &call("1")).await);
     assert!(error.contains("too many redirects"), "{error}");
     assert_eq!(service.seen().len(), 11);
-    assert_eq!(error_of(run(&format!("{}/nowhere", service.url), &call("1")).await), "HTTP 302: ");
+    assert_eq!(error_of(run(&format!("{}/not_found", service.url), &call("1")).await), "HTTP 302: ");
     let error = error_of(run(&format!("{}/ftp://user:secret@h/x", service.url), &call("1")).await);
     assert!(error.contains("scheme is not allowed") && !error.contains("secret"), "{error}");
 }

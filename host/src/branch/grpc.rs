@@ -27,7 +27,7 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Departure, Outcome, Reach,
+    Branch, Call, Containment, EgressRequest, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX},
 };
 use crate::{saga::Gid, store::Batch};
@@ -134,13 +134,13 @@ impl Branch for GrpcBranch {
         })
     }
 
-    fn reach(&self) -> Reach {
-        Reach::External
+    fn containment(&self) -> Containment {
+        Containment::External
     }
 
-    fn departure(&self, _call: &Call) -> Option<Departure> {
+    fn egress_request(&self, _call: &Call) -> Option<EgressRequest> {
         let server = self.origin.authority().map_or("", Authority::as_str);
-        Some(Departure { what: format!("gRPC {server}{}", self.path) })
+        Some(EgressRequest { what: format!("gRPC {server}{}", self.path) })
     }
 }
 
@@ -157,7 +157,7 @@ impl GrpcBranch {
         if let Ok(id) = HeaderValue::try_from(call.branch_id().to_string()) {
             headers.insert(HeaderName::from_static("dtm-branch_id"), id);
         }
-        headers.insert(HeaderName::from_static("dtm-op"), HeaderValue::from_static(call.slot.op.as_str()));
+        headers.insert(HeaderName::from_static("dtm-op"), HeaderValue::from_static(call.branch_op.op.as_str()));
         let mut request = Request::from_parts(MetadataMap::from_headers(headers), Extensions::new(), call.payload());
         request.set_timeout(call.timeout);
         let http = self.client.http.clone();

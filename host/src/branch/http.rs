@@ -15,7 +15,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Departure, Outcome, Reach, json_rpc};
+use super::{Branch, Call, Containment, EgressRequest, Outcome, json_rpc};
 use crate::store::Batch;
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
@@ -173,11 +173,11 @@ impl Branch for HttpBranch {
         })
     }
 
-    fn reach(&self) -> Reach {
-        Reach::External
+    fn containment(&self) -> Containment {
+        Containment::External
     }
 
-    fn departure(&self, call: &Call) -> Option<Departure> {
+    fn egress_request(&self, call: &Call) -> Option<EgressRequest> {
         let (method, mut url) = match self.json_rpc_method(call) {
             Some(_) => ("POST", self.url.clone()),
             None if call.payload().is_empty() => ("GET", self.url_of(call)),
@@ -185,7 +185,7 @@ impl Branch for HttpBranch {
         };
         // Cannot fail for an address with a host, and ours have one.
         let _ = url.set_username("").and_then(|()| url.set_password(None));
-        Some(Departure { what: format!("{method} {url}") })
+        Some(EgressRequest { what: format!("{method} {url}") })
     }
 }
 
@@ -229,7 +229,7 @@ impl HttpBranch {
         url.query_pairs_mut()
             .append_pair("branch_id", &call.branch_id().to_string())
             .append_pair("gid", call.saga.gid().as_str())
-            .append_pair("op", call.slot.op.as_str())
+            .append_pair("op", call.branch_op.op.as_str())
             .append_pair("trans_type", "saga");
         url
     }

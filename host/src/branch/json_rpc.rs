@@ -32,7 +32,7 @@ pub(super) fn request(call: &Call, method: &str) -> Result<String, String> {
         ("gid", call.saga.gid().as_str()),
         ("trans_type", "saga"),
         ("branch_id", &*branch_id),
-        ("op", call.slot.op.as_str()),
+        ("op", call.branch_op.op.as_str()),
     ];
     params.extend(own.map(|(name, value)| (name.to_owned(), value.into())));
     let request = Request { jsonrpc: "2.0", id: call.idempotency_key(), method, params };

@@ -14,16 +14,16 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    saga::{BranchId, Definition, Gid, Op, Pin, Pins, Slot},
+    saga::{BranchId, BranchOp, Definition, Gid, Op, Pin, Pins},
     store::{Batch, Read},
 };
 
 /// Whether an attempt can have an effect that the host neither sees nor can take back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Containment {
     /// Nothing an attempt does can leave the host: its effects are the batch it returns, and nothing before that.
     Contained,
-    /// Contained until it asks its [`Exit`] to be let out, and external from then on.
+    /// Contained until it asks its [`Egress`] to be let out, and external from then on.
     Gated,
     /// An attempt may act on the world as soon as it has started.
     External,
@@ -31,7 +31,7 @@ pub enum Reach {
 
 /// Something that an attempt wants to let out of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
+pub struct EgressRequest {
     /// For people, as in `POST https://example.com/charges`.
     pub what: String,
 }
@@ -39,15 +39,15 @@ pub struct Departure {
 /// Why nothing may leave the host for this attempt.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Held(pub String);
+pub struct EgressDenied(pub String);
 
-/// The only way out for an attempt of a branch that is [`Reach::Gated`].
-pub trait Exit: Send + Sync + 'static {
+/// The only way out for an attempt of a branch that is [`Containment::Gated`].
+pub trait Egress: Send + Sync + 'static {
     /// Asks to let something out. Resolves when it may go: it is on disk that the attempt may have had an effect, and
     /// so is everything that the attempt can have read. Asked again for everything that follows.
     ///
     /// Whoever is held back has done nothing, and must not go on.
-    fn leave(&self, departure: Departure) -> BoxFuture<'_, Result<(), Held>>;
+    fn request(&self, egress_request: EgressRequest) -> BoxFuture<'_, Result<(), EgressDenied>>;
 
     /// What is answered to every request that may go, in place of whom it is for: then nothing is sent. For who tries a
     /// branch out; a saga's exits have none.
@@ -71,7 +71,7 @@ pub struct Call {
     /// The saga it belongs to; payload, headers and addresses are read from here.
     pub saga: Arc<Definition>,
     /// Which operation of which step.
-    pub slot: Slot,
+    pub branch_op: BranchOp,
     /// Counts the attempts of this operation, from 1.
     pub attempt: u32,
     /// Outputs of the branches whose actions have succeeded, by branch id; empty for those that gave none.
@@ -83,43 +83,43 @@ pub struct Call {
     pub timeout: Duration,
     /// The state that effects are added to: what an attempt reads here belongs into its effects as preconditions.
     pub state: Arc<dyn Read>,
-    /// The way out, for a branch that is [`Reach::Gated`]; without one nothing leaves.
-    pub exit: Option<Arc<dyn Exit>>,
+    /// The way out, for a branch that is [`Containment::Gated`]; without one nothing leaves.
+    pub egress: Option<Arc<dyn Egress>>,
     /// Nothing of it will be kept: somebody only wants to know what would happen.
-    pub is_rehearsal: bool,
+    pub is_dry_run: bool,
 }
 
 impl fmt::Debug for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { saga, slot, attempt, .. } = self;
-        write!(f, "Call({} {} {} attempt {attempt})", saga.gid(), self.branch_id(), slot.op.as_str())
+        let Self { saga, branch_op, attempt, .. } = self;
+        write!(f, "Call({} {} {} attempt {attempt})", saga.gid(), self.branch_id(), branch_op.op.as_str())
     }
 }
 
 impl Call {
     /// `01`, `02`, ...
     pub fn branch_id(&self) -> BranchId {
-        BranchId(self.slot.step)
+        BranchId(self.branch_op.step)
     }
 
     /// The step's payload.
     pub fn payload(&self) -> Bytes {
-        self.saga.steps().get(self.slot.step).map_or_else(Bytes::new, |step| step.payload.clone())
+        self.saga.steps().get(self.branch_op.step).map_or_else(Bytes::new, |step| step.payload.clone())
     }
 
     /// The address that the client gave for this operation.
     pub fn target(&self) -> &str {
-        self.saga.target(self.slot)
+        self.saga.target(self.branch_op)
     }
 
     /// The same for every attempt of one operation, different for any other operation.
     pub fn idempotency_key(&self) -> String {
-        idempotency_key(self.saga.gid(), self.branch_id(), self.slot.op)
+        idempotency_key(self.saga.gid(), self.branch_id(), self.branch_op.op)
     }
 
     /// Whether this is the compensation.
     pub fn is_compensation(&self) -> bool {
-        self.slot.op == Op::Compensate
+        self.branch_op.op == Op::Compensate
     }
 }
 
@@ -156,7 +156,7 @@ pub enum Outcome {
     },
     /// It rests on data that has changed since it was read, so it says nothing, and nothing of it is kept: make it
     /// again. What it has let out of the host is out.
-    Outdated,
+    Stale,
 }
 
 /// Something that can carry out one operation of a saga.
@@ -165,29 +165,31 @@ pub trait Branch: Send + Sync + 'static {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome>;
 
     /// Whether an attempt can have effects outside the host.
-    fn reach(&self) -> Reach;
+    fn containment(&self) -> Containment;
 
     /// What an attempt would send, for people who want to know without sending it; `None` if that is not known before.
-    fn departure(&self, _call: &Call) -> Option<Departure> {
+    fn egress_request(&self, _call: &Call) -> Option<EgressRequest> {
         None
     }
 }
 
 /// Finds the branch behind an address. The host's own directory knows plugins and HTTP services.
 pub trait Directory: Send + Sync + 'static {
-    /// The branch that carries out the operation `slot` of `saga`; the saga's other options may matter to it.
+    /// The branch that carries out the operation `branch_op` of `saga`; the saga's other options may matter to it.
     ///
     /// Asked before each attempt, since plugins come and go. `pin` is what [`Directory::pin`] has said of it; without
     /// one it is a service, whatever plugins there are by now.
-    fn find(&self, saga: &Definition, slot: Slot, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere>;
+    fn find(&self, saga: &Definition, branch_op: BranchOp, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound>;
 
     /// Which components are to carry out these operations, from now until the saga's end; none where a service is.
     /// All are chosen at one moment, or a saga could mix versions, and are held from that moment on: see
     /// [`Directory::hold`].
     ///
     /// Asked when a saga is first stored, to refuse what cannot work: the operation that leads nowhere, and why.
-    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
-        slots.iter().try_for_each(|slot| self.find(saga, *slot, None).map(drop).map_err(|nowhere| (*slot, nowhere)))?;
+    fn pin(&self, saga: &Definition, branch_ops: &[BranchOp]) -> Result<Pins, (BranchOp, NotFound)> {
+        branch_ops.iter().try_for_each(|branch_op| {
+            self.find(saga, *branch_op, None).map(drop).map_err(|not_found| (*branch_op, not_found))
+        })?;
         Ok(Pins::default())
     }
 
@@ -207,4 +209,4 @@ pub trait Directory: Send + Sync + 'static {
 /// An address that leads to no branch: what is wrong with it, and what would do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Nowhere(pub String);
+pub struct NotFound(pub String);

@@ -8,8 +8,8 @@ use super::{
     report::{Report, size},
 };
 use crate::{
-    branch::Reach,
-    plugin::{self, Code, Fault, Plugin, Runtime, Settings, reach::WAY_OUT},
+    branch::Containment,
+    plugin::{self, Code, Fault, Plugin, Runtime, Settings, containment::WAY_OUT},
 };
 
 /// Checks a file and prints what was found.
@@ -24,7 +24,11 @@ pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdi
             let file = file.display();
             let name = name.map_or_else(String::new, |name| format!(" --name {name}"));
             say(format_args!("\nIt is a plugin. `wasaga plugin push {file}{name}` hands it to a running host."));
-            let answer = if plugin.judgement().reach == Reach::Contained { "" } else { " --answer STATUS:BODY" };
+            let answer = if plugin.classification().containment == Containment::Contained {
+                ""
+            } else {
+                " --answer STATUS:BODY"
+            };
             say(format_args!(
                 "`wasaga plugin test {file}{name} --payload JSON{answer}` runs it here, with a payload that it accepts."
             ));
@@ -51,9 +55,9 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
     }
     report.add("exports", format!("{}: try, cancel", plugin::INTERFACE));
     report.add("imports", plugin.imports().collect::<Vec<_>>().join("\n"));
-    let judgement = plugin.judgement();
-    let reach = if judgement.reach == Reach::Contained { "contained" } else { "external" };
-    report.add("reach", format!("{reach}: it {}", judgement.reason));
+    let classification = plugin.classification();
+    let reach = if classification.containment == Containment::Contained { "contained" } else { "external" };
+    report.add("reach", format!("{reach}: it {}", classification.reason));
     report.add("grants", grants(&plugin));
     Ok(plugin)
 }
@@ -62,7 +66,7 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
 fn grants(plugin: &Plugin) -> String {
     let imports = |interface: &str| plugin.imports().any(|import| import.split('@').next() == Some(interface));
     let mut wants = Vec::new();
-    if imports(WAY_OUT) && plugin.judgement().reach == Reach::Contained {
+    if imports(WAY_OUT) && plugin.classification().containment == Containment::Contained {
         wants.push("http: the addresses that it may ask, if it is to ask any; without, requests are refused");
     }
     if imports("wasi:config/store") {

@@ -155,5 +155,5 @@ impl Drop for Scratch {
 /// Settings for a runtime that runs one guest and leaves nothing behind.
 fn settings(config: Option<PathBuf>) -> Result<plugin::Settings, Box<dyn error::Error>> {
     let config = Config::load(Flags { config, ..Flags::default() })?;
-    Ok(plugin::Settings { slots: 1, cache_dir: None, shelf_dir: None, ..config.plugin_settings()? })
+    Ok(plugin::Settings { slots: 1, cache_dir: None, component_store_dir: None, ..config.plugin_settings()? })
 }

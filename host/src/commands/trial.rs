@@ -59,7 +59,7 @@ pub async fn run(settings: &Settings, trial: &Trial) -> Result<Verdict, Box<dyn 
     lines.listen();
     let branch = Branch::new(settings, trial, name, &lines)?;
     let reach = if branch.is_contained() { "contained" } else { "external" };
-    let reason = &branch.judgement().reason;
+    let reason = &branch.classification().reason;
     say(format_args!("{name} is {reach}: it {reason} (settings of this name: [plugins.grants.{name}])"));
     let mut trials = Trials { branch, allow_leftovers: trial.allow_leftovers, failed: 0, notes: 0 };
     if !trials.twice().await {

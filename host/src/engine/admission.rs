@@ -19,25 +19,25 @@ use super::{
     record::SagaId,
 };
 use crate::{
-    branch::{Directory, Nowhere},
-    saga::{Definition, Event, Gid, Op, Pins, Slot, Status, Timestamp, state::OpState},
+    branch::{Directory, NotFound},
+    saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp, state::OpState},
     store::Ticket,
 };
 
 /// Components that are held for a saga which is not open yet. Dropping it lets go of them.
-pub(super) struct Held<'a> {
+pub(super) struct PinGuard<'a> {
     directory: &'a dyn Directory,
     pub(super) pins: Pins,
 }
 
-impl Held<'_> {
+impl PinGuard<'_> {
     /// The saga is open: they are let go of when it ends.
     fn keep(mut self) {
         self.pins = Pins::default();
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for PinGuard<'_> {
     fn drop(&mut self) {
         if !self.pins.is_empty() {
             self.directory.release(self.pins.components());
@@ -53,10 +53,10 @@ impl Inner {
         let shard = self.shard(gid.as_str())?;
         match self.existing(&shard, gid.as_str())? {
             None => {
-                let held = self.pin(&definition, |_| true)?;
-                let mut core = self.create(definition, &held.pins)?;
+                let guard = self.pin(&definition, |_| true)?;
+                let mut core = self.create(definition, &guard.pins)?;
                 let ticket = core.save_until(&*self.store, None)?;
-                held.keep();
+                guard.keep();
                 self.stats.open.fetch_add(1, Ordering::Relaxed);
                 Ok(ticket)
             }
@@ -86,13 +86,13 @@ impl Inner {
             let entered = self.entered(&live, wait)?;
             (live, entered, is_first)
         } else {
-            let held = self.pin(&definition, |_| true)?;
+            let guard = self.pin(&definition, |_| true)?;
             let at = definition.created_at();
-            let mut core = self.create(definition, &held.pins)?;
+            let mut core = self.create(definition, &guard.pins)?;
             core.apply(&Event::Submitted { at })?;
             let live = Live::new(core);
             let entered = self.entered(&live, wait)?;
-            held.keep();
+            guard.keep();
             self.stats.open.fetch_add(1, Ordering::Relaxed);
             (live, entered, true)
         };
@@ -125,8 +125,8 @@ impl Inner {
             self.save_if_live(&shard, &live)?;
             return Err(ControlError::Finished(status));
         }
-        if core.is_long() {
-            self.shorten(&mut core)?;
+        if core.needs_compaction() {
+            self.compact(&mut core)?;
         }
         let now = self.clock.now();
         core.apply(&event(now))?;
@@ -140,22 +140,27 @@ impl Inner {
 
     /// Chooses and holds the components for those operations that are `wanted`. One that nothing could carry out
     /// refuses them all.
-    pub(super) fn pin(&self, definition: &Definition, wanted: impl Fn(Slot) -> bool) -> Result<Held<'_>, SubmitError> {
+    pub(super) fn pin(
+        &self,
+        definition: &Definition,
+        wanted: impl Fn(BranchOp) -> bool,
+    ) -> Result<PinGuard<'_>, SubmitError> {
         let all =
-            (0..definition.steps().len()).flat_map(|step| [Op::Action, Op::Compensate].map(|op| Slot { step, op }));
-        let slots: Vec<Slot> = all.filter(|slot| !definition.target(*slot).is_empty() && wanted(*slot)).collect();
+            (0..definition.steps().len()).flat_map(|step| [Op::Action, Op::Compensate].map(|op| BranchOp { step, op }));
+        let branch_ops: Vec<BranchOp> =
+            all.filter(|branch_op| !definition.target(*branch_op).is_empty() && wanted(*branch_op)).collect();
         let directory = &*self.directory;
-        let refused = |(Slot { step, op }, Nowhere(reason))| SubmitError::Target { step, op, reason };
-        Ok(Held { directory, pins: directory.pin(definition, &slots).map_err(refused)? })
+        let refused = |(BranchOp { step, op }, NotFound(reason))| SubmitError::Target { step, op, reason };
+        Ok(PinGuard { directory, pins: directory.pin(definition, &branch_ops).map_err(refused)? })
     }
 
     /// Pins the components of a saga that was stored before sagas pinned any: those of what it may still call.
-    pub(super) fn pin_late(&self, core: &mut Core, at: Timestamp) -> Result<(), SubmitError> {
+    pub(super) fn pin_unpinned(&self, core: &mut Core, at: Timestamp) -> Result<(), SubmitError> {
         let saga = core.saga();
-        let held = self.pin(saga.definition(), |slot| saga.op(slot).is_some_and(OpState::is_pending))?;
-        core.pin(&held.pins, at)?;
+        let guard = self.pin(saga.definition(), |branch_op| saga.op(branch_op).is_some_and(OpState::is_pending))?;
+        core.pin(&guard.pins, at)?;
         core.save(&*self.store, at)?;
-        held.keep();
+        guard.keep();
         Ok(())
     }
 
@@ -230,7 +235,7 @@ impl Core {
             }
             Status::Submitted => {
                 if saga.steps().iter().any(|step| step.action.retry_at.is_some_and(|due| due > at)) {
-                    self.apply(&Event::Hastened { at })?;
+                    self.apply(&Event::RetryRequested { at })?;
                 }
                 Ok(false)
             }

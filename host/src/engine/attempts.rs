@@ -9,12 +9,12 @@ use futures_util::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{branch::Outcome, saga::Slot};
+use crate::{branch::Outcome, saga::BranchOp};
 
 /// An attempt that has ended.
 pub(super) struct Ended {
     /// Of which operation.
-    pub slot: Slot,
+    pub branch_op: BranchOp,
     /// What came of it.
     pub outcome: Outcome,
 }
@@ -22,7 +22,7 @@ pub(super) struct Ended {
 /// Runs attempts side by side and hands them over as they end. Dropping it gives them all up.
 pub(super) struct Attempts {
     running: FuturesUnordered<Abortable<BoxFuture<'static, Ended>>>,
-    handles: Vec<(Slot, AbortHandle)>,
+    handles: Vec<(BranchOp, AbortHandle)>,
     /// Attempts of sequential sagas run inside the driver's own task: there is never more than one.
     spawn: bool,
 }
@@ -34,7 +34,7 @@ impl Attempts {
     }
 
     /// Starts an attempt. One that panics is one whose result nobody knows: its branch has a bug, the saga goes on.
-    pub fn start(&mut self, slot: Slot, attempt: BoxFuture<'static, Outcome>) {
+    pub fn start(&mut self, branch_op: BranchOp, attempt: BoxFuture<'static, Outcome>) {
         let spawn = self.spawn;
         let ended = Box::pin(async move {
             let outcome = if spawn {
@@ -43,16 +43,16 @@ impl Attempts {
                 AssertUnwindSafe(attempt).catch_unwind().await.ok()
             };
             let broken_off = || Outcome::Unknown { error: "the branch panicked: its message is in the log".into() };
-            Ended { slot, outcome: outcome.unwrap_or_else(broken_off) }
+            Ended { branch_op, outcome: outcome.unwrap_or_else(broken_off) }
         });
         let (handle, registration) = AbortHandle::new_pair();
-        self.handles.push((slot, handle));
+        self.handles.push((branch_op, handle));
         self.running.push(Abortable::new(ended, registration));
     }
 
     /// Gives an attempt up: it is not polled again, and its end is never reported.
-    pub fn stop(&mut self, slot: Slot) {
-        for (_, handle) in self.handles.extract_if(.., |(running, _)| *running == slot) {
+    pub fn stop(&mut self, branch_op: BranchOp) {
+        for (_, handle) in self.handles.extract_if(.., |(running, _)| *running == branch_op) {
             handle.abort();
         }
     }
@@ -67,7 +67,7 @@ impl Attempts {
         loop {
             match self.running.next().await {
                 Some(Ok(ended)) => {
-                    self.handles.retain(|(slot, _)| *slot != ended.slot);
+                    self.handles.retain(|(branch_op, _)| *branch_op != ended.branch_op);
                     return ended;
                 }
                 Some(Err(Aborted)) => {}

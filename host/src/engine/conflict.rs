@@ -10,7 +10,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use tracing::warn;
 
 use super::{Inner, live::Core};
-use crate::saga::{BranchId, Slot};
+use crate::saga::{BranchId, BranchOp};
 
 /// Attempts in a row that are made again at once, as long as nothing of them has left the host.
 const AT_ONCE: u32 = 8;
@@ -31,17 +31,17 @@ const PAUSE_OUTSIDE_MAX: Duration = Duration::from_secs(10);
 const WARNED_AT: u32 = 20;
 
 /// Lets the attempt be made again, now or after a pause.
-pub(super) fn again(engine: &Inner, core: &mut Core, slot: Slot) {
+pub(super) fn again(engine: &Inner, core: &mut Core, branch_op: BranchOp) {
     engine.stats.conflicts.fetch_add(1, Ordering::Relaxed);
-    let conflicts = core.count_conflict(slot);
+    let conflicts = core.count_conflict(branch_op);
     let saga = core.saga();
-    let has_left = saga.op(slot).is_some_and(|op| op.open);
+    let has_left = saga.op(branch_op).is_some_and(|op| op.open);
     if conflicts == WARNED_AT {
-        let (gid, branch, op) = (saga.definition().gid(), BranchId(slot.step), slot.op.as_str());
+        let (gid, branch, op) = (saga.definition().gid(), BranchId(branch_op.step), branch_op.op.as_str());
         warn!(%gid, %branch, op, conflicts, "attempts come to nothing: others change what they read before they end");
     }
     if let Some(pause) = pause(conflicts, has_left, fastrand::f64()) {
-        core.pause(slot, engine.clock.now().after(pause));
+        core.pause(branch_op, engine.clock.now().after(pause));
     }
 }
 

@@ -15,12 +15,12 @@ use super::{
     attempts::{Attempts, Ended},
     conflict,
     error::{Error, SubmitError},
-    gate::Gate,
     live::{Core, Live},
+    output_commit::OutputCommit,
 };
 use crate::{
-    branch::{Call, Exit, Outcome, Reach},
-    saga::{BranchId, Event, Failure, Next, Op, Saga, Slot, Status, Timestamp, Verdict, state::Progress},
+    branch::{Call, Containment, Egress, Outcome},
+    saga::{BranchId, BranchOp, Event, Failure, Next, Op, Saga, Status, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
 
@@ -32,8 +32,8 @@ const OUTPUTS_BYTES_MAX: usize = 1 << 20;
 
 /// What the driver, not the core, has to do next.
 enum Todo {
-    Start(Slot, BoxFuture<'static, Outcome>),
-    Stop(Slot),
+    Start(BranchOp, BoxFuture<'static, Outcome>),
+    Stop(BranchOp),
     Wait(Option<Timestamp>),
     /// As `Wait`, but for so short that the saga stays in the table, and nobody is told that it waits.
     Pause(Option<Timestamp>),
@@ -59,13 +59,13 @@ async fn run(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<(), Error> {
         let todo = advance(engine, live)?;
         let is_pause = matches!(todo, Todo::Pause(_));
         match todo {
-            Todo::Start(slot, attempt) => attempts.start(slot, attempt),
-            Todo::Stop(slot) => attempts.stop(slot),
+            Todo::Start(branch_op, attempt) => attempts.start(branch_op, attempt),
+            Todo::Stop(branch_op) => attempts.stop(branch_op),
             Todo::Wait(_) if attempts.is_empty() => {
                 if leave(engine, live)? {
                     let core = live.core();
                     let age = core.saga().definition().created_at().until(engine.clock.now());
-                    engine.tally.round(status, core.saga().status(), age);
+                    engine.counters.round(status, core.saga().status(), age);
                     return Ok(());
                 }
             }
@@ -95,20 +95,20 @@ fn advance(engine: &Arc<Inner>, live: &Arc<Live>) -> Result<Todo, Error> {
     let core = &mut *live.core();
     loop {
         let now = engine.clock.now();
-        match core.saga().next(core.flight(), now) {
+        match core.saga().next(core.in_flight(), now) {
             Next::Decide(event) => core.apply(&event)?,
             Next::Call(_) if engine.stopping.is_cancelled() => return Ok(Todo::Wait(None)),
-            Next::Call(slot) => {
-                if let Some(attempt) = prepare(engine, live, core, slot, now)? {
-                    return Ok(Todo::Start(slot, attempt));
+            Next::Call(branch_op) => {
+                if let Some(attempt) = prepare(engine, live, core, branch_op, now)? {
+                    return Ok(Todo::Start(branch_op, attempt));
                 }
             }
-            Next::Drop(slot) => {
-                core.land(slot);
-                return Ok(Todo::Stop(slot));
+            Next::Drop(branch_op) => {
+                core.end_attempt(branch_op);
+                return Ok(Todo::Stop(branch_op));
             }
             Next::Wait(until) => {
-                let is_pause = until.is_some_and(|until| core.flight().is_paused_until(until));
+                let is_pause = until.is_some_and(|until| core.in_flight().is_paused_until(until));
                 let is_pause = is_pause && !engine.stopping.is_cancelled();
                 return Ok(if is_pause { Todo::Pause(until) } else { Todo::Wait(until) });
             }
@@ -123,35 +123,36 @@ fn prepare(
     engine: &Arc<Inner>,
     live: &Arc<Live>,
     core: &mut Core,
-    slot: Slot,
+    branch_op: BranchOp,
     now: Timestamp,
 ) -> Result<Option<BoxFuture<'static, Outcome>>, Error> {
-    if core.is_long() {
-        engine.shorten(core)?;
+    if core.needs_compaction() {
+        engine.compact(core)?;
     }
     let definition = core.saga().definition().clone();
     if !core.is_pinned() {
-        match engine.pin_late(core, now) {
+        match engine.pin_unpinned(core, now) {
             Ok(()) => {}
             Err(SubmitError::Engine(error)) => return Err(error),
-            Err(refusal) => return not_called(engine, core, slot, refusal.to_string(), now),
+            Err(refusal) => return not_called(engine, core, branch_op, refusal.to_string(), now),
         }
     }
-    let branch = match engine.directory.find(&definition, slot, core.saga().pins().get(slot)) {
+    let branch = match engine.directory.find(&definition, branch_op, core.saga().pins().get(branch_op)) {
         Ok(branch) => branch,
-        Err(nowhere) => return not_called(engine, core, slot, nowhere.to_string(), now),
+        Err(not_found) => return not_called(engine, core, branch_op, not_found.to_string(), now),
     };
-    let reach = branch.reach();
+    let containment = branch.containment();
     // Of an attempt before this one nobody knows how far it got: this one begins where that one may have left.
-    let follows_open = core.saga().op(slot).is_some_and(|op| op.open);
-    let ticket = match reach {
-        Reach::External => Some(start(engine, core, slot, now)?),
-        Reach::Gated if follows_open => Some(start(engine, core, slot, now)?),
-        Reach::Contained | Reach::Gated => None,
+    let follows_open = core.saga().op(branch_op).is_some_and(|op| op.open);
+    let ticket = match containment {
+        Containment::External => Some(start(engine, core, branch_op, now)?),
+        Containment::Gated if follows_open => Some(start(engine, core, branch_op, now)?),
+        Containment::Contained | Containment::Gated => None,
     };
-    let takeoff = core.take_off(slot);
-    let exit = (reach == Reach::Gated).then(|| Gate::new(engine, live, slot, takeoff) as Arc<dyn Exit>);
-    let call = Call { exit, ..call(engine, core.saga(), slot) };
+    let attempt_id = core.begin_attempt(branch_op);
+    let egress = (containment == Containment::Gated)
+        .then(|| OutputCommit::new(engine, live, branch_op, attempt_id) as Arc<dyn Egress>);
+    let call = Call { egress, ..call(engine, core.saga(), branch_op) };
     Ok(Some(
         async move {
             if let Err(outcome) = wait_for_disk(ticket).await {
@@ -164,8 +165,8 @@ fn prepare(
 }
 
 /// Writes down that an attempt starts which may have an effect at once.
-fn start(engine: &Inner, core: &mut Core, slot: Slot, now: Timestamp) -> Result<Ticket, Error> {
-    core.start(slot, now)?;
+fn start(engine: &Inner, core: &mut Core, branch_op: BranchOp, now: Timestamp) -> Result<Ticket, Error> {
+    core.start(branch_op, now)?;
     core.save(&*engine.store, now)
 }
 
@@ -173,11 +174,11 @@ fn start(engine: &Inner, core: &mut Core, slot: Slot, now: Timestamp) -> Result<
 fn not_called<T>(
     engine: &Inner,
     core: &mut Core,
-    slot: Slot,
+    branch_op: BranchOp,
     error: String,
     now: Timestamp,
 ) -> Result<Option<T>, Error> {
-    fail_or_settle(engine, core, slot, Verdict::Unknown { error }, now)?;
+    fail_or_settle(engine, core, branch_op, Verdict::Unknown { error }, now)?;
     Ok(None)
 }
 
@@ -190,8 +191,8 @@ async fn wait_for_disk(ticket: Option<Ticket>) -> Result<(), Outcome> {
     }
 }
 
-pub(super) fn call(engine: &Inner, saga: &Saga, slot: Slot) -> Call {
-    let tried = match (slot.op, saga.op(Slot { op: Op::Action, ..slot }).map(|action| &action.progress)) {
+pub(super) fn call(engine: &Inner, saga: &Saga, branch_op: BranchOp) -> Call {
+    let tried = match (branch_op.op, saga.op(BranchOp { op: Op::Action, ..branch_op }).map(|action| &action.progress)) {
         (Op::Compensate, Some(Progress::Succeeded { output })) => Some(output.as_deref().unwrap_or_default().into()),
         _ => None,
     };
@@ -201,25 +202,25 @@ pub(super) fn call(engine: &Inner, saga: &Saga, slot: Slot) -> Call {
     };
     Call {
         saga: saga.definition().clone(),
-        slot,
-        attempt: saga.attempt(slot),
+        branch_op,
+        attempt: saga.attempt(branch_op),
         results: saga.outputs().map(|(step, output)| (BranchId(step), output.to_owned())).collect(),
         tried,
         timeout: timeout.min(REQUEST_TIMEOUT_MAX),
         state: engine.store.clone(),
-        exit: None,
-        is_rehearsal: false,
+        egress: None,
+        is_dry_run: false,
     }
 }
 
 /// Takes in the end of an attempt, if the saga still wants it.
 fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
-    let Ended { slot, outcome } = ended;
+    let Ended { branch_op, outcome } = ended;
     let mut core = live.core();
-    if !core.flight().contains(slot) || core.saga().status().is_finished() {
+    if !core.in_flight().contains(branch_op) || core.saga().status().is_finished() {
         return Ok(());
     }
-    core.land(slot);
+    core.end_attempt(branch_op);
     let (verdict, effects) = match outcome {
         Outcome::Succeeded { output, .. } if !has_room(core.saga(), output.as_deref()) => {
             (Verdict::Unknown { error: too_much_output() }, Batch::new())
@@ -228,40 +229,46 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
         Outcome::Rejected { reason } => (Verdict::Rejected { reason }, Batch::new()),
         Outcome::Ongoing { retry_after } => (Verdict::Ongoing { retry_after }, Batch::new()),
         Outcome::Unknown { error } => (Verdict::Unknown { error }, Batch::new()),
-        Outcome::Outdated => {
-            conflict::again(engine, &mut core, slot);
+        Outcome::Stale => {
+            conflict::again(engine, &mut core, branch_op);
             return Ok(());
         }
     };
     let now = engine.clock.now();
     if effects.is_empty() {
-        return take_in(engine, &mut core, slot, verdict, now);
+        return take_in(engine, &mut core, branch_op, verdict, now);
     }
-    let event = core.saga().conclude(slot, verdict, now, &engine.settings.policy, fastrand::f64());
+    let event = core.saga().conclude(branch_op, verdict, now, &engine.settings.policy, fastrand::f64());
     match core.apply_with_effects(&event, effects, &*engine.store) {
         Err(Error::Commit(conflict @ CommitError::Conflict { .. })) => {
             let gid = core.saga().definition().gid();
-            debug!(%gid, branch = %BranchId(slot.step), %conflict, "the attempt is made again");
-            conflict::again(engine, &mut core, slot);
+            debug!(%gid, branch = %BranchId(branch_op.step), %conflict, "the attempt is made again");
+            conflict::again(engine, &mut core, branch_op);
             Ok(())
         }
         Err(Error::Commit(too_large @ CommitError::TooLarge { .. })) => {
             let verdict = Verdict::Unknown { error: uncommittable(&too_large) };
-            take_in(engine, &mut core, slot, verdict, now)
+            take_in(engine, &mut core, branch_op, verdict, now)
         }
         applied => {
-            engine.tally.attempt(slot, applied.is_ok());
-            core.forget_conflicts(slot);
+            engine.counters.attempt(branch_op, applied.is_ok());
+            core.forget_conflicts(branch_op);
             applied
         }
     }
 }
 
 /// Takes in an end that changes nothing but the saga, and counts it.
-fn take_in(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {
-    engine.tally.attempt(slot, matches!(verdict, Verdict::Succeeded { .. }));
-    core.forget_conflicts(slot);
-    fail_or_settle(engine, core, slot, verdict, now)
+fn take_in(
+    engine: &Inner,
+    core: &mut Core,
+    branch_op: BranchOp,
+    verdict: Verdict,
+    now: Timestamp,
+) -> Result<(), Error> {
+    engine.counters.attempt(branch_op, matches!(verdict, Verdict::Succeeded { .. }));
+    core.forget_conflicts(branch_op);
+    fail_or_settle(engine, core, branch_op, verdict, now)
 }
 
 /// Whether one more output is within the limit of a saga.
@@ -278,13 +285,19 @@ pub(super) fn uncommittable(error: &CommitError) -> String {
     format!("its effects cannot be committed: {error}")
 }
 
-fn fail_or_settle(engine: &Inner, core: &mut Core, slot: Slot, verdict: Verdict, now: Timestamp) -> Result<(), Error> {
+fn fail_or_settle(
+    engine: &Inner,
+    core: &mut Core,
+    branch_op: BranchOp,
+    verdict: Verdict,
+    now: Timestamp,
+) -> Result<(), Error> {
     let was_stuck = core.saga().is_stuck(&engine.settings.policy);
-    let attempt = core.saga().attempt(slot);
-    let event = core.saga().conclude(slot, verdict, now, &engine.settings.policy, fastrand::f64());
+    let attempt = core.saga().attempt(branch_op);
+    let event = core.saga().conclude(branch_op, verdict, now, &engine.settings.policy, fastrand::f64());
     core.apply(&event)?;
     if let Event::Failed { failure: Failure::Unknown { error }, retry_at, .. } = &event {
-        let (gid, branch, op) = (core.saga().definition().gid(), BranchId(slot.step), slot.op.as_str());
+        let (gid, branch, op) = (core.saga().definition().gid(), BranchId(branch_op.step), branch_op.op.as_str());
         let retry_in_ms = now.until(*retry_at).as_millis();
         warn!(%gid, %branch, op, attempt, retry_in_ms, error, "attempt failed");
         if !was_stuck && core.saga().is_stuck(&engine.settings.policy) {
@@ -299,7 +312,7 @@ fn leave(engine: &Inner, live: &Live) -> Result<bool, Error> {
     let gid = live.core().saga().definition().gid().clone();
     let Some(mut shard) = engine.table.shard(gid.as_str()) else { return Ok(false) };
     let mut core = live.core();
-    let is_idle = match core.saga().next(core.flight(), engine.clock.now()) {
+    let is_idle = match core.saga().next(core.in_flight(), engine.clock.now()) {
         Next::Finished | Next::Wait(_) => true,
         Next::Call(_) => engine.stopping.is_cancelled(),
         Next::Decide(_) | Next::Drop(_) => false,
@@ -315,7 +328,7 @@ fn leave(engine: &Inner, live: &Live) -> Result<bool, Error> {
 /// Commits a saga that nobody drives: it has ended, or waits until it is due, which may be now.
 pub(super) fn park(engine: &Inner, core: &mut Core) -> Result<Ticket, Error> {
     let now = engine.clock.now();
-    let next = core.saga().next(core.flight(), now);
+    let next = core.saga().next(core.in_flight(), now);
     let due = match next {
         Next::Finished => None,
         Next::Wait(due) => due,
@@ -338,7 +351,7 @@ fn give_up(engine: &Inner, live: &Live) -> Result<(), Error> {
     let gid = live.core().saga().definition().gid().clone();
     let mut shard = engine.table.shard(gid.as_str());
     let mut core = live.core();
-    core.land_all();
+    core.cancel_all();
     let ticket = if core.saga().status().is_finished() {
         park(engine, &mut core)?
     } else {

@@ -116,10 +116,10 @@ impl Inner {
     }
 
     /// Bounds the log of a saga that is retried for ever. The shorter one replaces it with the next commit.
-    pub(super) fn shorten(&self, core: &mut Core) -> Result<(), Error> {
+    pub(super) fn compact(&self, core: &mut Core) -> Result<(), Error> {
         core.save(&*self.store, self.clock.now())?;
         match self.read(core.id, core.saga().definition().gid().as_str())? {
-            Some((record, _)) => core.shorten(&record.log),
+            Some((record, _)) => core.compact(&record.log),
             None => Ok(()),
         }
     }

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::sync::{Notify, oneshot};
@@ -16,8 +16,9 @@ use super::{
     error::Error,
     record::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
+use crate::store::sync::lock;
 use crate::{
-    saga::{Definition, Event, Flight, Pins, Saga, Slot, Status, Timestamp, fold},
+    saga::{BranchOp, Definition, Event, InFlight, Pins, Saga, Status, Timestamp, compaction},
     store::{Batch, CommitError, Store, Ticket},
 };
 
@@ -46,9 +47,9 @@ impl Live {
         self.core().saga().status()
     }
 
-    /// The core. Held for moments only: never across an await or a call of a branch.
+    /// The core. EgressDenied for moments only: never across an await or a call of a branch.
     pub fn core(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.core)
     }
 
     /// The core, unless somebody has panicked over it, who may have left a change half made.
@@ -75,12 +76,12 @@ impl Table {
     /// The part of the table in which this gid is, or would be.
     pub fn shard(&self, gid: &str) -> Option<MutexGuard<'_, Shard>> {
         let index = usize::try_from(self.hasher.hash_one(gid) % self.shards.len() as u64).unwrap_or_default();
-        self.shards.get(index).map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner))
+        self.shards.get(index).map(|shard| lock(shard))
     }
 
     /// How many sagas are live.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
     }
 }
 
@@ -89,7 +90,7 @@ pub(super) type Chunk = (u32, Vec<u8>);
 
 /// Tells an attempt from all others of its saga, those of the same number included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Takeoff(u64);
+pub(super) struct AttemptId(u64);
 
 /// The row that says that a saga is unfinished, but for what never changes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -103,12 +104,12 @@ struct Row {
 pub(super) struct Core {
     pub id: SagaId,
     /// What is running.
-    flight: Flight,
+    in_flight: InFlight,
     /// The attempts that are.
-    flying: Vec<(Slot, Takeoff)>,
-    takeoffs: u64,
+    running_attempts: Vec<(BranchOp, AttemptId)>,
+    attempts_begun: u64,
     /// How often in a row attempts of an operation have come to nothing, since others had changed what they had read.
-    conflicts: Vec<(Slot, u32)>,
+    conflicts: Vec<(BranchOp, u32)>,
     waiters: Vec<oneshot::Sender<Settled>>,
     saga: Saga,
     /// The newest chunk of the log as stored, and its number.
@@ -118,11 +119,11 @@ pub(super) struct Core {
     /// Events in the log.
     events: usize,
     /// Chunks that the next commit removes, since it tells what is in them in fewer events.
-    surplus: Range<u32>,
+    obsolete_chunks: Range<u32>,
     /// Its row among the unfinished, as stored.
     row: Option<Row>,
     /// Whether the gid is taken in the store.
-    named: bool,
+    gid_is_stored: bool,
     /// Whether it has been decided which components carry it out.
     is_pinned: bool,
     /// Counted among the open sagas, with its components held.
@@ -136,18 +137,18 @@ impl Core {
         record::write_definition(&mut unsaved, &definition).map_err(|source| unreadable(&definition, source))?;
         Ok(Self {
             id,
-            flight: Flight::default(),
-            flying: Vec::new(),
-            takeoffs: 0,
+            in_flight: InFlight::default(),
+            running_attempts: Vec::new(),
+            attempts_begun: 0,
             conflicts: Vec::new(),
             waiters: Vec::new(),
             saga: Saga::new(definition),
             chunk: (0, record::new_chunk()),
             unsaved,
             events: 0,
-            surplus: 0..0,
+            obsolete_chunks: 0..0,
             row: None,
-            named: false,
+            gid_is_stored: false,
             is_pinned: false,
             is_open: true,
         })
@@ -157,20 +158,20 @@ impl Core {
     pub fn stored(record: Record, chunk: Chunk, open: Option<Open>) -> Self {
         Self {
             id: record.id,
-            flight: Flight::default(),
-            flying: Vec::new(),
-            takeoffs: 0,
+            in_flight: InFlight::default(),
+            running_attempts: Vec::new(),
+            attempts_begun: 0,
             conflicts: Vec::new(),
             waiters: Vec::new(),
             saga: record.saga,
             chunk,
             unsaved: Vec::new(),
             events: record.log.len(),
-            surplus: 0..0,
+            obsolete_chunks: 0..0,
             is_pinned: open.as_ref().is_none_or(|row| row.pins.is_some()),
             is_open: open.is_some(),
             row: open.map(|row| Row { due: row.due, status: row.status, is_pinned: row.pins.is_some() }),
-            named: true,
+            gid_is_stored: true,
         }
     }
 
@@ -179,61 +180,62 @@ impl Core {
     }
 
     /// What is running.
-    pub fn flight(&self) -> &Flight {
-        &self.flight
+    pub fn in_flight(&self) -> &InFlight {
+        &self.in_flight
     }
 
     /// An attempt begins.
-    pub fn take_off(&mut self, slot: Slot) -> Takeoff {
-        self.takeoffs += 1;
-        self.flight.set(slot, true);
-        self.flying.push((slot, Takeoff(self.takeoffs)));
-        Takeoff(self.takeoffs)
+    pub fn begin_attempt(&mut self, branch_op: BranchOp) -> AttemptId {
+        self.attempts_begun += 1;
+        self.in_flight.set(branch_op, true);
+        self.running_attempts.push((branch_op, AttemptId(self.attempts_begun)));
+        AttemptId(self.attempts_begun)
     }
 
     /// The running attempt of an operation has ended, or is given up: nothing of it counts any more.
-    pub fn land(&mut self, slot: Slot) {
-        self.flight.set(slot, false);
-        self.flying.retain(|(flying, _)| *flying != slot);
+    pub fn end_attempt(&mut self, branch_op: BranchOp) {
+        self.in_flight.set(branch_op, false);
+        self.running_attempts.retain(|(running_attempts, _)| *running_attempts != branch_op);
     }
 
     /// Lets an operation wait until this moment before it is attempted again.
-    pub fn pause(&mut self, slot: Slot, until: Timestamp) {
-        self.flight.pause(slot, until);
+    pub fn pause(&mut self, branch_op: BranchOp, until: Timestamp) {
+        self.in_flight.pause(branch_op, until);
     }
 
     /// One more attempt has come to nothing, since others had changed what it had read. How many in a row.
-    pub fn count_conflict(&mut self, slot: Slot) -> u32 {
-        let before = self.conflicts.iter().position(|(of, _)| *of == slot).map(|at| self.conflicts.swap_remove(at).1);
+    pub fn count_conflict(&mut self, branch_op: BranchOp) -> u32 {
+        let before =
+            self.conflicts.iter().position(|(of, _)| *of == branch_op).map(|at| self.conflicts.swap_remove(at).1);
         let count = before.unwrap_or(0).saturating_add(1);
-        self.conflicts.push((slot, count));
+        self.conflicts.push((branch_op, count));
         count
     }
 
     /// An attempt of the operation has come to an end that counts.
-    pub fn forget_conflicts(&mut self, slot: Slot) {
-        self.conflicts.retain(|(of, _)| *of != slot);
+    pub fn forget_conflicts(&mut self, branch_op: BranchOp) {
+        self.conflicts.retain(|(of, _)| *of != branch_op);
     }
 
     /// Gives everything up that runs.
-    pub fn land_all(&mut self) {
-        self.flight = Flight::default();
-        self.flying.clear();
+    pub fn cancel_all(&mut self) {
+        self.in_flight = InFlight::default();
+        self.running_attempts.clear();
     }
 
     /// Whether this very attempt has neither ended nor been given up.
-    pub fn is_flying(&self, slot: Slot, takeoff: Takeoff) -> bool {
-        self.flying.contains(&(slot, takeoff))
+    pub fn is_current_attempt(&self, branch_op: BranchOp, attempt_id: AttemptId) -> bool {
+        self.running_attempts.contains(&(branch_op, attempt_id))
     }
 
     /// Notes that the attempt may have an effect from now on. It must be on disk before it has one.
-    pub fn start(&mut self, Slot { step, op }: Slot, at: Timestamp) -> Result<(), Error> {
+    pub fn start(&mut self, BranchOp { step, op }: BranchOp, at: Timestamp) -> Result<(), Error> {
         self.apply(&Event::Started { step, op, at })
     }
 
     /// Whether the store knows of it.
     pub fn is_stored(&self) -> bool {
-        self.named
+        self.gid_is_stored
     }
 
     /// Whether it has been decided which components carry it out. Not so of a saga from before sagas pinned any.
@@ -271,22 +273,22 @@ impl Core {
     }
 
     /// Whether the log has become so long that it should be told in fewer events.
-    pub fn is_long(&self) -> bool {
-        fold::is_long(self.saga.definition(), self.events)
+    pub fn needs_compaction(&self) -> bool {
+        compaction::needs_compaction(self.saga.definition(), self.events)
     }
 
     /// Lets the next commit write the log anew, in one chunk and in fewer events; `log` is all of it.
-    pub fn shorten(&mut self, log: &[Event]) -> Result<(), Error> {
+    pub fn compact(&mut self, log: &[Event]) -> Result<(), Error> {
         let definition = self.saga.definition();
-        let Some(folded) = fold::fold(definition, log) else { return Ok(()) };
+        let Some(compacted) = compaction::compact(definition, log) else { return Ok(()) };
         let mut unsaved = Vec::new();
         record::write_definition(&mut unsaved, definition)
-            .and_then(|()| folded.iter().try_for_each(|event| record::write_event(&mut unsaved, event)))
+            .and_then(|()| compacted.iter().try_for_each(|event| record::write_event(&mut unsaved, event)))
             .map_err(|source| unreadable(definition, source))?;
-        self.surplus = 1..self.chunk.0 + 1;
+        self.obsolete_chunks = 1..self.chunk.0 + 1;
         self.chunk = (0, record::new_chunk());
         self.unsaved = unsaved;
-        self.events = folded.len();
+        self.events = compacted.len();
         Ok(())
     }
 
@@ -334,7 +336,7 @@ impl Core {
 
     fn commit(&mut self, store: &dyn Store, due: Option<Timestamp>, mut batch: Batch) -> Result<Ticket, CommitError> {
         let gid = self.saga.definition().gid();
-        if !self.named {
+        if !self.gid_is_stored {
             let key = record::gid_key(gid);
             batch.put(&key, record::write_id(self.id));
             batch.expect(key, None);
@@ -343,7 +345,7 @@ impl Core {
         if let Some((number, chunk)) = &chunk {
             batch.put(record::chunk_key(self.id, *number), chunk);
         }
-        for number in self.surplus.clone() {
+        for number in self.obsolete_chunks.clone() {
             batch.delete(record::chunk_key(self.id, number));
         }
         let is_pinned = self.is_pinned;
@@ -366,12 +368,12 @@ impl Core {
             return Ok(store.barrier());
         }
         let ticket = store.commit(batch)?;
-        self.named = true;
+        self.gid_is_stored = true;
         self.row = row;
         if let Some(chunk) = chunk {
             self.chunk = chunk;
             self.unsaved.clear();
-            self.surplus = 0..0;
+            self.obsolete_chunks = 0..0;
         }
         Ok(ticket)
     }

@@ -16,15 +16,15 @@ mod admission;
 mod attempts;
 mod clock;
 mod conflict;
+pub mod counters;
 mod driver;
 mod error;
 mod find;
-mod gate;
-mod hasten;
 mod live;
+mod output_commit;
 pub mod plan;
 mod record;
-pub mod tally;
+mod retry_now;
 mod timer;
 
 use std::{
@@ -44,12 +44,12 @@ use tracing::{error, info};
 
 pub use self::{
     clock::Clock,
+    counters::Counters,
     error::{ControlError, Error, SubmitError},
     find::{Filter, Page},
-    hasten::Hastened,
     plan::PlanError,
     record::{Record, SagaId, Unreadable},
-    tally::Tally,
+    retry_now::RetriedNow,
 };
 use self::{
     live::{Live, Settled, Shard, Table},
@@ -153,7 +153,7 @@ struct Inner {
     plans: Semaphore,
     newest_id: AtomicU64,
     stats: Stats,
-    tally: Tally,
+    counters: Counters,
     /// No attempt starts any more.
     stopping: CancellationToken,
     /// Nobody waits for running attempts any more.
@@ -199,7 +199,7 @@ impl Engine {
             timer: Timer::default(),
             newest_id: AtomicU64::new(0),
             stats: Stats::default(),
-            tally: Tally::default(),
+            counters: Counters::default(),
             stopping: CancellationToken::new(),
             given_up: CancellationToken::new(),
             drivers: TaskTracker::new(),
@@ -259,8 +259,8 @@ impl Engine {
     }
 
     /// Retries now whatever the saga waits to retry.
-    pub async fn hasten(&self, gid: &str) -> Result<(), ControlError> {
-        self.control(gid, |at| Event::Hastened { at }).await
+    pub async fn retry_now(&self, gid: &str) -> Result<(), ControlError> {
+        self.control(gid, |at| Event::RetryRequested { at }).await
     }
 
     async fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<(), ControlError> {
@@ -302,8 +302,8 @@ impl Engine {
     }
 
     /// What has been attempted so far.
-    pub fn tally(&self) -> &Tally {
-        &self.0.tally
+    pub fn counters(&self) -> &Counters {
+        &self.0.counters
     }
 
     /// Resolves when the store has failed. Nothing is accepted any more, nothing acknowledged is lost: the host has to
@@ -431,7 +431,7 @@ impl Inner {
             shard.remove(gid.as_str());
         }
         let mut core = live.core();
-        core.land_all();
+        core.cancel_all();
         // What counts is the store. If that cannot be asked, the host is about to stop.
         let has_row = self.store.get(&record::open_key(core.id)).map_or(true, |row| row.is_some());
         if !core.is_stored() || !has_row {

@@ -1,15 +1,12 @@
 //! When parked sagas are due: sixteen bytes each, the rest of them is in the store.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    sync::{Mutex, PoisonError},
-};
+use std::{cmp::Reverse, collections::BinaryHeap, sync::Mutex};
 
 use tokio::sync::Notify;
 
 use super::{clock::Clock, record::SagaId};
 use crate::saga::Timestamp;
+use crate::store::sync::lock;
 
 /// A queue of sagas by the moment when they are due. An entry may be out of date; whoever takes it asks the store.
 #[derive(Default)]
@@ -21,7 +18,7 @@ pub(super) struct Timer {
 impl Timer {
     /// Adds a saga.
     pub fn push(&self, due: Timestamp, id: SagaId) {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heap = lock(&self.heap);
         let is_earliest = heap.peek().is_none_or(|Reverse((earliest, _))| due < *earliest);
         heap.push(Reverse((due, id)));
         drop(heap);
@@ -34,7 +31,7 @@ impl Timer {
     pub async fn next(&self, clock: &Clock) -> SagaId {
         loop {
             let earliest = {
-                let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut heap = lock(&self.heap);
                 match heap.peek() {
                     Some(Reverse((due, id))) if *due <= clock.now() => {
                         let id = *id;

@@ -23,18 +23,18 @@ use wasmtime_wasi::I32Exit;
 
 use super::{
     Plugin,
-    background::{Effort, GivingWay, Habit},
     contract::{self, Failure},
-    gate::{End, Gate, Reads as _, Refusal},
     http::{Identity, Outgoing},
     keyvalue::KeyValue,
     limits::{Denied, Limits},
+    output_gate::{End, OutputGate, Reads as _, Refusal},
     runtime::{Guest, Parts},
+    scheduler::{CpuEstimate, CpuMeter, Demotable},
     stdio::{self, Origin, Stdio},
     transaction::{Fault, Transaction},
 };
 use crate::{
-    branch::{Branch, Call, Outcome, Reach},
+    branch::{Branch, Call, Containment, Outcome},
     saga::Op,
     store::Batch,
 };
@@ -52,8 +52,8 @@ impl Branch for Operation {
         Box::pin(attempt(&self.plugin, self.op, call))
     }
 
-    fn reach(&self) -> Reach {
-        self.plugin.judgement.reach
+    fn containment(&self) -> Containment {
+        self.plugin.classification.containment
     }
 }
 
@@ -62,9 +62,9 @@ type Answer = Result<Option<String>, Failure>;
 
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     let stdio = Stdio::new(origin(plugin, call), plugin.runtime.limits());
-    let (effort, refusal, given_up) = (Effort::default(), Refusal::default(), CancellationToken::new());
+    let (cpu_meter, refusal, given_up) = (CpuMeter::default(), Refusal::default(), CancellationToken::new());
     // Before the clock starts: that the host is full is not the guest's fault.
-    let slot = plugin.slots.take().await;
+    let permit = plugin.permits.take().await;
     let limit = call.timeout.min(plugin.runtime.limits().attempt_timeout);
     // It owns all it needs, as it may move to another thread, and be gone from there only after this has returned.
     let guest = {
@@ -72,17 +72,22 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
         let lasting = Lasting {
             stdio: stdio.clone(),
             refusal: refusal.clone(),
-            effort: effort.clone(),
+            cpu_meter: cpu_meter.clone(),
             given_up: given_up.clone(),
         };
         async move {
-            let _slot = slot;
+            let _permit = permit;
             decide(&plugin, op, &call, &lasting).await
         }
     };
-    let mut over =
-        Over { habit: &plugin.habit, effort: effort.clone(), stdio: stdio.clone(), given_up, has_ended: false };
-    let guest = GivingWay::new(guest.boxed(), effort, plugin.habit.is_long(), plugin.runtime.background());
+    let mut over = Over {
+        cpu_estimate: &plugin.cpu_estimate,
+        cpu_meter: cpu_meter.clone(),
+        stdio: stdio.clone(),
+        given_up,
+        has_ended: false,
+    };
+    let guest = Demotable::new(guest.boxed(), cpu_meter, plugin.cpu_estimate.is_long(), plugin.runtime.scheduler());
     let ended = timeout(limit, guest).await;
     over.has_ended = ended.is_ok();
     drop(over);
@@ -103,15 +108,15 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
 struct Lasting {
     stdio: Stdio,
     refusal: Refusal,
-    effort: Effort,
+    cpu_meter: CpuMeter,
     given_up: CancellationToken,
 }
 
 /// The end of an attempt, whether it is waited for or given up: from then on its guest, which may be on another thread
 /// and there for a moment longer, reaches nobody.
 struct Over<'a> {
-    habit: &'a Habit,
-    effort: Effort,
+    cpu_estimate: &'a CpuEstimate,
+    cpu_meter: CpuMeter,
     stdio: Stdio,
     given_up: CancellationToken,
     has_ended: bool,
@@ -121,13 +126,13 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.given_up.cancel();
         self.stdio.close();
-        self.habit.learn(self.effort.spent(), self.has_ended);
+        self.cpu_estimate.learn(self.cpu_meter.spent(), self.has_ended);
     }
 }
 
 fn origin(plugin: &Plugin, call: &Call) -> Origin {
     let (plugin, grants) = (plugin.name.clone(), plugin.grants.clone());
-    Origin { plugin, grants, saga: call.saga.clone(), slot: call.slot, is_rehearsal: call.is_rehearsal }
+    Origin { plugin, grants, saga: call.saga.clone(), branch_op: call.branch_op, is_dry_run: call.is_dry_run }
 }
 
 /// Runs of one attempt. Each costs little, so a few spare the engine its pauses where data is only busy for a moment.
@@ -139,12 +144,17 @@ async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, lasting: &Lasting) ->
     for run_number in 1..=RUNS_MAX {
         let transaction = Transaction::new(call.state.clone(), plugin.runtime.limits());
         let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
-        let gate = Gate::new(call.exit.clone(), Arc::new(key_value.clone()), refusal.clone(), lasting.given_up.clone());
+        let gate = OutputGate::new(
+            call.egress.clone(),
+            Arc::new(key_value.clone()),
+            refusal.clone(),
+            lasting.given_up.clone(),
+        );
         let guest = run(plugin, op, call, lasting, &key_value, &gate);
         let end = match until_ended(guest, &gate).await {
             Ok(Ok(answer)) => Some(outcome(op, answer, plugin)),
             Ok(Err(error)) => Some(unknown(error, stdio, plugin)),
-            Err(held @ End::Held(_)) => return unknown(held.to_string(), stdio, plugin),
+            Err(held @ End::Denied(_)) => return unknown(held.to_string(), stdio, plugin),
             Err(End::Stale) => None,
         };
         match end {
@@ -167,11 +177,11 @@ async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, lasting: &Lasting) ->
         refusal.clear();
         yield_now().await;
     }
-    Outcome::Outdated
+    Outcome::Stale
 }
 
 /// What a guest comes to by itself, unless the gate ends the attempt: then its guest is dropped as it is.
-async fn until_ended<T>(guest: impl Future<Output = T>, gate: &Gate) -> Result<T, End> {
+async fn until_ended<T>(guest: impl Future<Output = T>, gate: &OutputGate) -> Result<T, End> {
     let answer = tokio::select! {
         biased;
         end = gate.ended() => return Err(end),
@@ -187,15 +197,19 @@ async fn run(
     plugin: &Arc<Plugin>,
     op: Op,
     call: &Call,
-    Lasting { stdio, effort, .. }: &Lasting,
+    Lasting { stdio, cpu_meter, .. }: &Lasting,
     key_value: &KeyValue,
-    gate: &Gate,
+    gate: &OutputGate,
 ) -> Result<Answer, String> {
     let runtime = &plugin.runtime;
-    let identity = Identity { saga: call.saga.clone(), slot: call.slot, attempt: call.attempt };
+    let identity = Identity { saga: call.saga.clone(), branch_op: call.branch_op, attempt: call.attempt };
     let outgoing = Outgoing::new(plugin.clone(), identity, gate.clone(), stdio.clone());
-    let mut store =
-        runtime.store(Parts { stdio: stdio.clone(), key_value: key_value.clone(), outgoing, effort: effort.clone() });
+    let mut store = runtime.store(Parts {
+        stdio: stdio.clone(),
+        key_value: key_value.clone(),
+        outgoing,
+        cpu_meter: cpu_meter.clone(),
+    });
     let answer = call_guest(plugin, op, call, &mut store).await;
     answer.map_err(|error| {
         // With the guest's own functions, as far as the component names them.

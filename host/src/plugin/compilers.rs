@@ -10,7 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::niceness::Niceness;
 
 /// By how much they give way. Far more, and an upgrade of a host under full load would take minutes.
-const BEHIND: i32 = 6;
+const NICE_BY_LEVEL: i32 = 6;
 
 /// Started when something is first compiled.
 pub struct Compilers {
@@ -21,7 +21,7 @@ pub struct Compilers {
 impl Default for Compilers {
     /// They will give way to the calling thread.
     fn default() -> Self {
-        Self { threads: OnceLock::new(), niceness: Niceness::own().behind(BEHIND) }
+        Self { threads: OnceLock::new(), niceness: Niceness::own().behind(NICE_BY_LEVEL) }
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
     fn compilers_give_way_and_nobody_else_does() {
         let before = Niceness::own();
         let compilers = Compilers::default();
-        assert_eq!(compilers.run(Niceness::own), before.behind(BEHIND));
+        assert_eq!(compilers.run(Niceness::own), before.behind(NICE_BY_LEVEL));
         assert_eq!(Niceness::own(), before);
     }
 }

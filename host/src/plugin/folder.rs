@@ -9,7 +9,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::Arc,
     time::SystemTime,
 };
 
@@ -18,9 +18,10 @@ use tracing::warn;
 use super::{
     Plugin, Registry,
     component::{self, Fault},
-    shelf::{create_durably, write_durably},
+    component_store::{create_durably, write_durably},
 };
 use crate::saga::Pin;
+use crate::store::sync::lock;
 
 /// What is known of the folder's files.
 #[derive(Default)]
@@ -73,7 +74,7 @@ impl Registry {
     }
 
     fn look_at(&self, is_due: impl Fn(bool) -> bool) {
-        let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folder = lock(&self.folder);
         let files = match component_files(&self.dir) {
             Ok(files) => files,
             Err(error) => {
@@ -139,13 +140,13 @@ impl Registry {
     /// Makes a component the current version of a plugin, and its file in the folder: all of that, or nothing. It is on
     /// disk when this returns. Compiling takes from milliseconds to seconds; not for a thread that others wait for.
     pub fn publish(&self, name: &str, bytes: &[u8]) -> Result<Published, Fault> {
-        let mut folder = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folder = lock(&self.folder);
         let (pin, file) = (Pin { plugin: name.into(), digest: component::digest(bytes) }, self.file(name));
         self.check_room(&pin)?;
         let plugin = Plugin::load(&self.runtime, name, bytes)?;
         self.keep(&pin, bytes)?;
         let placed = create_durably(&self.dir, 0o777).and_then(|()| write_durably(&file, bytes));
-        placed.map_err(Fault::NotPlaced).inspect_err(|_| self.keep_not(&pin))?;
+        placed.map_err(Fault::NotPlaced).inspect_err(|_| self.undo_keep(&pin))?;
         // It may have been missing until now.
         self.note(&self.dir, None);
         let before = self.make_current(&file, plugin);

@@ -3,22 +3,23 @@
 //! A bucket is the plugin's own, and comes into being when something is written to it. Buckets that the plugin's grants
 //! name are shared with all other plugins whose grants name them. The empty name and `default` are the same bucket.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
 
 use super::{
     data::{self, BUCKET_BYTES_MAX},
-    gate::Reads,
     grants::Grants,
     imports::{
         atomics::{self, CasError},
         batch,
         store::{self, Error, KeyResponse},
     },
+    output_gate::Reads,
     runtime::Guest,
     transaction::{Bucket, Fault, Mark, Page, Swapped, Transaction},
 };
+use crate::store::sync::lock;
 
 /// The bucket that the empty name means.
 const DEFAULT_BUCKET: &str = "default";
@@ -37,9 +38,9 @@ impl KeyValue {
         Self { owner, grants, transaction: Arc::new(Mutex::new(transaction)) }
     }
 
-    /// What the attempt has read and written so far. Held for moments only: the guest's next operation needs it.
+    /// What the attempt has read and written so far. EgressDenied for moments only: the guest's next operation needs it.
     pub fn transaction(&self) -> MutexGuard<'_, Transaction> {
-        self.transaction.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.transaction)
     }
 
     /// What the plugin is granted.
@@ -161,7 +162,7 @@ impl atomics::Host for Host<'_> {
         let mark = self.table.delete(cas)?;
         match answer(self.key_value.transaction().swap(mark, value))? {
             Ok(Swapped::Done) => Ok(Ok(())),
-            Ok(Swapped::Outdated(mark)) => Ok(Err(CasError::CasFailed(self.table.push(mark)?))),
+            Ok(Swapped::Stale(mark)) => Ok(Err(CasError::CasFailed(self.table.push(mark)?))),
             Err(error) => Ok(Err(CasError::StoreError(error))),
         }
     }

@@ -12,7 +12,7 @@ use wasmtime::ResourceLimiter;
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Longest time of one attempt, whatever a saga's `request_timeout` says: while an attempt waits (for an answer, a timer)
-    /// it keeps its slot. What takes longer answers `ongoing`, and is asked again.
+    /// it keeps its permit. What takes longer answers `ongoing`, and is asked again.
     #[serde(with = "duration")]
     pub attempt_timeout: Duration,
     /// Bytes of linear memory, all memories of an attempt together. 64 MiB holds the runtimes of interpreted languages;

@@ -2,7 +2,7 @@
 //!
 //! A file of the plugin folder ([`folder`]) is read, checked and compiled once ([`component`], [`compilers`], [`cache`]),
 //! and then found by the address of a step ([`registry`], [`address`]). It is kept for the sagas that are pinned to it
-//! ([`shelf`]) for as long as they need it ([`keeper`]). Each call makes a fresh instance from what was prepared, runs it
+//! ([`shelf`]) for as long as they need it ([`collector`]). Each call makes a fresh instance from what was prepared, runs it
 //! within its limits and drops it ([`attempt`]): a guest never sees what an earlier call left behind, and after a trap
 //! there is nothing to clean up.
 //!
@@ -14,27 +14,27 @@
 
 mod address;
 mod attempt;
-mod background;
 mod cache;
+pub mod collector;
 mod compilers;
 mod component;
+mod component_store;
+pub mod containment;
 mod contract;
 pub mod data;
 mod folder;
-mod gate;
 pub mod grants;
 pub mod http;
 mod imports;
-pub mod keeper;
 mod keyvalue;
 mod limits;
 mod niceness;
-pub mod reach;
+mod output_gate;
 mod redact;
 mod registry;
 mod runtime;
+mod scheduler;
 pub mod secret;
-mod shelf;
 mod start;
 mod stdio;
 mod transaction;
@@ -47,17 +47,17 @@ pub use contract::INTERFACE;
 pub use folder::Published;
 pub use grants::Grants;
 pub use limits::Limits;
-pub use registry::{Known, Refused, Registry, Superfluous};
+pub use registry::{Known, Refused, Registry, Unreferenced};
 pub use runtime::{Error, Runtime, Settings};
 
 use attempt::Operation;
-use background::Habit;
 use component::Loaded;
-use reach::Judgement;
-use runtime::Slots;
+use containment::Classification;
+use runtime::Permits;
+use scheduler::CpuEstimate;
 
 use crate::{
-    branch::{Branch, Reach},
+    branch::{Branch, Containment},
     saga::{Digest, Op, Pin},
 };
 
@@ -68,9 +68,9 @@ pub struct Plugin {
     component: Loaded,
     runtime: Runtime,
     grants: Arc<Grants>,
-    judgement: Judgement,
-    slots: Slots,
-    habit: Habit,
+    classification: Classification,
+    permits: Permits,
+    cpu_estimate: CpuEstimate,
     /// For those that may leave the host.
     clients: Option<http::Clients>,
 }
@@ -79,9 +79,9 @@ impl Plugin {
     fn new(runtime: &Runtime, pin: &Pin, component: Loaded) -> Self {
         let name = &*pin.plugin;
         let grants = runtime.grants(name);
-        let judgement = reach::judge(name, component.imports.iter().map(|import| &**import), &grants);
-        let clients = (judgement.reach == Reach::Gated).then(|| runtime.clients()).flatten();
-        let slots = runtime.slots(name);
+        let classification = containment::classify(name, component.imports.iter().map(|import| &**import), &grants);
+        let clients = (classification.containment == Containment::Gated).then(|| runtime.clients()).flatten();
+        let permits = runtime.permits(name);
         let (pin, name) = (pin.clone(), name.into());
         Self {
             pin,
@@ -89,9 +89,9 @@ impl Plugin {
             component,
             runtime: runtime.clone(),
             grants,
-            judgement,
-            slots,
-            habit: Habit::default(),
+            classification,
+            permits,
+            cpu_estimate: CpuEstimate::default(),
             clients,
         }
     }
@@ -150,7 +150,7 @@ impl Plugin {
     }
 
     /// Whether anything that it does can leave the host, and why.
-    pub fn judgement(&self) -> &Judgement {
-        &self.judgement
+    pub fn classification(&self) -> &Classification {
+        &self.classification
     }
 }

@@ -31,13 +31,14 @@ use super::{
     Plugin, Runtime,
     address::{self, Location, Route, Unresolved},
     component::{self, Fault},
+    component_store::ComponentStore,
+    containment::Classification,
     folder::{Folder, Stamp},
-    reach::Judgement,
-    shelf::Shelf,
 };
+use crate::store::sync::lock;
 use crate::{
     branch::Branch,
-    saga::{Op, Pin, Pins, Slot},
+    saga::{BranchOp, Op, Pin, Pins},
 };
 
 /// A file that is no plugin.
@@ -62,10 +63,10 @@ pub struct Registry {
     pub(super) dir: PathBuf,
     routes: Vec<Route>,
     state: RwLock<State>,
-    /// Held by whoever changes which version is current.
+    /// EgressDenied by whoever changes which version is current.
     pub(super) folder: Mutex<Folder>,
-    /// Told when a version may have become superfluous.
-    pub(super) let_go: Notify,
+    /// Told when a version may have become unreferenced.
+    pub(super) released: Notify,
 }
 
 #[derive(Default)]
@@ -93,7 +94,7 @@ struct Version {
     /// Open sagas that are pinned to it.
     held: AtomicU64,
     /// How often one has let go of it.
-    let_go: AtomicU64,
+    released: AtomicU64,
     /// When it was last made current, in the order of such events.
     turn: u64,
     /// Its file when it was last read.
@@ -115,9 +116,9 @@ pub struct Known {
 
 /// A version that nobody needs, as long as no saga has let go of it since.
 #[derive(Debug)]
-pub struct Superfluous {
+pub struct Unreferenced {
     pin: Pin,
-    let_go: u64,
+    released: u64,
 }
 
 impl Registry {
@@ -133,15 +134,15 @@ impl Registry {
             routes,
             state: RwLock::default(),
             folder: Mutex::default(),
-            let_go: Notify::new(),
+            released: Notify::new(),
         };
-        registry.unpack_shelf();
+        registry.load_stored();
         registry.read_folder();
         registry
     }
 
-    fn unpack_shelf(&self) {
-        let Some(on_disk) = self.runtime.shelf() else { return };
+    fn load_stored(&self) {
+        let Some(on_disk) = self.runtime.component_store() else { return };
         match on_disk.all() {
             Ok(pins) => {
                 let is_current = |pin: &Pin| on_disk.current(&pin.plugin) == Some(pin.digest);
@@ -157,7 +158,7 @@ impl Registry {
         }
     }
 
-    fn unpack(&self, pin: &Pin, is_current: bool, on_disk: &Shelf) {
+    fn unpack(&self, pin: &Pin, is_current: bool, on_disk: &ComponentStore) {
         let stamp = Stamp::of(&on_disk.path(pin)).ok();
         let entry = self.fetch(pin);
         let state = &mut *self.write();
@@ -208,12 +209,17 @@ impl Registry {
 
     /// The versions that these addresses mean, all at one moment and held from then on as by [`Registry::hold`]; or the
     /// first that means none.
-    pub fn pin_all<'a>(&self, targets: impl IntoIterator<Item = (Slot, &'a str)>) -> Result<Pins, (Slot, Unresolved)> {
+    pub fn pin_all<'a>(
+        &self,
+        targets: impl IntoIterator<Item = (BranchOp, &'a str)>,
+    ) -> Result<Pins, (BranchOp, Unresolved)> {
         let state = self.read();
         let mut pins = Pins::default();
-        for (slot, target) in targets {
-            if let Some(pin) = self.pin_in(&state, target, slot.op).map_err(|unresolved| (slot, unresolved))? {
-                pins.set(slot, pin);
+        for (branch_op, target) in targets {
+            if let Some(pin) =
+                self.pin_in(&state, target, branch_op.op).map_err(|unresolved| (branch_op, unresolved))?
+            {
+                pins.set(branch_op, pin);
             }
         }
         // Under the same lock: what was there a moment ago could be gone.
@@ -260,7 +266,11 @@ impl Registry {
     }
 
     fn lost(&self, pin: &Pin, fault: &str) -> Unresolved {
-        let path = self.runtime.shelf().map(|shelf| shelf.path(pin).display().to_string()).unwrap_or_default();
+        let path = self
+            .runtime
+            .component_store()
+            .map(|component_store| component_store.path(pin).display().to_string())
+            .unwrap_or_default();
         Unresolved::Lost { name: pin.plugin.to_string(), version: pin.digest, fault: fault.to_owned(), path }
     }
 
@@ -285,15 +295,15 @@ impl Registry {
         let state = self.read();
         for pin in pins {
             let Some(version) = state.versions.get(pin) else { continue };
-            version.let_go.fetch_add(1, AcqRel);
+            version.released.fetch_add(1, AcqRel);
             if version.held.fetch_sub(1, AcqRel) == 1 && !state.is_current(pin) {
-                self.let_go.notify_one();
+                self.released.notify_one();
             }
         }
     }
 
     /// The versions that nobody needs now. They may go once everything committed before this call is durable.
-    pub fn superfluous(&self) -> Vec<Superfluous> {
+    pub fn unreferenced(&self) -> Vec<Unreferenced> {
         let spare = self.runtime.spare_versions();
         let state = self.read();
         let mut unused: Vec<(&Pin, &Version)> =
@@ -303,17 +313,18 @@ impl Registry {
         let of_one_plugin = unused.chunk_by(|(one, _), (other, _)| one.plugin == other.plugin);
         let beyond_spare = of_one_plugin.flat_map(|versions| versions.iter().skip(spare));
         beyond_spare
-            .map(|(pin, version)| Superfluous { pin: (*pin).clone(), let_go: version.let_go.load(Relaxed) })
+            .map(|(pin, version)| Unreferenced { pin: (*pin).clone(), released: version.released.load(Relaxed) })
             .collect()
     }
 
-    /// Takes versions away that have been superfluous ever since they were found to be.
-    pub fn collect(&self, superfluous: Vec<Superfluous>) {
+    /// Takes versions away that have been unreferenced ever since they were found to be.
+    pub fn collect(&self, unreferenced: Vec<Unreferenced>) {
         // Nothing becomes current meanwhile.
-        let _changing = self.folder.lock().unwrap_or_else(PoisonError::into_inner);
-        for Superfluous { pin, let_go } in superfluous {
+        let _changing = lock(&self.folder);
+        for Unreferenced { pin, released } in unreferenced {
             let mut state = self.write();
-            let is_still = |version: &Version| state.is_unused(&pin, version) && version.let_go.load(Relaxed) == let_go;
+            let is_still =
+                |version: &Version| state.is_unused(&pin, version) && version.released.load(Relaxed) == released;
             if !state.versions.get(&pin).is_some_and(is_still) {
                 continue;
             }
@@ -331,8 +342,8 @@ impl Registry {
     }
 
     fn discard(&self, pin: &Pin) {
-        if let Some(shelf) = self.runtime.shelf()
-            && let Err(error) = shelf.remove(pin)
+        if let Some(component_store) = self.runtime.component_store()
+            && let Err(error) = component_store.remove(pin)
         {
             error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that nobody needs stays: {error}");
         }
@@ -340,7 +351,7 @@ impl Registry {
 
     /// Looks again for the versions that sagas are pinned to and that were lost. Reads only files that have changed.
     pub fn look_for_lost(&self) {
-        let Some(on_disk) = self.runtime.shelf() else { return };
+        let Some(on_disk) = self.runtime.component_store() else { return };
         let is_lost = |version: &Version| version.entry.is_err() && version.held.load(Relaxed) > 0;
         let known = |(pin, version): (&Pin, &Version)| (pin.clone(), version.stamp);
         let lost: Vec<_> = self.read().versions.iter().filter(|(_, it)| is_lost(it)).map(known).collect();
@@ -360,7 +371,11 @@ impl Registry {
 
     /// Reads a version from the shelf.
     fn fetch(&self, pin: &Pin) -> Result<Entry, String> {
-        let kept = self.runtime.shelf().map(|shelf| shelf.get(pin)).ok_or("this host keeps no components")?;
+        let kept = self
+            .runtime
+            .component_store()
+            .map(|component_store| component_store.get(pin))
+            .ok_or("this host keeps no components")?;
         let loaded =
             kept.map_err(Fault::Unreadable).and_then(|bytes| Plugin::load_again(&self.runtime, &pin.plugin, &bytes));
         loaded.map(Entry::new).map_err(|fault| {
@@ -383,14 +398,14 @@ impl Registry {
 
     /// Puts a component where sagas can rely on it, as the version that is to be current.
     pub(super) fn keep(&self, pin: &Pin, bytes: &[u8]) -> Result<(), Fault> {
-        let Some(on_disk) = self.runtime.shelf() else { return Ok(()) };
+        let Some(on_disk) = self.runtime.component_store() else { return Ok(()) };
         let kept = on_disk.put(pin, bytes).and_then(|()| on_disk.set_current(&pin.plugin, Some(pin.digest)));
-        kept.map_err(Fault::NotKept).inspect_err(|_| self.keep_not(pin))
+        kept.map_err(Fault::NotKept).inspect_err(|_| self.undo_keep(pin))
     }
 
     /// Undoes [`Registry::keep`]: the version has not become current.
-    pub(super) fn keep_not(&self, pin: &Pin) {
-        let Some(on_disk) = self.runtime.shelf() else { return };
+    pub(super) fn undo_keep(&self, pin: &Pin) {
+        let Some(on_disk) = self.runtime.component_store() else { return };
         let before = self.plugin(&pin.plugin).map(|plugin| plugin.digest());
         if let Err(error) = on_disk.set_current(&pin.plugin, before) {
             error!(plugin = &*pin.plugin, digest = %pin.digest, "a version may be current after the next start: {error}");
@@ -413,7 +428,7 @@ impl Registry {
         version.turn = state.turns;
         version.entry = Ok(entry.clone());
         let before = state.current.insert(pin.plugin.to_string(), entry);
-        self.let_go.notify_one();
+        self.released.notify_one();
         before.map(|entry| entry.plugin.pin().clone())
     }
 
@@ -421,11 +436,13 @@ impl Registry {
     pub(super) fn take_away(&self, name: &str) {
         if self.write().current.remove(name).is_some() {
             // Should this fail: after the next start there is no file for it either.
-            if let Some(Err(error)) = self.runtime.shelf().map(|shelf| shelf.set_current(name, None)) {
+            if let Some(Err(error)) =
+                self.runtime.component_store().map(|component_store| component_store.set_current(name, None))
+            {
                 error!(plugin = name, "it is not written down that the plugin is gone: {error}");
             }
             info!(plugin = name, "plugin gone: unfinished sagas go on with it, new ones do not find it");
-            self.let_go.notify_one();
+            self.released.notify_one();
         }
     }
 
@@ -471,7 +488,7 @@ impl Entry {
 
 impl Version {
     fn new(entry: Result<Entry, String>, turn: u64, stamp: Option<Stamp>) -> Self {
-        Self { entry, held: AtomicU64::new(0), let_go: AtomicU64::new(0), turn, stamp }
+        Self { entry, held: AtomicU64::new(0), released: AtomicU64::new(0), turn, stamp }
     }
 }
 
@@ -511,9 +528,10 @@ impl State {
 }
 
 fn announce(plugin: &Plugin) {
-    let (Pin { plugin: name, digest }, Judgement { reach, reason }) = (plugin.pin(), plugin.judgement());
+    let (Pin { plugin: name, digest }, Classification { containment, reason }) =
+        (plugin.pin(), plugin.classification());
     let (bytes, code) = (plugin.size(), plugin.code());
-    info!(plugin = &**name, %digest, bytes, ?code, ?reach, reason, "plugin loaded");
+    info!(plugin = &**name, %digest, bytes, ?code, reach = ?containment, reason, "plugin loaded");
 }
 
 fn list<T: std::borrow::Borrow<str>>(names: &[T]) -> String {

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     num::NonZero,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak, mpsc},
+    sync::{Arc, Mutex, Weak, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -20,16 +20,17 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use super::{
-    background::{Background, Effort},
     cache::Cache,
     compilers::Compilers,
+    component_store::ComponentStore,
     grants::Grants,
     http::{self, Clients, Outgoing, Tls},
     keyvalue::{self, KeyValue},
     limits::{Limits, Meter},
-    shelf::Shelf,
+    scheduler::{CpuMeter, Scheduler},
     stdio::{self, Kind, Stdio},
 };
+use crate::store::sync::lock;
 
 /// How guests are run.
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ pub struct Settings {
     /// Where compiled components are kept; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
     /// Where components are kept for the sagas that are pinned to them; `None`: in memory, as long as this process.
-    pub shelf_dir: Option<PathBuf>,
+    pub component_store_dir: Option<PathBuf>,
     /// How many versions of a plugin that were replaced, and that no saga needs, are kept all the same: to go back to,
     /// or to be named by their digest.
     pub spare_versions: usize,
@@ -69,7 +70,7 @@ impl Default for Settings {
             tick: Duration::from_millis(2),
             grants: BTreeMap::new(),
             cache_dir: None,
-            shelf_dir: None,
+            component_store_dir: None,
             spare_versions: 1,
         }
     }
@@ -89,7 +90,7 @@ pub enum Error {
     Tls(#[source] rustls::Error),
     /// No saga could rely on a plugin.
     #[error("cannot keep components in the data folder")]
-    Shelf(#[source] std::io::Error),
+    ComponentStore(#[source] std::io::Error),
     /// The thread that makes guests yield.
     #[error("cannot start the thread that limits guests")]
     Ticker(#[source] std::io::Error),
@@ -107,13 +108,13 @@ struct Shared {
     grants: BTreeMap<String, Arc<Grants>>,
     /// Only where something is granted that needs it.
     tls: Option<Tls>,
-    slots: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     slots_per_plugin: u32,
     /// The shares of plugins that are loaded, by name: all versions of one share one.
     shares: Mutex<HashMap<Box<str>, Weak<Semaphore>>>,
-    background: Arc<Background>,
+    background: Arc<Scheduler>,
     cache: Option<Cache>,
-    shelf: Option<Shelf>,
+    component_store: Option<ComponentStore>,
     spare_versions: usize,
     compilers: Compilers,
     _ticker: Ticker,
@@ -136,12 +137,17 @@ impl Runtime {
             limits: settings.limits.clone(),
             tls: tls(settings)?,
             grants: settings.grants.clone(),
-            slots: Arc::new(Semaphore::new(settings.slots.max(1) as usize)),
+            permits: Arc::new(Semaphore::new(settings.slots.max(1) as usize)),
             slots_per_plugin: settings.slots_per_plugin.clamp(1, settings.slots.max(1)),
             shares: Mutex::default(),
-            background: Arc::new(Background::new(settings.busy_guests)),
+            background: Arc::new(Scheduler::new(settings.busy_guests)),
             cache,
-            shelf: settings.shelf_dir.as_deref().map(Shelf::open).transpose().map_err(Error::Shelf)?,
+            component_store: settings
+                .component_store_dir
+                .as_deref()
+                .map(ComponentStore::open)
+                .transpose()
+                .map_err(Error::ComponentStore)?,
             spare_versions: settings.spare_versions,
             compilers: Compilers::default(),
             _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
@@ -187,8 +193,8 @@ impl Runtime {
         self.0.cache.as_ref()
     }
 
-    pub(super) fn shelf(&self) -> Option<&Shelf> {
-        self.0.shelf.as_ref()
+    pub(super) fn component_store(&self) -> Option<&ComponentStore> {
+        self.0.component_store.as_ref()
     }
 
     pub(super) fn spare_versions(&self) -> usize {
@@ -201,13 +207,13 @@ impl Runtime {
     }
 
     /// Where guests go on that compute for long.
-    pub(super) fn background(&self) -> Arc<Background> {
+    pub(super) fn scheduler(&self) -> Arc<Scheduler> {
         self.0.background.clone()
     }
 
-    /// The slots of which a plugin has its own.
-    pub(super) fn slots(&self, plugin: &str) -> Slots {
-        let mut shares = self.0.shares.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The permits of which a plugin has its own.
+    pub(super) fn permits(&self, plugin: &str) -> Permits {
+        let mut shares = lock(&self.0.shares);
         let known = shares.get(plugin).and_then(Weak::upgrade);
         let share = known.unwrap_or_else(|| {
             shares.retain(|_, share| share.strong_count() > 0);
@@ -215,7 +221,7 @@ impl Runtime {
             shares.insert(plugin.into(), Arc::downgrade(&share));
             share
         });
-        Slots { share, all: self.0.slots.clone() }
+        Permits { share, all: self.0.permits.clone() }
     }
 
     /// A store for one attempt: limited, and yielding to others when its turn is over.
@@ -225,7 +231,7 @@ impl Runtime {
         store.limiter(|guest| &mut guest.meter);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|context| {
-            let is_over = context.data().effort.tick();
+            let is_over = context.data().cpu_meter.tick();
             Ok(if is_over { UpdateDeadline::Yield(1) } else { UpdateDeadline::Continue(1) })
         });
         store
@@ -233,24 +239,24 @@ impl Runtime {
 }
 
 /// Where the attempts of one plugin get their places from.
-pub(super) struct Slots {
+pub(super) struct Permits {
     share: Arc<Semaphore>,
     all: Arc<Semaphore>,
 }
 
 /// A place in the pool, for as long as this is kept.
-pub(super) struct Slot {
+pub(super) struct Permit {
     _all: OwnedSemaphorePermit,
     _share: OwnedSemaphorePermit,
 }
 
-impl Slots {
+impl Permits {
     /// Waits for a place in the pool, first behind the plugin's own attempts, then behind everybody's. `None` only once a
     /// semaphore is closed, which nothing does.
-    pub async fn take(&self) -> Option<Slot> {
+    pub async fn take(&self) -> Option<Permit> {
         let share = self.share.clone().acquire_owned().await.ok()?;
         let all = self.all.clone().acquire_owned().await.ok()?;
-        Some(Slot { _all: all, _share: share })
+        Some(Permit { _all: all, _share: share })
     }
 }
 
@@ -337,7 +343,7 @@ pub(super) struct Parts {
     pub stdio: Stdio,
     pub key_value: KeyValue,
     pub outgoing: Outgoing,
-    pub effort: Effort,
+    pub cpu_meter: CpuMeter,
 }
 
 /// What the host keeps for one attempt.
@@ -352,7 +358,7 @@ pub struct Guest {
     /// Made when the guest first asks for its settings.
     config: Option<WasiConfigVariables>,
     pub(super) stdio: Stdio,
-    effort: Effort,
+    cpu_meter: CpuMeter,
 }
 
 /// Random bytes that a guest may ask for at a time; the host makes them without a pause.
@@ -362,7 +368,7 @@ impl Guest {
     /// No files, no environment, no arguments, no input, no sockets: the context starts empty, and what would otherwise
     /// be refused only when used is switched off.
     fn new(parts: Parts, limits: &Limits) -> Self {
-        let Parts { stdio, key_value, outgoing, effort } = parts;
+        let Parts { stdio, key_value, outgoing, cpu_meter } = parts;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let wasi = WasiCtx::builder()
@@ -382,7 +388,7 @@ impl Guest {
             key_value,
             config: None,
             stdio,
-            effort,
+            cpu_meter,
         }
     }
 

@@ -14,17 +14,17 @@ use wasmtime::UpdateDeadline;
 use super::{
     Plugin,
     attempt::explain,
-    background::Effort,
     component::Fault,
-    gate::{Gate, Refusal},
     http::{Identity, Outgoing},
     keyvalue::KeyValue,
+    output_gate::{OutputGate, Refusal},
     runtime::Parts,
+    scheduler::CpuMeter,
     stdio::{Origin, Stdio},
     transaction::Transaction,
 };
 use crate::{
-    saga::{Definition, Gid, Op, Options, Order, Slot, Timestamp},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Timestamp},
     store::{Batch, Error, Range, Read},
 };
 
@@ -36,17 +36,17 @@ const TIME_MAX: Duration = Duration::from_secs(2);
 /// Takes no place of those for attempts: the pool has one more, for one start at a time.
 pub fn check(plugin: &Arc<Plugin>) -> Result<(), Fault> {
     // What stands for the saga is valid, so it can always be made.
-    let Some(saga) = nobodys() else { return Ok(()) };
-    let slot = Slot { step: 0, op: Op::Action };
+    let Some(saga) = placeholder_saga() else { return Ok(()) };
+    let branch_op = BranchOp { step: 0, op: Op::Action };
     let (limits, grants) = (plugin.runtime.limits(), plugin.grants.clone());
-    let origin = Origin { plugin: plugin.name.clone(), grants, saga: saga.clone(), slot, is_rehearsal: true };
+    let origin = Origin { plugin: plugin.name.clone(), grants, saga: saga.clone(), branch_op, is_dry_run: true };
     let stdio = Stdio::new(origin, limits);
     let transaction = Transaction::new(Arc::new(Nothing), limits);
     let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
-    let gate = Gate::new(None, Arc::new(key_value.clone()), Refusal::default(), CancellationToken::new());
-    let outgoing = Outgoing::new(plugin.clone(), Identity { saga, slot, attempt: 1 }, gate, stdio.clone());
+    let gate = OutputGate::new(None, Arc::new(key_value.clone()), Refusal::default(), CancellationToken::new());
+    let outgoing = Outgoing::new(plugin.clone(), Identity { saga, branch_op, attempt: 1 }, gate, stdio.clone());
     let mut store =
-        plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, effort: Effort::default() });
+        plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, cpu_meter: CpuMeter::default() });
     let end = Instant::now() + TIME_MAX;
     store.epoch_deadline_callback(move |_| {
         Ok(if Instant::now() < end { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })
@@ -62,7 +62,7 @@ pub fn check(plugin: &Arc<Plugin>) -> Result<(), Fault> {
     Err(Fault::DoesNotStart { detail })
 }
 
-fn nobodys() -> Option<Arc<Definition>> {
+fn placeholder_saga() -> Option<Arc<Definition>> {
     let gid = Gid::new("none").ok()?;
     Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).ok().map(Arc::new)
 }

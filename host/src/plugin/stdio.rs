@@ -9,7 +9,7 @@ use std::{
     collections::VecDeque,
     fmt::Write as _,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
@@ -29,7 +29,8 @@ use super::{
     redact::MARGIN_BYTES,
     runtime::Guest,
 };
-use crate::saga::{BranchId, Definition, Slot};
+use crate::saga::{BranchId, BranchOp, Definition};
+use crate::store::sync::lock;
 
 /// How many of the last lines of standard error are kept for the error text of a failed attempt, besides the first one:
 /// some languages say what happened first, some last, with up to three lines of their own behind it.
@@ -50,9 +51,9 @@ pub struct Origin {
     /// The saga it was called for.
     pub saga: Arc<Definition>,
     /// The operation.
-    pub slot: Slot,
+    pub branch_op: BranchOp,
     /// Whether nothing of it will be kept.
-    pub is_rehearsal: bool,
+    pub is_dry_run: bool,
 }
 
 impl Origin {
@@ -60,7 +61,7 @@ impl Origin {
     fn logs(&self, level: Level) -> bool {
         match level {
             Level::Trace => enabled!(tracing::Level::TRACE),
-            _ if self.is_rehearsal => enabled!(tracing::Level::DEBUG),
+            _ if self.is_dry_run => enabled!(tracing::Level::DEBUG),
             Level::Debug => enabled!(tracing::Level::DEBUG),
             Level::Info => enabled!(tracing::Level::INFO),
             Level::Warn => enabled!(tracing::Level::WARN),
@@ -74,11 +75,11 @@ impl Origin {
     }
 
     fn log(&self, level: Level, context: Option<&str>, text: &str) {
-        let Self { plugin, saga, slot, is_rehearsal, .. } = self;
-        let (gid, branch, op) = (saga.gid(), BranchId(slot.step), contract::function(slot.op));
+        let Self { plugin, saga, branch_op, is_dry_run, .. } = self;
+        let (gid, branch, op) = (saga.gid(), BranchId(branch_op.step), contract::function(branch_op.op));
         match level {
             Level::Trace => trace!(%plugin, %gid, %branch, op, context, "{text}"),
-            _ if *is_rehearsal => debug!(%plugin, %gid, %branch, op, context, is_rehearsal, "{text}"),
+            _ if *is_dry_run => debug!(%plugin, %gid, %branch, op, context, is_dry_run, "{text}"),
             Level::Debug => debug!(%plugin, %gid, %branch, op, context, "{text}"),
             Level::Info => info!(%plugin, %gid, %branch, op, context, "{text}"),
             Level::Warn => warn!(%plugin, %gid, %branch, op, context, "{text}"),
@@ -151,7 +152,7 @@ impl Stdio {
     }
 
     fn streams(&self) -> MutexGuard<'_, Streams> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 
@@ -372,9 +373,9 @@ mod tests {
     fn stdio() -> Stdio {
         let gid = Gid::new("g").unwrap();
         let saga = Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).unwrap();
-        let slot = Slot { step: 0, op: Op::Action };
+        let branch_op = BranchOp { step: 0, op: Op::Action };
         let (saga, grants) = (Arc::new(saga), Arc::default());
-        Stdio::new(Origin { plugin: "p".into(), grants, saga, slot, is_rehearsal: false }, &Limits::default())
+        Stdio::new(Origin { plugin: "p".into(), grants, saga, branch_op, is_dry_run: false }, &Limits::default())
     }
 
     #[test]

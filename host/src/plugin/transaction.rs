@@ -68,7 +68,7 @@ pub enum Swapped {
     /// The value is the new one.
     Done,
     /// The key had been written since; here is how it is now.
-    Outdated(Mark),
+    Stale(Mark),
 }
 
 /// A page of a bucket's keys, in the order of their bytes.
@@ -237,7 +237,7 @@ impl Transaction {
         self.count()?;
         let now = self.mark_now(mark.key);
         if now.written != mark.written {
-            return Ok(Swapped::Outdated(now));
+            return Ok(Swapped::Stale(now));
         }
         self.write(now.key, Some(value.into()))?;
         Ok(Swapped::Done)

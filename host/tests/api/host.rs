@@ -21,10 +21,10 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 use wasaga::{
     api::{self, Context, Limits, Uploads, metrics::Journal},
-    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::{Clock, Engine, Settings},
     plugin,
-    saga::{Definition, Pin, Slot},
+    saga::{BranchOp, Definition, Pin},
     store::{self, Batch, LocalStore},
 };
 
@@ -202,15 +202,15 @@ impl Branch for Script {
         }
     }
 
-    fn reach(&self) -> Reach {
-        Reach::External
+    fn containment(&self) -> Containment {
+        Containment::External
     }
 }
 
 impl Directory for Script {
-    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
-        match saga.target(slot) {
-            "wasm://nobody/try" => Err(Nowhere("there is no plugin \"nobody\"".into())),
+    fn find(&self, saga: &Definition, branch_op: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
+        match saga.target(branch_op) {
+            "wasm://nobody/try" => Err(NotFound("there is no plugin \"nobody\"".into())),
             _ => Ok(Arc::new(self.clone())),
         }
     }

@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use wasaga::{
     api::Limits,
-    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach, grpc, http},
+    branch::{Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
     directory::Branches,
     engine::{Settings, plan},
     plugin::data,
-    saga::{Definition, Digest, Op, Pin, Pins, Slot},
+    saga::{BranchOp, Definition, Digest, Op, Pin, Pins},
     store::Batch,
 };
 
@@ -48,7 +48,7 @@ impl Branch for Chest {
         let own = [data::prefix("box", "things"), b"one".to_vec()].concat();
         let shared = [data::prefix("", "log"), b"\xe2\x82\xac".to_vec()].concat();
         let mut effects = Batch::new();
-        match call.slot.op {
+        match call.branch_op.op {
             Op::Action if &*call.payload() == b"no" => {
                 return ready(Outcome::Rejected { reason: "it is full".into() }).boxed();
             }
@@ -61,20 +61,20 @@ impl Branch for Chest {
         ready(Outcome::Succeeded { output: Some(r#"{"kept":1}"#.into()), effects }).boxed()
     }
 
-    fn reach(&self) -> Reach {
-        Reach::Contained
+    fn containment(&self) -> Containment {
+        Containment::Contained
     }
 }
 
 impl Directory for Chest {
-    fn find(&self, _: &Definition, _: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, _: &Definition, _: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
         Ok(Arc::new(Self))
     }
 
-    fn pin(&self, _: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+    fn pin(&self, _: &Definition, branch_ops: &[BranchOp]) -> Result<Pins, (BranchOp, NotFound)> {
         let mut pins = Pins::default();
-        for slot in slots {
-            pins.set(*slot, Pin { plugin: "box".into(), digest: Digest(PIN) });
+        for branch_op in branch_ops {
+            pins.set(*branch_op, Pin { plugin: "box".into(), digest: Digest(PIN) });
         }
         Ok(pins)
     }

@@ -33,8 +33,8 @@ impl World {
     fn new(uploads: Uploads) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let limits = Limits { component_bytes: 1 << 20, ..Limits::default() };
-        let shelf_dir = Some(dir.path().join("shelf"));
-        let runtime = Runtime::new(&Settings { limits, shelf_dir, slots: 1, ..Settings::default() }).unwrap();
+        let component_store_dir = Some(dir.path().join("component_store"));
+        let runtime = Runtime::new(&Settings { limits, component_store_dir, slots: 1, ..Settings::default() }).unwrap();
         let plugins = Arc::new(Registry::load(&runtime, &dir.path().join("plugins"), Vec::new()));
         Self { host: Host::start_with_plugins(plugins.clone(), uploads), plugins, dir }
     }

@@ -231,7 +231,7 @@ async fn base_http() {
     let world = World::new().await;
     let answer = world.post("/api/dtmsvr/submit", r#"{"gid":"g","trans_type":"no such type"}"#).await;
     assert_eq!(answer.parts(), (400, r#"{"message":"trans_type is \"no such type\": it must be \"saga\""}"#));
-    for (method, path) in [("GET", "/api/dtmsvr/submit"), ("POST", "/api/dtmsvr/query"), ("GET", "/nowhere")] {
+    for (method, path) in [("GET", "/api/dtmsvr/submit"), ("POST", "/api/dtmsvr/query"), ("GET", "/not_found")] {
         let answer = world.call(method, path, "", "").await;
         assert_eq!((answer.parts(), answer.content_type.as_str()), ((404, "404 page not found"), "text/plain"));
     }

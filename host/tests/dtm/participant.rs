@@ -54,12 +54,12 @@ pub enum Answer {
     /// This status and body.
     Raw(u16, &'static str),
     /// As the test says when it comes to it.
-    Later(Held),
+    Later(EgressDenied),
 }
 
 /// The far end of a [`Gate`].
 #[derive(Debug)]
-pub struct Held {
+pub struct EgressDenied {
     arrived: oneshot::Sender<()>,
     answer: oneshot::Receiver<Answer>,
 }
@@ -134,7 +134,7 @@ impl Participant {
     pub fn hold(&self, name: &str) -> Gate {
         let (arrived_sender, arrived) = oneshot::channel();
         let (answer_sender, answer) = oneshot::channel();
-        self.switch(name, Answer::Later(Held { arrived: arrived_sender, answer }));
+        self.switch(name, Answer::Later(EgressDenied { arrived: arrived_sender, answer }));
         Gate { arrived, answer: answer_sender }
     }
 

@@ -23,11 +23,11 @@ use tower::ServiceExt;
 use wasaga::{
     api,
     branch::{
-        Branch, Call, Directory, Nowhere, Outcome, Reach,
+        Branch, Call, Containment, Directory, NotFound, Outcome,
         http::{self, HttpBranch},
     },
     engine::Settings,
-    saga::{Definition, Pin, Slot},
+    saga::{BranchOp, Definition, Pin},
 };
 
 use crate::{
@@ -261,10 +261,10 @@ fn attempts(view: &Value) -> u64 {
 struct Services(http::Client);
 
 impl Directory for Services {
-    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
-        let nowhere = |error: http::Error| Nowhere(error.to_string());
-        http::headers(&saga.options().branch_headers).map_err(nowhere)?;
-        Ok(Arc::new(Service(self.0.branch(saga.target(slot)).map_err(nowhere)?)))
+    fn find(&self, saga: &Definition, branch_op: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
+        let not_found = |error: http::Error| NotFound(error.to_string());
+        http::headers(&saga.options().branch_headers).map_err(not_found)?;
+        Ok(Arc::new(Service(self.0.branch(saga.target(branch_op)).map_err(not_found)?)))
     }
 }
 
@@ -279,8 +279,8 @@ impl Branch for Service {
         .boxed()
     }
 
-    fn reach(&self) -> Reach {
-        self.0.reach()
+    fn containment(&self) -> Containment {
+        self.0.containment()
     }
 }
 

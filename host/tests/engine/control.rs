@@ -20,7 +20,7 @@ async fn stop(host: Host, gid: &str, stage: &Stage) -> Host {
     let gone = |answer| matches!(answer, Err(ControlError::Finished(Status::Failed)));
     host.engine.force_stop(gid).await.unwrap();
     assert!(gone(host.engine.force_stop(gid).await));
-    assert!(gone(host.engine.hasten(gid).await));
+    assert!(gone(host.engine.retry_now(gid).await));
     host.until_idle().await;
     assert_eq!(host.engine.counts().open, open - 1);
     let stopped = host.find(gid).await;
@@ -128,8 +128,8 @@ async fn hastening_waits_for_a_place_but_not_the_person() {
     host.until_idle().await;
     host.submit(&Plan::new("long").external()).await;
     let long = stage.action(0, 1).await;
-    let hastened = tokio::time::timeout(Duration::from_secs(5), host.engine.hasten("g")).await;
-    hastened.expect("a person has to wait for a place").unwrap();
+    let retried = tokio::time::timeout(Duration::from_secs(5), host.engine.retry_now("g")).await;
+    retried.expect("a person has to wait for a place").unwrap();
     let from = host.engine.now();
     long.succeed();
     stage.action(0, 2).await.succeed();
@@ -143,7 +143,7 @@ async fn what_has_ended_or_never_was_cannot_be_controlled() {
     let host = Setup::paused(stage.clone()).start();
     for gid in ["unknown", "", "\0", &"long".repeat(100)] {
         assert!(matches!(host.engine.force_stop(gid).await, Err(ControlError::NotFound)));
-        assert!(matches!(host.engine.hasten(gid).await, Err(ControlError::NotFound)));
+        assert!(matches!(host.engine.retry_now(gid).await, Err(ControlError::NotFound)));
         assert!(host.engine.find(gid).await.unwrap().is_none());
     }
     host.submit(&Plan::new("g").contained()).await;
@@ -151,7 +151,7 @@ async fn what_has_ended_or_never_was_cannot_be_controlled() {
     let end = host.until_status("g", Status::Succeed).await;
     for _ in 0..2 {
         assert!(matches!(host.engine.force_stop("g").await, Err(ControlError::Finished(Status::Succeed))));
-        assert!(matches!(host.engine.hasten("g").await, Err(ControlError::Finished(Status::Succeed))));
+        assert!(matches!(host.engine.retry_now("g").await, Err(ControlError::Finished(Status::Succeed))));
     }
     assert_eq!(host.find("g").await, end);
 }
@@ -162,7 +162,7 @@ async fn hastened_a_prepared_saga_stays_prepared() {
     let host = Setup::paused(stage.clone()).start();
     let plan = Plan::new("g").contained();
     host.engine.prepare(plan.now(&host.engine)).await.unwrap();
-    host.engine.hasten("g").await.unwrap();
+    host.engine.retry_now("g").await.unwrap();
     let host = host.stop(Duration::ZERO).await.start();
     tokio::time::sleep(Duration::from_hours(1)).await;
     assert!(stage.is_quiet().await);
@@ -182,7 +182,7 @@ async fn another_spelling_of_a_gid_means_the_same_saga() {
     host.submit(&Plan::new("g").external().external()).await;
     let attempt = stage.action(0, 1).await;
     assert_eq!(host.engine.find("g;").await.unwrap().unwrap().saga.status(), Status::Submitted);
-    host.engine.hasten("\ng").await.unwrap();
+    host.engine.retry_now("\ng").await.unwrap();
     host.engine.force_stop("g;").await.unwrap();
     host.until_idle().await;
     assert!(attempt.is_given_up());

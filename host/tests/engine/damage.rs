@@ -112,8 +112,8 @@ async fn a_damaged_saga_does_not_keep_others_from_being_hastened() {
     host.until_idle().await;
     overwrite(&host, b"s", "bad", b"");
     let from = host.engine.now();
-    let hastened = host.engine.hasten_later_than(from, 10).await.unwrap();
-    assert_eq!((hastened.count, hastened.has_more), (2, false));
+    let retried = host.engine.retry_all_due_after(from, 10).await.unwrap();
+    assert_eq!((retried.count, retried.has_more), (2, false));
     for _ in 0..2 {
         stage.action(0, 2).await.succeed();
     }
@@ -159,7 +159,7 @@ async fn a_branch_that_is_not_there_is_looked_for_again() {
         assert!(stage.is_quiet().await);
         stage.open(address);
         let attempt = stage.next().await;
-        assert!(attempt.call.attempt > 4 && attempt.call.slot.step == 1, "{:?}", attempt.call);
+        assert!(attempt.call.attempt > 4 && attempt.call.branch_op.step == 1, "{:?}", attempt.call);
         attempt.reject();
         tokio::time::sleep(Duration::from_mins(10)).await;
         assert!(stage.is_quiet().await);
@@ -168,7 +168,7 @@ async fn a_branch_that_is_not_there_is_looked_for_again() {
         let steps = if address == "external" { vec![1, 0] } else { vec![0] };
         for step in steps {
             let back = stage.next().await;
-            assert_eq!((back.call.slot.step, back.call.is_compensation()), (step, true));
+            assert_eq!((back.call.branch_op.step, back.call.is_compensation()), (step, true));
             back.succeed();
         }
         host.until_status(address, Status::Failed).await;

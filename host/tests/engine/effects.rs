@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use wasaga::{
-    saga::{Event, Op, Slot, Status},
+    saga::{BranchOp, Event, Op, Status},
     store::{Batch, Store},
 };
 
@@ -27,7 +27,9 @@ fn keys(host: &Host) -> Vec<String> {
 }
 
 fn has_succeeded(host_log: &[Event], step: usize, op: Op) -> bool {
-    host_log.iter().any(|event| matches!(event, Event::Succeeded { .. }) && event.slot() == Some(Slot { step, op }))
+    host_log
+        .iter()
+        .any(|event| matches!(event, Event::Succeeded { .. }) && event.branch_op() == Some(BranchOp { step, op }))
 }
 
 #[tokio::test]
@@ -116,7 +118,7 @@ async fn conflicts_without_an_end_are_met_with_pauses_and_nobody_is_told() {
     assert_eq!((saga.status(), saga.steps()[0].action.failures), (Status::Succeed, 0));
     assert_eq!(host.store.commits(), commits + 15 + 1, "nothing is written for a conflict");
     assert_eq!(host.engine.counts().conflicts, 30);
-    let attempts = host.engine.tally().attempts(Slot { step: 0, op: Op::Action }).unwrap().read();
+    let attempts = host.engine.counters().attempts(BranchOp { step: 0, op: Op::Action }).unwrap().read();
     assert_eq!(attempts, [1, 0], "a conflict is neither a success nor a failure");
 }
 
@@ -156,7 +158,7 @@ async fn a_pause_keeps_neither_other_steps_nor_a_roll_back_nor_a_stop_waiting() 
     for gid in ["other steps", "roll-back"] {
         host.submit(&Plan::new(gid).gated().contained().contained().concurrent().after(2, &[1])).await;
         let (one, other) = (stage.next().await, stage.next().await);
-        let (gated, contained) = if one.call.slot.step == 0 { (one, other) } else { (other, one) };
+        let (gated, contained) = if one.call.branch_op.step == 0 { (one, other) } else { (other, one) };
         gated.leave().await.unwrap();
         gated.outdated();
         settle().await;

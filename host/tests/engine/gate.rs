@@ -11,7 +11,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use wasaga::{
     branch::Call,
-    saga::{Event, Op, Slot, Status},
+    saga::{BranchOp, Event, Op, Status},
     store::{Batch, Store},
 };
 
@@ -23,12 +23,12 @@ fn put(key: &str) -> Batch {
     effects
 }
 
-fn starts(log: &[Event]) -> Vec<Slot> {
-    log.iter().filter(|event| matches!(event, Event::Started { .. })).filter_map(Event::slot).collect()
+fn starts(log: &[Event]) -> Vec<BranchOp> {
+    log.iter().filter(|event| matches!(event, Event::Started { .. })).filter_map(Event::branch_op).collect()
 }
 
-fn action(step: usize) -> Slot {
-    Slot { step, op: Op::Action }
+fn action(step: usize) -> BranchOp {
+    BranchOp { step, op: Op::Action }
 }
 
 /// Asks, and checks that it is answered only when everything is on disk.
@@ -264,7 +264,7 @@ async fn turn_back(host: &Host, stage: &Stage, how: &str, has_left: bool) -> Att
     let plan = if how == "time" { plan.with(|options| options.timeout_to_fail_s = 10) } else { plan };
     host.submit(&plan).await;
     let (one, other) = (stage.next().await, stage.next().await);
-    let (gated, contained) = if one.call.slot.step == 0 { (one, other) } else { (other, one) };
+    let (gated, contained) = if one.call.branch_op.step == 0 { (one, other) } else { (other, one) };
     if has_left {
         gated.leave().await.unwrap();
     }
@@ -333,7 +333,7 @@ async fn a_roll_back_that_meets_an_attempt_on_its_way_out_holds_it_back_and_comp
     let host = Setup::new(stage.clone()).start();
     host.submit(&Plan::new("g").gated().contained().concurrent()).await;
     let (one, other) = (stage.next().await, stage.next().await);
-    let (gated, contained) = if one.call.slot.step == 0 { (one, other) } else { (other, one) };
+    let (gated, contained) = if one.call.branch_op.step == 0 { (one, other) } else { (other, one) };
     host.disk.hold();
     let mut leaving = Box::pin(gated.leave());
     assert!((&mut leaving).now_or_never().is_none());
@@ -355,7 +355,7 @@ async fn an_attempt_whose_driver_has_gone_is_not_let_out() {
     let plan = Plan::new("g").gated().contained().step("contained:trap", "").concurrent().after(2, &[1]);
     host.submit(&plan).await;
     let (one, other) = (stage.next().await, stage.next().await);
-    let (gated, contained) = if one.call.slot.step == 0 { (one, other) } else { (other, one) };
+    let (gated, contained) = if one.call.branch_op.step == 0 { (one, other) } else { (other, one) };
     stage.trap("contained:trap");
     contained.succeed();
     host.until_idle().await;
@@ -406,7 +406,7 @@ async fn only_gated_attempts_have_a_way_out_and_it_does_not_keep_the_host() {
     host.submit(&Plan::new("g").contained().external().gated()).await;
     for step in 0..2 {
         let attempt = stage.action(step, 1).await;
-        assert!(attempt.call.exit.is_none());
+        assert!(attempt.call.egress.is_none());
         attempt.succeed();
     }
     let gated = stage.action(2, 1).await;

@@ -95,7 +95,7 @@ async fn refused_submissions_are_not_counted() {
         stage.action(0, 1).await.succeed();
     });
     assert!(matches!(refused, Err(SubmitError::Engine(_))), "{refused:?}");
-    assert!(host.engine.submit(Plan::new("huge").step("nowhere", "").now(&host.engine)).await.is_err());
+    assert!(host.engine.submit(Plan::new("huge").step("not_found", "").now(&host.engine)).await.is_err());
     assert_eq!((host.engine.counts().open, host.engine.counts().live), (0, 0));
     host.submit(&Plan::new("huge").contained()).await;
     assert_eq!(host.engine.counts().open, 1);

@@ -85,7 +85,7 @@ async fn a_saga_that_never_rests_has_a_small_log_too() {
         let host = Setup::paused(stage.clone()).start();
         host.submit(&Plan::new("g").external().step(step, step).concurrent()).await;
         let (one, other) = (stage.next().await, stage.next().await);
-        let (long, mut restless) = if one.call.slot.step == 0 { (one, other) } else { (other, one) };
+        let (long, mut restless) = if one.call.branch_op.step == 0 { (one, other) } else { (other, one) };
         for number in 2..=2000 {
             restless.ongoing(Some(Duration::ZERO));
             restless = stage.action(1, number).await;
@@ -109,13 +109,13 @@ async fn impatience_leaves_a_small_log_too() {
     for number in 1..=300 {
         stage.action(0, number).await.fail();
         host.until_idle().await;
-        if number % 2 == 0 { host.engine.hasten("g").await.unwrap() } else { host.submit(&waiting).await }
+        if number % 2 == 0 { host.engine.retry_now("g").await.unwrap() } else { host.submit(&waiting).await }
     }
     let running = stage.action(0, 301).await;
     host.engine.prepare(Plan::new("prepared").contained().now(&host.engine)).await.unwrap();
     for _ in 0..300 {
-        host.engine.hasten("g").await.unwrap();
-        host.engine.hasten("prepared").await.unwrap();
+        host.engine.retry_now("g").await.unwrap();
+        host.engine.retry_now("prepared").await.unwrap();
     }
     assert!(host.find("g").await.log.len() < 200);
     assert!(host.find("prepared").await.log.len() < 200);

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use wasaga::{
-    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::Filter,
-    saga::{Definition, Op, Pin, Slot, Status},
+    saga::{BranchOp, Definition, Op, Pin, Status},
     store::Store,
 };
 
@@ -31,7 +31,7 @@ async fn external_branches_are_called_only_when_everything_before_is_durable() {
     let definition = plan.now(&engine);
     let client = tokio::spawn(async move { engine.submit(definition).await });
     let durable = |attempt: &Attempt| {
-        assert!(host.store.barrier().is_durable(), "{:?} before what led to it is on disk", attempt.call.slot);
+        assert!(host.store.barrier().is_durable(), "{:?} before what led to it is on disk", attempt.call.branch_op);
     };
 
     stage.action(0, 1).await.succeed();
@@ -179,28 +179,28 @@ async fn controls_are_answered_only_when_they_are_durable() {
     let _running = stage.action(0, 1).await;
     for gid in ["prepared", "running"] {
         host.disk.hold();
-        let mut hasten = Box::pin(host.engine.hasten(gid));
-        assert!((&mut hasten).now_or_never().is_none());
+        let mut retry_now = Box::pin(host.engine.retry_now(gid));
+        assert!((&mut retry_now).now_or_never().is_none());
         settle().await;
-        assert!((&mut hasten).now_or_never().is_none(), "{gid}: hastening is answered before it is on disk");
+        assert!((&mut retry_now).now_or_never().is_none(), "{gid}: hastening is answered before it is on disk");
         let mut stop = Box::pin(host.engine.force_stop(gid));
         assert!((&mut stop).now_or_never().is_none());
         settle().await;
         assert!((&mut stop).now_or_never().is_none(), "{gid}: the stop is answered before it is on disk");
         host.disk.release();
-        hasten.await.unwrap();
+        retry_now.await.unwrap();
         stop.await.unwrap();
     }
 }
 
 /// Succeeds at once, or is rejected.
 struct AtOnce {
-    rejected: Option<Slot>,
+    rejected: Option<BranchOp>,
 }
 
 impl Branch for AtOnce {
     fn call<'a>(&'a self, call: &'a Call) -> futures_util::future::BoxFuture<'a, Outcome> {
-        let outcome = if self.rejected == Some(call.slot) {
+        let outcome = if self.rejected == Some(call.branch_op) {
             Outcome::Rejected { reason: "no".into() }
         } else {
             Outcome::Succeeded { output: Some("1".into()), effects: wasaga::store::Batch::new() }
@@ -208,22 +208,22 @@ impl Branch for AtOnce {
         async { outcome }.boxed()
     }
 
-    fn reach(&self) -> Reach {
-        Reach::Contained
+    fn containment(&self) -> Containment {
+        Containment::Contained
     }
 }
 
 struct Everywhere(Arc<AtOnce>);
 
 impl Directory for Everywhere {
-    fn find(&self, _: &Definition, _: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, _: &Definition, _: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
         Ok(self.0.clone())
     }
 }
 
 #[tokio::test]
 async fn a_contained_saga_costs_one_commit_and_one_sync_however_it_ends() {
-    for rejected in [None, Some(Slot { step: 1, op: Op::Action })] {
+    for rejected in [None, Some(BranchOp { step: 1, op: Op::Action })] {
         let branch = Arc::new(AtOnce { rejected });
         let host = Setup::new(Arc::new(Everywhere(branch))).start();
         for count in 1..=20 {

@@ -14,13 +14,13 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
-    branch::{Branch, Call, Departure, Directory, Nowhere, Outcome, Reach},
+    branch::{Branch, Call, Containment, Directory, EgressRequest, NotFound, Outcome},
     engine::{
         PlanError, SubmitError,
-        plan::{Act, Changes, Course, Ending, Plan as Planned, Settings},
+        plan::{Act, Changes, Ending, Plan as Planned, Settings, Trace},
     },
     plugin::data,
-    saga::{BranchId, Definition, Digest, Op, Pin, Pins, Slot, Status},
+    saga::{BranchId, BranchOp, Definition, Digest, Op, Pin, Pins, Status},
     store::{Batch, Range, Read, Store},
 };
 
@@ -96,8 +96,8 @@ impl Bank {
     }
 
     async fn play(&self, call: &Call) -> Outcome {
-        assert!(call.is_rehearsal);
-        assert_eq!((call.attempt, call.exit.is_some()), (1, call.target().starts_with("gated")));
+        assert!(call.is_dry_run);
+        assert_eq!((call.attempt, call.egress.is_some()), (1, call.target().starts_with("gated")));
         self.calls.lock().unwrap().push(format!("{} {}", call.branch_id(), call.target()));
         if let Some(hook) = &mut *self.hook.lock().unwrap() {
             hook(call);
@@ -127,7 +127,7 @@ impl Bank {
             "hang" => std::future::pending().await,
             "pay" => {
                 let what = "POST https://pay/charges".to_owned();
-                let refused = call.exit.as_ref().unwrap().leave(Departure { what }).await.unwrap_err();
+                let refused = call.egress.as_ref().unwrap().request(EgressRequest { what }).await.unwrap_err();
                 // What a branch makes of it does not matter.
                 Outcome::Rejected { reason: refused.0 }
             }
@@ -136,46 +136,46 @@ impl Bank {
     }
 }
 
-struct Clerk(Arc<Bank>, Reach);
+struct Clerk(Arc<Bank>, Containment);
 
 impl Branch for Clerk {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        assert_ne!(self.1, Reach::External, "{call:?}");
+        assert_ne!(self.1, Containment::External, "{call:?}");
         self.0.play(call).boxed()
     }
 
-    fn reach(&self) -> Reach {
+    fn containment(&self) -> Containment {
         self.1
     }
 
-    fn departure(&self, call: &Call) -> Option<Departure> {
-        Some(Departure { what: format!("POST {}", call.target()) })
+    fn egress_request(&self, call: &Call) -> Option<EgressRequest> {
+        Some(EgressRequest { what: format!("POST {}", call.target()) })
     }
 }
 
 struct Door(Arc<Bank>);
 
 impl Directory for Door {
-    fn find(&self, saga: &Definition, slot: Slot, given: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
-        let target = saga.target(slot);
-        let reach = match target.split('/').next().unwrap() {
-            "external" => return Ok(Arc::new(Clerk(self.0.clone(), Reach::External))),
-            "gated" => Reach::Gated,
-            "contained" => Reach::Contained,
-            _ => return Err(Nowhere(format!("nothing is at {target}"))),
+    fn find(&self, saga: &Definition, branch_op: BranchOp, given: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
+        let target = saga.target(branch_op);
+        let containment = match target.split('/').next().unwrap() {
+            "external" => return Ok(Arc::new(Clerk(self.0.clone(), Containment::External))),
+            "gated" => Containment::Gated,
+            "contained" => Containment::Contained,
+            _ => return Err(NotFound(format!("nothing is at {target}"))),
         };
         assert_eq!(given, Some(&pin()));
         assert!(!self.0.held.lock().unwrap().is_empty(), "looked for before it is held");
-        Ok(Arc::new(Clerk(self.0.clone(), reach)))
+        Ok(Arc::new(Clerk(self.0.clone(), containment)))
     }
 
-    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
+    fn pin(&self, saga: &Definition, branch_ops: &[BranchOp]) -> Result<Pins, (BranchOp, NotFound)> {
         let mut pins = Pins::default();
-        for slot in slots {
-            match saga.target(*slot) {
+        for branch_op in branch_ops {
+            match saga.target(*branch_op) {
                 target if target.starts_with("external") => {}
-                "nowhere" => return Err((*slot, Nowhere("nothing is there".into()))),
-                _ => pins.set(*slot, pin()),
+                "not_found" => return Err((*branch_op, NotFound("nothing is there".into()))),
+                _ => pins.set(*branch_op, pin()),
             }
         }
         self.hold(pins.components());
@@ -258,9 +258,9 @@ fn told(changes: &Changes) -> Vec<String> {
     changes.shown.iter().map(tell).collect()
 }
 
-fn called(course: &Course) -> Vec<String> {
-    let tell = |act: &Act| format!("{} {}", BranchId(act.slot.step), act.slot.op.as_str());
-    course.acts.iter().map(tell).collect()
+fn called(trace: &Trace) -> Vec<String> {
+    let tell = |act: &Act| format!("{} {}", BranchId(act.branch_op.step), act.branch_op.op.as_str());
+    trace.acts.iter().map(tell).collect()
 }
 
 fn ids(branches: &[BranchId]) -> Vec<String> {
@@ -273,15 +273,15 @@ async fn later_steps_see_what_earlier_ones_would_change() {
     let saga = add_step(add_step(Plan::new("g"), "alice -30"), "bob 30");
     let saga = step(saga, "", "contained/accounts", "");
     let planned = plan(&host, &bank, &saga).await.unwrap();
-    let Planned { course, failures, .. } = &planned;
-    assert_eq!(course.status, Status::Succeed);
-    assert_eq!(called(course), ["01 action", "02 action", "03 action"]);
-    assert_eq!(course.acts[2].ending, Ending::Succeeded { output: Some("70 35".into()) });
-    assert_eq!(course.acts[0].component, Some(pin()));
-    assert_eq!(told(&course.acts[0].changes), ["alice 100>70"]);
-    assert_eq!(told(&course.acts[1].changes), ["bob 5>35"]);
-    assert_eq!(told(&course.changes), ["alice 100>70", "bob 5>35"]);
-    assert!(course.unknown.is_empty() && course.not_needed.is_empty());
+    let Planned { trace, failures, .. } = &planned;
+    assert_eq!(trace.status, Status::Succeed);
+    assert_eq!(called(trace), ["01 action", "02 action", "03 action"]);
+    assert_eq!(trace.acts[2].ending, Ending::Succeeded { output: Some("70 35".into()) });
+    assert_eq!(trace.acts[0].component, Some(pin()));
+    assert_eq!(told(&trace.acts[0].changes), ["alice 100>70"]);
+    assert_eq!(told(&trace.acts[1].changes), ["bob 5>35"]);
+    assert_eq!(told(&trace.changes), ["alice 100>70", "bob 5>35"]);
+    assert!(trace.unknown.is_empty() && trace.not_needed.is_empty());
 
     let whats: Vec<_> = failures.iter().map(|failure| (failure.branch.to_string(), ids(&failure.before))).collect();
     assert_eq!(
@@ -291,12 +291,12 @@ async fn later_steps_see_what_earlier_ones_would_change() {
     for (failure, compensations) in
         failures.iter().zip([&[][..], &["01 compensate"], &["02 compensate", "01 compensate"]])
     {
-        assert_eq!(called(&failure.course), compensations);
-        assert_eq!(failure.course.status, Status::Failed);
-        assert_eq!(ids(&failure.course.not_needed), [failure.branch.to_string()], "itself, as it had no effect");
-        assert!(failure.course.changes.is_empty(), "{:?}", failure.course.changes);
+        assert_eq!(called(&failure.trace), compensations);
+        assert_eq!(failure.trace.status, Status::Failed);
+        assert_eq!(ids(&failure.trace.not_needed), [failure.branch.to_string()], "itself, as it had no effect");
+        assert!(failure.trace.changes.is_empty(), "{:?}", failure.trace.changes);
     }
-    assert_eq!(told(&failures[2].course.acts[0].changes), ["bob 35>5"]);
+    assert_eq!(told(&failures[2].trace.acts[0].changes), ["bob 35>5"]);
     assert_eq!((balance(&*host.store, "alice"), balance(&*host.store, "bob")), (Some(100), Some(5)));
 }
 
@@ -305,14 +305,14 @@ async fn a_saga_that_fails_by_itself_tells_what_it_takes_back() {
     let (host, bank) = host();
     let saga = add_step(add_step(add_step(Plan::new("g"), "alice -30"), "nobody 30"), "bob 1");
     let planned = plan(&host, &bank, &saga).await.unwrap();
-    let course = &planned.course;
-    assert_eq!(course.status, Status::Failed);
-    assert_eq!(called(course), ["01 action", "02 action", "01 compensate"]);
-    assert_eq!(course.acts[1].ending, Ending::Rejected { reason: "no account nobody".into() });
-    assert!(!course.acts[1].is_assumed());
-    assert_eq!(told(&course.acts[2].changes), ["alice 70>100"]);
-    assert_eq!(ids(&course.not_needed), ["02"]);
-    assert!(course.changes.is_empty());
+    let trace = &planned.trace;
+    assert_eq!(trace.status, Status::Failed);
+    assert_eq!(called(trace), ["01 action", "02 action", "01 compensate"]);
+    assert_eq!(trace.acts[1].ending, Ending::Rejected { reason: "no account nobody".into() });
+    assert!(!trace.acts[1].is_assumed());
+    assert_eq!(told(&trace.acts[2].changes), ["alice 70>100"]);
+    assert_eq!(ids(&trace.not_needed), ["02"]);
+    assert!(trace.changes.is_empty());
     let failing: Vec<_> = planned.failures.iter().map(|failure| failure.branch.to_string()).collect();
     assert_eq!(failing, ["01"], "the second fails anyway, the third is not reached");
 }
@@ -323,7 +323,7 @@ async fn what_a_compensation_does_not_restore_is_left() {
     let saga = step(Plan::new("g"), "alice -30", "contained/add", "contained/nothing");
     let saga = add_step(step(saga, "bob 7", "contained/add", ""), "bob 1");
     let planned = plan(&host, &bank, &saga).await.unwrap();
-    let last = &planned.failures[2].course;
+    let last = &planned.failures[2].trace;
     assert_eq!(called(last), ["02 compensate", "01 compensate"], "one without an address succeeds without a call");
     assert_eq!(told(&last.changes), ["alice 100>70", "bob 5>12"]);
     assert!(last.unknown.is_empty(), "that is known");
@@ -338,11 +338,11 @@ async fn a_compensation_that_does_not_succeed_is_assumed_to_in_the_end() {
         ("contained/later", Ending::Ongoing { retry_after: Some(Duration::from_secs(5)) }),
     ] {
         let saga = add_step(step(Plan::new("g"), "alice -30", "contained/add", compensation), "nobody 1");
-        let course = plan(&host, &bank, &saga).await.unwrap().course;
-        let act = course.acts.last().unwrap();
+        let trace = plan(&host, &bank, &saga).await.unwrap().trace;
+        let act = trace.acts.last().unwrap();
         assert_eq!((&act.ending, act.is_assumed()), (&ending, true));
-        assert_eq!((course.status, ids(&course.unknown)), (Status::Failed, vec!["01".to_owned()]));
-        assert_eq!(told(&course.changes), ["alice 100>70"], "as far as it is known");
+        assert_eq!((trace.status, ids(&trace.unknown)), (Status::Failed, vec!["01".to_owned()]));
+        assert_eq!(told(&trace.changes), ["alice 100>70"], "as far as it is known");
     }
 }
 
@@ -352,7 +352,7 @@ async fn an_action_without_a_result_is_assumed_to_succeed_and_is_not_undone() {
     for action in ["later", "broken", "panic", "key-too-long", "elsewhere"] {
         let saga = step(add_step(Plan::new("g"), "alice -1"), "", &format!("contained/{action}"), "contained/undo");
         let planned = plan(&host, &bank, &add_step(saga, "bob 1")).await.unwrap();
-        let act = &planned.course.acts[1];
+        let act = &planned.trace.acts[1];
         assert!(act.is_assumed() && act.changes.is_empty(), "{act:?}");
         match (&act.ending, action) {
             (Ending::Ongoing { retry_after }, "later") => assert_eq!(*retry_after, Some(Duration::from_secs(5))),
@@ -364,8 +364,8 @@ async fn an_action_without_a_result_is_assumed_to_succeed_and_is_not_undone() {
             (Ending::Unknown { error }, "elsewhere") => assert!(error.contains("do not fit"), "{error}"),
             other => panic!("{other:?}"),
         }
-        assert_eq!((planned.course.status, ids(&planned.course.unknown)), (Status::Succeed, vec!["02".to_owned()]));
-        let last = &planned.failures[2].course;
+        assert_eq!((planned.trace.status, ids(&planned.trace.unknown)), (Status::Succeed, vec!["02".to_owned()]));
+        let last = &planned.failures[2].trace;
         assert_eq!(called(last), ["02 compensate", "01 compensate"]);
         assert!(matches!(last.acts[0].ending, Ending::NotCalled { .. }));
         assert!(bank.calls().iter().all(|call| call != "02 contained/undo"));
@@ -378,12 +378,12 @@ async fn nothing_outside_is_called() {
     let (host, bank) = host();
     let saga = step(add_step(Plan::new("g"), "alice -30"), "", "external/a", "external/b");
     let planned = plan(&host, &bank, &add_step(saga, "bob 30")).await.unwrap();
-    let act = &planned.course.acts[1];
+    let act = &planned.trace.acts[1];
     assert!(matches!(act.ending, Ending::NotCalled { .. }) && act.is_assumed());
     assert_eq!((&act.component, &act.requests), (&None, &vec!["POST external/a".to_owned()]));
-    assert_eq!(ids(&planned.course.unknown), ["02"]);
+    assert_eq!(ids(&planned.trace.unknown), ["02"]);
     // As live, an external branch that has been called is compensated, whatever it answered.
-    let failing = &planned.failures[1].course;
+    let failing = &planned.failures[1].trace;
     assert_eq!(called(failing), ["02 compensate", "01 compensate"]);
     assert_eq!(failing.acts[0].requests, ["POST external/b"]);
     assert!(failing.not_needed.is_empty() && failing.changes.is_empty());
@@ -393,10 +393,10 @@ async fn nothing_outside_is_called() {
 async fn an_external_compensation_is_listed_with_its_request() {
     let (host, bank) = host();
     let saga = add_step(step(Plan::new("g"), "alice -30", "contained/add", "external/b"), "nobody 1");
-    let course = plan(&host, &bank, &saga).await.unwrap().course;
-    let act = course.acts.last().unwrap();
-    assert_eq!((act.slot.op, &act.requests), (Op::Compensate, &vec!["POST external/b".to_owned()]));
-    assert_eq!((ids(&course.unknown), told(&course.changes)), (vec!["01".to_owned()], vec!["alice 100>70".to_owned()]));
+    let trace = plan(&host, &bank, &saga).await.unwrap().trace;
+    let act = trace.acts.last().unwrap();
+    assert_eq!((act.branch_op.op, &act.requests), (Op::Compensate, &vec!["POST external/b".to_owned()]));
+    assert_eq!((ids(&trace.unknown), told(&trace.changes)), (vec!["01".to_owned()], vec!["alice 100>70".to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -405,14 +405,14 @@ async fn a_gated_plugin_runs_up_to_the_door() {
     let saga = step(Plan::new("g"), "alice -30", "gated/add", "gated/undo");
     let saga = step(saga, "", "gated/pay", "contained/nothing");
     let planned = plan(&host, &bank, &add_step(saga, "bob 30")).await.unwrap();
-    let Course { acts, status, unknown, .. } = &planned.course;
+    let Trace { acts, status, unknown, .. } = &planned.trace;
     assert_eq!(acts[0].ending, Ending::Succeeded { output: Some("70".into()) }, "it never knocked");
     assert_eq!(acts[1].ending, Ending::Depends { on: "POST https://pay/charges".into() });
     assert_eq!(acts[1].requests, ["POST https://pay/charges"]);
     assert_eq!((*status, ids(unknown)), (Status::Succeed, vec!["02".to_owned()]));
     // Rejected after it was out in the world, it is compensated; the one that never left is not.
-    assert_eq!(called(&planned.failures[1].course), ["02 compensate", "01 compensate"]);
-    assert!(called(&planned.failures[0].course).is_empty());
+    assert_eq!(called(&planned.failures[1].trace), ["02 compensate", "01 compensate"]);
+    assert!(called(&planned.failures[0].trace).is_empty());
 }
 
 #[tokio::test(start_paused = true)]
@@ -420,12 +420,12 @@ async fn steps_of_a_concurrent_saga_run_in_an_order_that_they_may() {
     let (host, bank) = host();
     let saga = (0..3).fold(Plan::new("g").concurrent(), |saga, n| add_step(saga, &format!("alice {}", n + 1)));
     let planned = plan(&host, &bank, &saga.after(0, &[2]).after(1, &[2])).await.unwrap();
-    assert_eq!(called(&planned.course), ["03 action", "01 action", "02 action"]);
-    assert_eq!(told(&planned.course.changes), ["alice 100>106"]);
+    assert_eq!(called(&planned.trace), ["03 action", "01 action", "02 action"]);
+    assert_eq!(told(&planned.trace.changes), ["alice 100>106"]);
     let failing: Vec<_> = planned.failures.iter().map(|failure| failure.branch.to_string()).collect();
     assert_eq!(failing, ["03", "01", "02"]);
-    assert_eq!(called(&planned.failures[2].course), ["01 compensate", "03 compensate"]);
-    assert!(planned.failures.iter().all(|failure| failure.course.changes.is_empty()));
+    assert_eq!(called(&planned.failures[2].trace), ["01 compensate", "03 compensate"]);
+    assert!(planned.failures.iter().all(|failure| failure.trace.changes.is_empty()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -434,28 +434,28 @@ async fn only_data_of_plugins_is_shown_and_only_what_differs() {
     let saga = step(Plan::new("g"), "", "contained/two", "");
     let saga = step(saga, "", "contained/again", "");
     let planned = plan(&host, &bank, &saga).await.unwrap();
-    assert_eq!(told(&planned.course.acts[0].changes), ["alice 100>-", r"new ->\xff"]);
-    assert_eq!(told(&planned.course.acts[1].changes), ["alice ->100"]);
-    assert_eq!(told(&planned.course.changes), [r"new ->\xff"], "alice is as she was");
+    assert_eq!(told(&planned.trace.acts[0].changes), ["alice 100>-", r"new ->\xff"]);
+    assert_eq!(told(&planned.trace.acts[1].changes), ["alice ->100"]);
+    assert_eq!(told(&planned.trace.changes), [r"new ->\xff"], "alice is as she was");
 }
 
 #[tokio::test(start_paused = true)]
 async fn long_lists_and_values_are_cut() {
     let (host, bank) = host();
     let saga = step(step(Plan::new("g"), "", "contained/many", ""), "", "contained/long", "");
-    let course = plan(&host, &bank, &saga).await.unwrap().course;
+    let trace = plan(&host, &bank, &saga).await.unwrap().trace;
     let lengths = |changes: &Changes| (changes.shown.len(), changes.left_out);
-    assert_eq!((lengths(&course.acts[0].changes), lengths(&course.changes)), ((100, 50), (100, 51)));
-    let long = course.acts[1].changes.shown[0].after.as_ref().unwrap();
+    assert_eq!((lengths(&trace.acts[0].changes), lengths(&trace.changes)), ((100, 50), (100, 51)));
+    let long = trace.acts[1].changes.shown[0].after.as_ref().unwrap();
     assert_eq!((long.start.len(), long.bytes), (4096, 5000));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_saga_without_steps_and_steps_without_addresses_succeed() {
     let (host, bank) = host();
-    assert_eq!(plan(&host, &bank, &Plan::new("g")).await.unwrap().course.status, Status::Succeed);
+    assert_eq!(plan(&host, &bank, &Plan::new("g")).await.unwrap().trace.status, Status::Succeed);
     let planned = plan(&host, &bank, &Plan::new("g").step("", "")).await.unwrap();
-    assert_eq!((planned.course.acts.len(), planned.failures.len()), (1, 0), "what calls nobody cannot fail");
+    assert_eq!((planned.trace.acts.len(), planned.failures.len()), (1, 0), "what calls nobody cannot fail");
 }
 
 #[tokio::test(start_paused = true)]
@@ -473,7 +473,7 @@ async fn a_plan_that_others_have_overtaken_is_made_again() {
     });
     let saga = add_step(add_step(Plan::new("g"), "alice -30"), "bob 30");
     let planned = plan(&host, &bank, &saga).await.unwrap();
-    assert_eq!(told(&planned.course.changes), ["alice 1000>970", "bob 5>35"]);
+    assert_eq!(told(&planned.trace.changes), ["alice 1000>970", "bob 5>35"]);
     assert_eq!(bank.calls().len(), 6, "two tries of two actions and a compensation");
 }
 
@@ -489,9 +489,9 @@ async fn a_row_that_appears_in_what_was_listed_makes_a_plan_again() {
         }
     });
     let saga = step(step(Plan::new("g"), "", "contained/accounts", ""), "", "contained/accounts", "");
-    let course = plan(&host, &bank, &saga).await.unwrap().course;
+    let trace = plan(&host, &bank, &saga).await.unwrap().trace;
     let all = Ending::Succeeded { output: Some("100 5 9".into()) };
-    assert_eq!((&course.acts[0].ending, &course.acts[1].ending), (&all, &all));
+    assert_eq!((&trace.acts[0].ending, &trace.acts[1].ending), (&all, &all));
     assert_eq!(bank.calls().len(), 4);
 }
 
@@ -564,7 +564,7 @@ async fn only_so_many_plans_are_made_at_once_and_none_by_a_host_that_stops() {
 #[tokio::test(start_paused = true)]
 async fn what_a_submission_could_not_call_is_refused_in_its_words() {
     let (host, bank) = host();
-    let saga = step(Plan::new("g"), "", "contained/nothing", "nowhere");
+    let saga = step(Plan::new("g"), "", "contained/nothing", "not_found");
     let refused = plan(&host, &bank, &saga).await.unwrap_err().to_string();
     assert_eq!(refused, "the compensate of step 0 (counted from 0) cannot be called: nothing is there");
     assert_eq!(bank.calls(), [""; 0]);
@@ -577,6 +577,6 @@ async fn the_gid_of_a_stored_saga_makes_no_difference() {
     host.settle(&stored).await;
     let before = host.find("g").await.log;
     let planned = host.engine.plan(add_step(Plan::new("g"), "alice -30").now(&host.engine)).await.unwrap();
-    assert_eq!(told(&planned.course.changes), ["alice 100>70"]);
+    assert_eq!(told(&planned.trace.changes), ["alice 100>70"]);
     assert_eq!((host.find("g").await.log, bank.calls().len()), (before, 1));
 }

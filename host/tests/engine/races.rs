@@ -216,7 +216,7 @@ async fn meddle(host: &Arc<Host>, plan: Plan, random: &mut fastrand::Rng) {
     for moment in 0.. {
         let answer = match random.u8(0..4) {
             _ if stop_after == Some(moment) => host.engine.force_stop(&gid).await,
-            0 => host.engine.hasten(&gid).await,
+            0 => host.engine.retry_now(&gid).await,
             1 => match host.engine.submit(plan.now(&host.engine)).await {
                 Ok(Submitted::Accepted) | Err(SubmitError::Status(_)) => Ok(()),
                 other => panic!("{other:?}"),
@@ -251,7 +251,7 @@ async fn meddle(host: &Arc<Host>, plan: Plan, random: &mut fastrand::Rng) {
 
 #[tokio::test]
 async fn a_failed_store_is_noticed_whoever_finds_out() {
-    for finder in ["submit", "wait", "prepare", "force_stop", "hasten", "find", "list"] {
+    for finder in ["submit", "wait", "prepare", "force_stop", "retry_now", "find", "list"] {
         let stage = Stage::new();
         let host = Setup::new(stage.clone()).start();
         let plan = Plan::new("g").external();
@@ -273,7 +273,7 @@ async fn a_failed_store_is_noticed_whoever_finds_out() {
             "wait" => assert!(host.engine.submit(other.wait().now(&host.engine)).await.is_err()),
             "prepare" => assert!(host.engine.prepare(other.now(&host.engine)).await.is_err()),
             "force_stop" => assert!(host.engine.force_stop("g").await.is_err()),
-            "hasten" => assert!(host.engine.hasten("g").await.is_err()),
+            "retry_now" => assert!(host.engine.retry_now("g").await.is_err()),
             "find" => assert!(host.engine.find("g").await.is_err()),
             _ => assert!(host.engine.list(&Filter { limit: 1, ..Filter::default() }).await.is_err()),
         }

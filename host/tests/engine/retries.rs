@@ -100,10 +100,10 @@ async fn absurd_numbers_are_survived() {
     assert_eq!(first.call.timeout, Duration::from_hours(24));
     first.fail();
     host.until_idle().await;
-    host.engine.hasten("g").await.unwrap();
+    host.engine.retry_now("g").await.unwrap();
     stage.action(0, 2).await.ongoing(Some(Duration::MAX));
     host.until_idle().await;
-    host.engine.hasten("g").await.unwrap();
+    host.engine.retry_now("g").await.unwrap();
     stage.action(0, 3).await.succeed();
     stage.action(1, 1).await.succeed();
     host.until_status("g", Status::Succeed).await;
@@ -393,22 +393,22 @@ async fn hastened_a_saga_tries_now_whatever_it_waits_for() {
     }
     host.until_idle().await;
     let from = host.engine.now();
-    host.engine.hasten("g").await.unwrap();
+    host.engine.retry_now("g").await.unwrap();
     let (one, other) = (stage.next().await, stage.next().await);
     assert_eq!((one.call.attempt, other.call.attempt, host.engine.now()), (2, 2, from));
     // Hastening what runs starts nothing.
-    host.engine.hasten("g").await.unwrap();
+    host.engine.retry_now("g").await.unwrap();
     assert!(stage.is_quiet().await);
     one.reject();
     other.fail();
     let (one, other) = (stage.next().await, stage.next().await);
     assert!(one.call.is_compensation() && other.call.is_compensation());
-    let step = one.call.slot.step;
+    let step = one.call.branch_op.step;
     one.fail();
     other.succeed();
     host.until_idle().await;
     let from = host.engine.now();
-    host.engine.hasten("g").await.unwrap();
+    host.engine.retry_now("g").await.unwrap();
     stage.compensation(step, 2).await.succeed();
     assert_eq!(host.engine.now(), from);
     host.until_status("g", Status::Failed).await;

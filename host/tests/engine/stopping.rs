@@ -67,7 +67,7 @@ async fn what_runs_longer_is_given_up_and_goes_on_at_the_next_start() {
     let definition = plan.clone().wait().now(&client);
     let client = tokio::spawn(async move { client.submit(definition).await });
     let mut attempts = vec![stage.next().await, stage.next().await, stage.next().await];
-    attempts.sort_by_key(|attempt| attempt.call.slot.step);
+    attempts.sort_by_key(|attempt| attempt.call.branch_op.step);
     attempts.remove(0).succeed();
     settle().await;
     let setup = host.stop(GRACE).await;
@@ -76,8 +76,8 @@ async fn what_runs_longer_is_given_up_and_goes_on_at_the_next_start() {
 
     let host = setup.start();
     let mut again = [stage.next().await, stage.next().await];
-    again.sort_by_key(|attempt| attempt.call.slot.step);
-    let numbers = again.each_ref().map(|attempt| (attempt.call.slot.step, attempt.call.attempt));
+    again.sort_by_key(|attempt| attempt.call.branch_op.step);
+    let numbers = again.each_ref().map(|attempt| (attempt.call.branch_op.step, attempt.call.attempt));
     assert_eq!(numbers, [(1, 1), (2, 2)], "of the external attempt it is known that it had started");
     again.into_iter().for_each(Attempt::succeed);
     let record = host.until_status("g", Status::Succeed).await;

@@ -245,8 +245,8 @@ async fn a_saga_without_steps_or_calls_succeeds_at_once() {
 async fn an_address_that_leads_nowhere_is_refused_before_anything_is_stored() {
     let host = Setup::paused(Stage::new()).start();
     for (plan, at, wrong) in [
-        (Plan::new("g").contained().step("nowhere", "contained"), 1, Op::Action),
-        (Plan::new("g").step("contained", "nowhere").contained(), 0, Op::Compensate),
+        (Plan::new("g").contained().step("not_found", "contained"), 1, Op::Action),
+        (Plan::new("g").step("contained", "not_found").contained(), 0, Op::Compensate),
     ] {
         for prepared in [true, false] {
             let definition = plan.now(&host.engine);

@@ -1,7 +1,7 @@
 //! A plugin's action is compensated if it can have had an effect, which the host knows of real plugins too.
 
 use serde_json::{Value, json};
-use wasaga::saga::{Event, Op, Slot, Status};
+use wasaga::saga::{BranchOp, Event, Op, Status};
 
 use crate::{
     server::Server,
@@ -27,7 +27,7 @@ async fn an_action_that_began_no_request_is_not_compensated_and_one_that_did_is(
     let host = Setup::new(plugins.branches.clone()).start();
     let mut stall = request(&server, "GET", "/stall");
     stall["between_bytes_ms"] = json!(50);
-    let action = |step| Slot { step, op: Op::Action };
+    let action = |step| BranchOp { step, op: Op::Action };
 
     // May reach the server, and rejects without having asked it.
     let inside = with_cancel(json!({"try": "reject", "text": "no"}));
@@ -62,7 +62,7 @@ async fn a_compensation_that_asks_has_a_key_of_its_own() {
     let fetch = json!({"try": "fetch", "cancel": "fetch", "requests": [request(&server, "GET", "/hello")]});
     host.submit(&saga("g", &[("outside", fetch), ("inside", json!({"try": "reject", "text": "no"}))])).await;
     let log = failed(&host, "g").await;
-    assert_eq!(starts(&log), [Slot { step: 0, op: Op::Action }, Slot { step: 0, op: Op::Compensate }]);
+    assert_eq!(starts(&log), [BranchOp { step: 0, op: Op::Action }, BranchOp { step: 0, op: Op::Compensate }]);
     for op in ["action", "compensate"] {
         assert_eq!(server.asked().await.headers["idempotency-key"], format!("g-01-{op}-1"));
     }

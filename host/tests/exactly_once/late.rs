@@ -15,8 +15,8 @@ use tokio::{
     time::timeout,
 };
 use wasaga::{
-    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
-    saga::{Definition, Pin, Pins, Slot, Status},
+    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
+    saga::{BranchOp, Definition, Pin, Pins, Status},
 };
 
 use crate::{
@@ -60,14 +60,14 @@ impl Losing {
 }
 
 impl Directory for Losing {
-    fn find(&self, saga: &Definition, slot: Slot, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
-        let traps = slot.step == 2 && self.control.traps.load(Relaxed);
+    fn find(&self, saga: &Definition, branch_op: BranchOp, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
+        let traps = branch_op.step == 2 && self.control.traps.load(Relaxed);
         assert!(!traps, "the test lets the directory panic");
-        Ok(Arc::new(Actor { branch: self.inner.find(saga, slot, pin)?, control: self.control.clone() }))
+        Ok(Arc::new(Actor { branch: self.inner.find(saga, branch_op, pin)?, control: self.control.clone() }))
     }
 
-    fn pin(&self, saga: &Definition, slots: &[Slot]) -> Result<Pins, (Slot, Nowhere)> {
-        self.inner.pin(saga, slots)
+    fn pin(&self, saga: &Definition, branch_ops: &[BranchOp]) -> Result<Pins, (BranchOp, NotFound)> {
+        self.inner.pin(saga, branch_ops)
     }
 
     fn hold(&self, pins: &[Pin]) {
@@ -87,7 +87,7 @@ struct Actor {
 impl Branch for Actor {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
         async {
-            if call.slot.step == 0 && self.control.loses.swap(false, Relaxed) {
+            if call.branch_op.step == 0 && self.control.loses.swap(false, Relaxed) {
                 let (branch, control, call) = (self.branch.clone(), self.control.clone(), call.clone());
                 tokio::spawn(async move {
                     control.begin.notified().await;
@@ -96,7 +96,7 @@ impl Branch for Actor {
                 self.control.has_lost.notify_one();
                 return pending().await;
             }
-            if call.slot.step == 1 {
+            if call.branch_op.step == 1 {
                 self.control.second.notified().await;
             }
             self.branch.call(call).await
@@ -104,8 +104,8 @@ impl Branch for Actor {
         .boxed()
     }
 
-    fn reach(&self) -> Reach {
-        self.branch.reach()
+    fn containment(&self) -> Containment {
+        self.branch.containment()
     }
 }
 

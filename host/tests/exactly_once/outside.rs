@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
-use wasaga::saga::{Op, Slot, Status};
+use wasaga::saga::{BranchOp, Op, Status};
 
 use crate::{
     server::{Event, Server},
@@ -15,7 +15,7 @@ use crate::{
     world::{Plugins, give, request, saga, starts, value},
 };
 
-const STEP: Slot = Slot { step: 1, op: Op::Action };
+const STEP: BranchOp = BranchOp { step: 1, op: Op::Action };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_leaves_when_its_start_and_what_was_read_is_on_disk() {

@@ -13,7 +13,7 @@ use wasaga::{
     branch::{grpc, http},
     directory::Branches,
     plugin::{Grants, Registry, Runtime, Settings, data, grants, http::rule::Allowed},
-    saga::{Event, Slot, Step},
+    saga::{BranchOp, Event, Step},
     store::{Batch, Read, Store, Ticket},
 };
 
@@ -104,6 +104,6 @@ pub fn give(host: &Host, plugin: &str, name: &str, value: &str) -> Ticket {
 }
 
 /// The operations that a log says were started.
-pub fn starts(log: &[Event]) -> Vec<Slot> {
-    log.iter().filter(|event| matches!(event, Event::Started { .. })).filter_map(Event::slot).collect()
+pub fn starts(log: &[Event]) -> Vec<BranchOp> {
+    log.iter().filter(|event| matches!(event, Event::Started { .. })).filter_map(Event::branch_op).collect()
 }

@@ -98,7 +98,7 @@ async fn an_output_with_a_secret_is_neither_stored_nor_shown() {
 async fn a_plugin_that_imports_no_way_out_is_contained() {
     let registry = load(&Settings::default(), &target("plugins"));
     let plugin = registry.plugin("service-a").unwrap();
-    assert_eq!(plugin.judgement().reach, Reach::Contained);
-    assert_eq!(plugin.judgement().reason, "imports nothing that leaves the host");
-    assert_eq!(branch(&registry, "service-a", Op::Action).reach(), Reach::Contained);
+    assert_eq!(plugin.classification().containment, Containment::Contained);
+    assert_eq!(plugin.classification().reason, "imports nothing that leaves the host");
+    assert_eq!(branch(&registry, "service-a", Op::Action).containment(), Containment::Contained);
 }

@@ -218,7 +218,7 @@ async fn an_attempt_that_never_sees_what_is_so_is_given_back_after_some_runs() {
     let world = World::new();
     let state = Meddler::new(&world.store, usize::MAX);
     let outcome = world.attempt("one", &kv(&json!([["must be", "k", "never"]])), state.clone()).await;
-    assert!(matches!(outcome, Outcome::Outdated), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Stale), "{outcome:?}");
     assert_eq!(state.gets(), 8);
 }
 

@@ -56,7 +56,7 @@ fn of(test: &str, op: Op, payload: &str) -> Call {
 }
 
 async fn run(branches: &Registry, language: &str, call: &Call) -> Outcome {
-    branch(branches, language, call.slot.op).call(call).await
+    branch(branches, language, call.branch_op.op).call(call).await
 }
 
 /// The changes of a bucket that an attempt asks for, as bucket, key and JSON (null: deleted).

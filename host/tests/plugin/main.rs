@@ -26,9 +26,9 @@ use std::{
 
 use serde_json::{Value, json};
 use wasaga::{
-    branch::{Branch, Call, Outcome, Reach},
+    branch::{Branch, Call, Containment, Outcome},
     plugin::{Registry, Runtime, Settings},
-    saga::{BranchId, Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    saga::{BranchId, BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::{self, LocalStore},
 };
 
@@ -84,14 +84,14 @@ fn call(op: Op, payload: &str) -> Call {
     let gid = Gid::new("gid-1").unwrap();
     Call {
         saga: Arc::new(Definition::new(gid, steps, Order::default(), options, Timestamp(0)).unwrap()),
-        slot: Slot { step: 1, op },
+        branch_op: BranchOp { step: 1, op },
         attempt: 3,
         results: [(BranchId(0), r#"{"seat":7}"#.to_owned())].into(),
         tried: None,
         timeout: PATIENCE,
         state: store(),
-        exit: None,
-        is_rehearsal: false,
+        egress: None,
+        is_dry_run: false,
     }
 }
 

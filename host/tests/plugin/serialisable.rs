@@ -105,7 +105,7 @@ async fn settle(world: &World, history: &Arc<History>, plugin: &'static str, scr
                 }
                 return;
             }
-            Outcome::Outdated => {}
+            Outcome::Stale => {}
             other => panic!("{other:?}"),
         }
     }

@@ -5,7 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 use wasaga::{
     plugin::{Fault, Unresolved, version},
-    saga::{Pin, Slot},
+    saga::{BranchOp, Pin},
 };
 
 use super::*;
@@ -33,8 +33,9 @@ impl World {
     fn with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("plugins")).unwrap();
-        let (cache_dir, shelf_dir) = (Some(dir.path().join("code")), Some(dir.path().join("shelf")));
-        let mut settings = Settings { cache_dir, shelf_dir, slots: 4, ..Settings::default() };
+        let (cache_dir, component_store_dir) =
+            (Some(dir.path().join("code")), Some(dir.path().join("component_store")));
+        let mut settings = Settings { cache_dir, component_store_dir, slots: 4, ..Settings::default() };
         change(&mut settings);
         Self { dir, settings }
     }
@@ -54,7 +55,7 @@ impl World {
 
     /// The versions of `chaos` on the shelf.
     fn kept(&self) -> usize {
-        let files = fs::read_dir(self.dir.path().join("shelf/chaos"));
+        let files = fs::read_dir(self.dir.path().join("component_store/chaos"));
         files.map_or(0, |files| files.filter(|file| file.as_ref().unwrap().file_name() != "current").count())
     }
 }
@@ -79,7 +80,7 @@ fn pin(registry: &Registry) -> Pin {
 }
 
 fn collect(registry: &Registry) {
-    registry.collect(registry.superfluous());
+    registry.collect(registry.unreferenced());
 }
 
 fn publish(registry: &Registry, version: u32) {
@@ -181,10 +182,10 @@ async fn all_operations_of_a_saga_are_pinned_at_one_moment() {
         let plugins = plugins.clone();
         move || (0..40).for_each(|turn| publish(&plugins, turn % 2))
     });
-    let slots = || (0..1000).map(|step| (Slot { step, op: Op::Action }, "wasm://chaos/try"));
+    let branch_ops = || (0..1000).map(|step| (BranchOp { step, op: Op::Action }, "wasm://chaos/try"));
     let mut seen = std::collections::HashSet::new();
     while !publisher.is_finished() {
-        let pins = plugins.pin_all(slots()).unwrap();
+        let pins = plugins.pin_all(branch_ops()).unwrap();
         assert_eq!(pins.components().len(), 1);
         seen.insert(pins.components()[0].clone());
         plugins.release(pins.components());
@@ -198,10 +199,11 @@ async fn what_was_pinned_stays_and_what_was_refused_holds_nothing() {
     let world = World::with(|settings| settings.spare_versions = 0);
     let plugins = world.start();
     publish(&plugins, 1);
-    let slot = |step| Slot { step, op: Op::Action };
-    let held = plugins.pin_all([(slot(0), "wasm://chaos/try"), (slot(1), "wasm://chaos/try")]).unwrap();
-    let (at, _) = plugins.pin_all([(slot(0), "wasm://chaos/try"), (slot(1), "wasm://other/try")]).unwrap_err();
-    assert_eq!(at, slot(1));
+    let branch_op = |step| BranchOp { step, op: Op::Action };
+    let held = plugins.pin_all([(branch_op(0), "wasm://chaos/try"), (branch_op(1), "wasm://chaos/try")]).unwrap();
+    let (at, _) =
+        plugins.pin_all([(branch_op(0), "wasm://chaos/try"), (branch_op(1), "wasm://other/try")]).unwrap_err();
+    assert_eq!(at, branch_op(1));
     publish(&plugins, 2);
     collect(&plugins);
     assert_eq!(pinned(&plugins, &held.components()[0]).await, 1);
@@ -270,7 +272,7 @@ async fn what_cannot_be_published_changes_nothing() {
     assert!(matches!(refused("Chaos", &chaos_v(2)), Fault::Name));
     assert!(matches!(refused("../chaos", &chaos_v(2)), Fault::Name));
     // It could not be kept for the sagas that would use it.
-    fs::write(world.dir.path().join("shelf/other"), "in the way").unwrap();
+    fs::write(world.dir.path().join("component_store/other"), "in the way").unwrap();
     assert!(matches!(refused("other", &chaos_v(2)), Fault::NotKept(_)));
     // There is no room for its file.
     fs::create_dir(world.file("third")).unwrap();
@@ -278,7 +280,7 @@ async fn what_cannot_be_published_changes_nothing() {
     assert_eq!(current(&plugins).await, Some(1));
     assert_eq!(plugins.plugins().len(), 1);
     assert!(!world.file("other").exists());
-    assert_eq!(fs::read_dir(world.dir.path().join("shelf/third")).unwrap().count(), 0, "nor is it kept");
+    assert_eq!(fs::read_dir(world.dir.path().join("component_store/third")).unwrap().count(), 0, "nor is it kept");
     let before = plugins.versions();
     fs::remove_file(world.file("chaos")).unwrap();
     fs::create_dir(world.file("chaos")).unwrap();
@@ -362,9 +364,9 @@ async fn a_version_that_was_used_since_it_was_found_superfluous_stays() {
         &|| publish(&plugins, 1),
     ] as [&dyn Fn(); 3]
     {
-        let superfluous = plugins.superfluous();
+        let unreferenced = plugins.unreferenced();
         use_it();
-        plugins.collect(superfluous);
+        plugins.collect(unreferenced);
         assert_eq!(pinned(&plugins, &holder[0]).await, 1);
     }
     publish(&plugins, 2);
@@ -399,7 +401,7 @@ async fn what_cannot_be_called_takes_no_spare_place() {
     (1..=3).for_each(|version| publish(&plugins, version));
     let second = plugins.versions()[1].pin.clone();
     drop(plugins);
-    fs::write(world.dir.path().join(format!("shelf/chaos/{}.wasm", second.digest)), "damaged").unwrap();
+    fs::write(world.dir.path().join(format!("component_store/chaos/{}.wasm", second.digest)), "damaged").unwrap();
     let plugins = world.start();
     collect(&plugins);
     let usable: Vec<_> = plugins.versions().into_iter().map(|it| it.fault.is_none()).collect();
@@ -409,10 +411,10 @@ async fn what_cannot_be_called_takes_no_spare_place() {
 #[tokio::test]
 async fn there_is_a_limit_to_the_versions_of_a_plugin() {
     let world = World::new();
-    let shelf = world.dir.path().join("shelf/chaos");
-    fs::create_dir_all(&shelf).unwrap();
+    let component_store = world.dir.path().join("component_store/chaos");
+    fs::create_dir_all(&component_store).unwrap();
     for number in 0..99 {
-        fs::write(shelf.join(format!("{number:064x}.wasm")), "damaged").unwrap();
+        fs::write(component_store.join(format!("{number:064x}.wasm")), "damaged").unwrap();
     }
     let plugins = world.start();
     publish(&plugins, 1);
@@ -431,7 +433,7 @@ async fn a_component_that_is_lost_is_said_to_be_and_found_when_it_is_back() {
     let old = pin(&plugins);
     publish(&plugins, 2);
     drop(plugins);
-    let kept = world.dir.path().join(format!("shelf/chaos/{}.wasm", old.digest));
+    let kept = world.dir.path().join(format!("component_store/chaos/{}.wasm", old.digest));
     for damage in [None, Some(b"damaged".as_slice())] {
         fs::remove_file(&kept).unwrap();
         if let Some(damaged) = damage {

@@ -4,21 +4,21 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+mod component_store;
 mod disk;
 mod host;
 mod no_plugins;
 mod plan;
-mod shelf;
 mod stage;
 mod store;
 mod world;
 
 pub use self::{
+    component_store::ComponentStore,
     disk::TestDisk,
     host::{Host, Setup, settled, until},
     no_plugins::no_plugins,
     plan::Plan,
-    shelf::Shelf,
     stage::{Attempt, Stage, leave, settle},
     store::TestStore,
     world::{Troubles, World},

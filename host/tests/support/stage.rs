@@ -10,14 +10,14 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use wasaga::{
-    branch::{Branch, Call, Departure, Directory, Held, Nowhere, Outcome, Reach},
-    saga::{Definition, Op, Pin, Slot},
+    branch::{Branch, Call, Containment, Directory, EgressDenied, EgressRequest, NotFound, Outcome},
+    saga::{BranchOp, Definition, Op, Pin},
     store::{self, Batch, Range, Read},
 };
 
 /// A directory in which every attempt waits for the test to answer it.
 ///
-/// Addresses that begin with `contained`, `gated` or `external` lead to branches of that reach, until they are closed.
+/// Addresses that begin with `contained`, `gated` or `external` lead to branches of that containment, until they are closed.
 pub struct Stage {
     started: mpsc::UnboundedSender<Attempt>,
     attempts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Attempt>>,
@@ -46,8 +46,8 @@ impl Stage {
     /// The next attempt, which must be of this operation, and the nth of it.
     pub async fn expect(&self, step: usize, op: Op, attempt: u32) -> Attempt {
         let next = self.next().await;
-        let Call { slot, attempt: number, .. } = next.call;
-        assert_eq!((slot, number), (Slot { step, op }, attempt), "of {}", next.call.saga.gid());
+        let Call { branch_op, attempt: number, .. } = next.call;
+        assert_eq!((branch_op, number), (BranchOp { step, op }, attempt), "of {}", next.call.saga.gid());
         next
     }
 
@@ -119,7 +119,7 @@ impl Attempt {
 
     /// What it has read has changed.
     pub fn outdated(self) {
-        self.answer(Outcome::Outdated);
+        self.answer(Outcome::Stale);
     }
 
     pub fn ongoing(self, retry_after: Option<Duration>) {
@@ -127,7 +127,7 @@ impl Attempt {
     }
 
     /// Asks to be let out of the host.
-    pub async fn leave(&self) -> Result<(), Held> {
+    pub async fn leave(&self) -> Result<(), EgressDenied> {
         leave(&self.call).await
     }
 
@@ -153,36 +153,36 @@ impl Attempt {
 }
 
 impl Directory for Stage {
-    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
-        let address = saga.target(slot);
+    fn find(&self, saga: &Definition, branch_op: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
+        let address = saga.target(branch_op);
         let is_trap = self.traps.lock().unwrap().contains(address);
         assert!(!is_trap, "the test lets the directory panic");
         if let Some(why) = self.closed.lock().unwrap().get(address) {
-            return Err(Nowhere((*why).to_owned()));
+            return Err(NotFound((*why).to_owned()));
         }
-        let reach = reach(address)?;
-        Ok(Arc::new(Actor { reach, started: self.started.clone() }))
+        let containment = containment(address)?;
+        Ok(Arc::new(Actor { containment, started: self.started.clone() }))
     }
 }
 
 /// Asks for an attempt to be let out of the host.
-pub async fn leave(call: &Call) -> Result<(), Held> {
-    let exit = call.exit.as_ref().expect("a way out");
-    exit.leave(Departure { what: format!("POST {}", call.target()) }).await
+pub async fn leave(call: &Call) -> Result<(), EgressDenied> {
+    let egress = call.egress.as_ref().expect("a way out");
+    egress.request(EgressRequest { what: format!("POST {}", call.target()) }).await
 }
 
 /// What kind of branch an address of these tests leads to.
-pub fn reach(address: &str) -> Result<Reach, Nowhere> {
+pub fn containment(address: &str) -> Result<Containment, NotFound> {
     match address {
-        _ if address.starts_with("contained") => Ok(Reach::Contained),
-        _ if address.starts_with("gated") => Ok(Reach::Gated),
-        _ if address.starts_with("external") => Ok(Reach::External),
-        _ => Err(Nowhere(format!("nothing is at {address}"))),
+        _ if address.starts_with("contained") => Ok(Containment::Contained),
+        _ if address.starts_with("gated") => Ok(Containment::Gated),
+        _ if address.starts_with("external") => Ok(Containment::External),
+        _ => Err(NotFound(format!("nothing is at {address}"))),
     }
 }
 
 struct Actor {
-    reach: Reach,
+    containment: Containment,
     started: mpsc::UnboundedSender<Attempt>,
 }
 
@@ -197,8 +197,8 @@ impl Branch for Actor {
         .boxed()
     }
 
-    fn reach(&self) -> Reach {
-        self.reach
+    fn containment(&self) -> Containment {
+        self.containment
     }
 }
 

@@ -9,15 +9,15 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
-    branch::{Branch, Call, Directory, Nowhere, Outcome, Reach},
+    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::Record,
-    saga::{BranchId, Definition, Op, Pin, Slot, Status},
+    saga::{BranchId, BranchOp, Definition, Op, Pin, Status},
     store::{Batch, Read, Store},
 };
 
 use super::{
     Host, Setup, TestStore,
-    stage::{leave, reach},
+    stage::{containment, leave},
     store::EFFECTS,
     until,
 };
@@ -60,15 +60,15 @@ struct Score {
     /// Steps whose external effect is there.
     effects: HashSet<usize>,
     /// The highest attempt of each operation that got out: an attempt that started so is never forgotten.
-    attempts: HashMap<Slot, u32>,
+    attempts: HashMap<BranchOp, u32>,
     /// Those that are running outside the host.
-    out: HashSet<Slot>,
+    out: HashSet<BranchOp>,
     /// An external compensation has been called: no action may be called any more.
     turned_back: bool,
     /// A contained one has; a host that dies may take that back.
     turned_back_in_this_life: bool,
     /// What runs in this life of the host.
-    running: HashSet<Slot>,
+    running: HashSet<BranchOp>,
 }
 
 enum Fate {
@@ -160,7 +160,7 @@ impl World {
 
     /// Whether the effect of a step's action is there; `None` for one that has none.
     fn has_effect(&self, definition: &Definition, step: usize) -> Option<bool> {
-        let gets_out = definition.target(Slot { step, op: Op::Action }).starts_with(['g', 'e']);
+        let gets_out = definition.target(BranchOp { step, op: Op::Action }).starts_with(['g', 'e']);
         let is_outside = || {
             let state = self.state();
             state.scores.get(definition.gid().as_str()).is_some_and(|score| score.effects.contains(&step))
@@ -178,14 +178,19 @@ impl World {
     }
 
     fn breach(&self, call: &Call, what: &str) {
-        let line =
-            format!("{} {} {:?} attempt {}: {what}", call.saga.gid(), call.branch_id(), call.slot.op, call.attempt);
+        let line = format!(
+            "{} {} {:?} attempt {}: {what}",
+            call.saga.gid(),
+            call.branch_id(),
+            call.branch_op.op,
+            call.attempt
+        );
         self.state().breaches.push(line);
     }
 
     /// What must hold whenever an operation is called.
-    fn check_call(&self, call: &Call, reach: Reach, had_turned_back: bool) {
-        let (saga, Slot { step, op }) = (&call.saga, call.slot);
+    fn check_call(&self, call: &Call, containment: Containment, had_turned_back: bool) {
+        let (saga, BranchOp { step, op }) = (&call.saga, call.branch_op);
         let followers =
             || (0..saga.steps().len()).filter(|later| saga.predecessors(*later).any(|before| before == step));
         match op {
@@ -205,7 +210,8 @@ impl World {
                     self.breach(call, "called before the effect of its follower is taken back");
                 }
                 let output = if has_output(saga, step) { output(saga, step) } else { String::new() };
-                let tried_well = call.tried.as_ref().map_or(reach != Reach::Contained, |tried| **tried == *output);
+                let tried_well =
+                    call.tried.as_ref().map_or(containment != Containment::Contained, |tried| **tried == *output);
                 if !tried_well {
                     self.breach(call, "not given what the action gave");
                 }
@@ -213,12 +219,12 @@ impl World {
         }
         let mut state = self.state();
         let score = state.scores.entry(saga.gid().to_string()).or_default();
-        let is_repeated = !score.running.insert(call.slot);
+        let is_repeated = !score.running.insert(call.branch_op);
         // An attempt that was dropped inside the host may still be ending on another thread; it has no effect.
         let races = op == Op::Compensate
-            && followers().chain([step]).any(|step| score.out.contains(&Slot { step, op: Op::Action }));
+            && followers().chain([step]).any(|step| score.out.contains(&BranchOp { step, op: Op::Action }));
         let goes_forward_again = op == Op::Action && had_turned_back;
-        let is_forgotten = reach == Reach::External && !score.get_out(call);
+        let is_forgotten = containment == Containment::External && !score.get_out(call);
         score.turned_back_in_this_life |= op == Op::Compensate;
         drop(state);
         for (breached, what) in [
@@ -239,8 +245,8 @@ impl World {
         score.is_some_and(|score| score.turned_back || score.turned_back_in_this_life)
     }
 
-    fn draw(&self, call: &Call, reach: Reach) -> (Fate, Duration) {
-        let may_reject = !call.is_compensation() && self.has_effect(&call.saga, call.slot.step) != Some(true);
+    fn draw(&self, call: &Call, containment: Containment) -> (Fate, Duration) {
+        let may_reject = !call.is_compensation() && self.has_effect(&call.saga, call.branch_op.step) != Some(true);
         let is_sure_to_reject = !call.is_compensation() && call.target().ends_with(":rejects");
         let State { random, troubles, .. } = &mut *self.state();
         let pause =
@@ -252,7 +258,7 @@ impl World {
             roll < threshold
         };
         let fate = if falls(troubles.unknown) {
-            Fate::IsLost { after_effect: reach != Reach::Contained && random.bool() }
+            Fate::IsLost { after_effect: containment != Containment::Contained && random.bool() }
         } else if falls(troubles.ongoing) {
             Fate::IsOngoing
         } else if falls(troubles.panicking) {
@@ -265,14 +271,14 @@ impl World {
         (fate, pause)
     }
 
-    async fn act(&self, call: &Call, reach: Reach, had_turned_back: bool) -> Outcome {
-        self.check_call(call, reach, had_turned_back);
-        let mut running = Running { world: self, call, is_loose: reach == Reach::External };
-        let (fate, pause) = self.draw(call, reach);
+    async fn act(&self, call: &Call, containment: Containment, had_turned_back: bool) -> Outcome {
+        self.check_call(call, containment, had_turned_back);
+        let mut running = Running { world: self, call, is_loose: containment == Containment::External };
+        let (fate, pause) = self.draw(call, containment);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
-        if reach == Reach::Gated && self.wants_out(call) {
+        if containment == Containment::Gated && self.wants_out(call) {
             if let Err(held) = leave(call).await {
                 return Outcome::Unknown { error: held.0 };
             }
@@ -284,11 +290,11 @@ impl World {
         let takes_effect = matches!(fate, Fate::Succeeds | Fate::IsLost { after_effect: true });
         if takes_effect && is_out {
             let mut state = self.state();
-            state.scores.entry(call.saga.gid().to_string()).or_default().take_effect(call.slot);
+            state.scores.entry(call.saga.gid().to_string()).or_default().take_effect(call.branch_op);
         }
         match fate {
             Fate::Succeeds => {
-                let Slot { step, op } = call.slot;
+                let BranchOp { step, op } = call.branch_op;
                 let output = (op == Op::Action && has_output(&call.saga, step)).then(|| output(&call.saga, step));
                 let has_effects = keeps_in_store(&call.saga, step);
                 Outcome::Succeeded { output, effects: if has_effects { self.effects(call) } else { Batch::new() } }
@@ -304,7 +310,7 @@ impl World {
     fn wants_out(&self, call: &Call) -> bool {
         let State { random, scores, .. } = &mut *self.state();
         let is_outside =
-            scores.get(call.saga.gid().as_str()).is_some_and(|score| score.effects.contains(&call.slot.step));
+            scores.get(call.saga.gid().as_str()).is_some_and(|score| score.effects.contains(&call.branch_op.step));
         random.bool() || (call.is_compensation() && is_outside)
     }
 
@@ -329,7 +335,7 @@ impl World {
     /// The local transaction of a contained attempt.
     fn effects(&self, call: &Call) -> Batch {
         let store = self.store();
-        let key = effect_key(&call.saga, call.slot.step);
+        let key = effect_key(&call.saga, call.branch_op.step);
         let (had, counted) = (store.get(&key).unwrap(), store.get(COUNTER).unwrap());
         let count = counted.as_ref().map_or(0, number);
         let mut batch = Batch::new();
@@ -366,7 +372,7 @@ fn effect_key(definition: &Definition, step: usize) -> Vec<u8> {
 
 /// Every other step gives an output.
 fn has_output(definition: &Definition, step: usize) -> bool {
-    step.is_multiple_of(2) && !definition.target(Slot { step, op: Op::Action }).is_empty()
+    step.is_multiple_of(2) && !definition.target(BranchOp { step, op: Op::Action }).is_empty()
 }
 
 fn output(definition: &Definition, step: usize) -> String {
@@ -375,23 +381,23 @@ fn output(definition: &Definition, step: usize) -> String {
 
 /// Whether the step's effect, or a part of it, is in the host's store.
 fn keeps_in_store(definition: &Definition, step: usize) -> bool {
-    let address = definition.target(Slot { step, op: Op::Action });
+    let address = definition.target(BranchOp { step, op: Op::Action });
     address == "contained" || address.starts_with("gated")
 }
 
 impl Score {
     /// An attempt acts outside the host. Whether it is a later one than all before it.
     fn get_out(&mut self, call: &Call) -> bool {
-        self.out.insert(call.slot);
+        self.out.insert(call.branch_op);
         self.turned_back |= call.is_compensation();
-        let newest = self.attempts.insert(call.slot, call.attempt).unwrap_or(0);
+        let newest = self.attempts.insert(call.branch_op, call.attempt).unwrap_or(0);
         call.attempt > newest
     }
 
-    fn take_effect(&mut self, slot: Slot) {
-        match slot.op {
-            Op::Action => self.effects.insert(slot.step),
-            Op::Compensate => self.effects.remove(&slot.step),
+    fn take_effect(&mut self, branch_op: BranchOp) {
+        match branch_op.op {
+            Op::Action => self.effects.insert(branch_op.step),
+            Op::Compensate => self.effects.remove(&branch_op.step),
         };
     }
 }
@@ -408,10 +414,10 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let State { random, scores, .. } = &mut *self.world.state();
         if let Some(score) = scores.get_mut(self.call.saga.gid().as_str()) {
-            score.running.remove(&self.call.slot);
-            score.out.remove(&self.call.slot);
+            score.running.remove(&self.call.branch_op);
+            score.out.remove(&self.call.branch_op);
             if self.is_loose && random.bool() {
-                score.take_effect(self.call.slot);
+                score.take_effect(self.call.branch_op);
             }
         }
     }
@@ -421,15 +427,19 @@ impl Drop for Running<'_> {
 struct Map(Arc<World>);
 
 impl Directory for Map {
-    fn find(&self, saga: &Definition, slot: Slot, _: Option<&Pin>) -> Result<Arc<dyn Branch>, Nowhere> {
+    fn find(&self, saga: &Definition, branch_op: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
         let had_turned_back = self.0.has_turned_back(saga);
-        Ok(Arc::new(Fated { world: self.0.clone(), reach: reach(saga.target(slot))?, had_turned_back }))
+        Ok(Arc::new(Fated {
+            world: self.0.clone(),
+            containment: containment(saga.target(branch_op))?,
+            had_turned_back,
+        }))
     }
 }
 
 struct Fated {
     world: Arc<World>,
-    reach: Reach,
+    containment: Containment,
     /// A compensation had been called when the host decided to make this call. (The call itself may come later: an
     /// external one waits for the disk, and the steps of a concurrent saga do not wait for each other.)
     had_turned_back: bool,
@@ -437,10 +447,10 @@ struct Fated {
 
 impl Branch for Fated {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        self.world.act(call, self.reach, self.had_turned_back).boxed()
+        self.world.act(call, self.containment, self.had_turned_back).boxed()
     }
 
-    fn reach(&self) -> Reach {
-        self.reach
+    fn containment(&self) -> Containment {
+        self.containment
     }
 }

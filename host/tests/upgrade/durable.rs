@@ -6,7 +6,7 @@ use wasaga::{
     branch::{grpc, http},
     directory::Branches,
     engine::Submitted,
-    plugin::{Registry, Runtime, Settings, keeper},
+    plugin::{Registry, Runtime, Settings, collector},
     saga::{Op, Status, Step},
 };
 
@@ -16,8 +16,8 @@ use crate::{
 };
 
 fn open(dir: &Path) -> (Arc<Registry>, Setup) {
-    let shelf_dir = Some(dir.join("shelf"));
-    let settings = Settings { shelf_dir, spare_versions: 0, slots: 4, ..Settings::default() };
+    let component_store_dir = Some(dir.join("component_store"));
+    let settings = Settings { component_store_dir, spare_versions: 0, slots: 4, ..Settings::default() };
     let plugins = Arc::new(Registry::load(&Runtime::new(&settings).unwrap(), &dir.join("plugins"), Vec::new()));
     let settings = http::Settings::default();
     let services = (http::Client::new(&settings).unwrap(), grpc::Client::new(&settings));
@@ -45,7 +45,7 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
     plugins.publish("chaos", &chaos(1)).unwrap();
     let old = plugins.pin("wasm://chaos/try", Op::Action).unwrap().unwrap();
     let host: Host = setup.start();
-    let keeping = tokio::spawn(keeper::keep(plugins.clone(), host.store.clone(), None, true));
+    let keeping = tokio::spawn(collector::keep(plugins.clone(), host.store.clone(), None, true));
     // It is stored, waits, and runs again on the version that it is pinned to.
     host.submit(&saga(r#"{"try":"go on","ms":3600000}"#)).await;
     host.until_idle().await;
@@ -61,12 +61,12 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
     plugins.look();
     tokio::task::yield_now().await;
     assert!(plugins.find(&old, Op::Action).is_ok());
-    assert!(dir.path().join(format!("shelf/chaos/{}.wasm", old.digest)).exists());
+    assert!(dir.path().join(format!("component_store/chaos/{}.wasm", old.digest)).exists());
 
     host.disk.release();
     stopping.await.unwrap().unwrap();
     until(async || (versions(&plugins) == 1).then_some(())).await;
-    assert!(!dir.path().join(format!("shelf/chaos/{}.wasm", old.digest)).exists());
+    assert!(!dir.path().join(format!("component_store/chaos/{}.wasm", old.digest)).exists());
     keeping.abort();
     assert!(keeping.await.unwrap_err().is_cancelled());
     host.stop(Duration::ZERO).await;
@@ -82,14 +82,14 @@ async fn no_version_goes_if_nobody_knows_who_needs_it_and_lost_ones_are_looked_f
     });
     let pins: Vec<_> = pins.collect();
     drop(plugins);
-    let file = |version: usize| dir.path().join(format!("shelf/chaos/{}.wasm", pins[version - 1].digest));
+    let file = |version: usize| dir.path().join(format!("component_store/chaos/{}.wasm", pins[version - 1].digest));
     for lost in [2, 3] {
         std::fs::remove_file(file(lost)).unwrap();
     }
     let (plugins, setup) = open(dir.path());
     plugins.hold(&pins[1..3]);
     let host = setup.start();
-    let keeping = tokio::spawn(keeper::keep(plugins.clone(), host.store.clone(), None, false));
+    let keeping = tokio::spawn(collector::keep(plugins.clone(), host.store.clone(), None, false));
     // When the second one is found, what there was to let go of after the first has been.
     for (lost, pin) in [(2, &pins[1]), (3, &pins[2])] {
         assert!(plugins.find(pin, Op::Action).is_err());

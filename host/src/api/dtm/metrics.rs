@@ -36,9 +36,9 @@ use crate::{
     api::Context,
     engine::{
         Engine,
-        tally::{BOUNDS_S, BRANCHES, Durations, Ratio},
+        counters::{BOUNDS_S, BRANCHES, Durations, OkFail},
     },
-    saga::{BranchId, Op, Slot},
+    saga::{BranchId, BranchOp, Op},
 };
 
 /// The endpoints that are counted each by itself: the last part of their path, in small letters as DTM has them.
@@ -68,7 +68,7 @@ pub struct Requests {
 
 #[derive(Debug, Default)]
 struct Endpoint {
-    answers: Ratio,
+    answers: OkFail,
     durations: Durations,
 }
 
@@ -156,21 +156,22 @@ impl Metrics {
     }
 
     fn encode_rounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let tally = self.engine.tally();
+        let counters = self.engine.counters();
         let mut total = counter(encoder, "dtm_transaction_process", "Rounds of work on sagas")?;
-        ratio(&mut total, &tally.rounds, |status| [MODEL, status])?;
+        ratio(&mut total, &counters.rounds, |status| [MODEL, status])?;
         let (name, help) = ("dtm_transaction_handled_duration", "Age of a saga at the end of each round, in seconds");
         let mut ages = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        histogram(&mut ages, &tally.ages, &[MODEL])
+        histogram(&mut ages, &counters.ages, &[MODEL])
     }
 
     fn encode_attempts(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let tally = self.engine.tally();
+        let counters = self.engine.counters();
         let mut total = counter(encoder, "dtm_branch_process", "Attempts of branches")?;
         for step in 0..=BRANCHES {
             let branch = if step < BRANCHES { BranchId(step).to_string() } else { "more".to_owned() };
             for op in [Op::Action, Op::Compensate] {
-                if let Some(attempts) = tally.attempts(Slot { step, op }).filter(|ratio| ratio.read() != [0, 0]) {
+                if let Some(attempts) = counters.attempts(BranchOp { step, op }).filter(|ratio| ratio.read() != [0, 0])
+                {
                     let labels = |status| [MODEL, ("branchid", branch.as_str()), ("branchtype", op.as_str()), status];
                     ratio(&mut total, attempts, labels)?;
                 }
@@ -191,7 +192,7 @@ fn counter<'a>(
 
 fn ratio<'a, L: EncodeLabelSet>(
     encoder: &mut MetricEncoder<'_>,
-    ratio: &Ratio,
+    ratio: &OkFail,
     labels: impl Fn((&'a str, &'a str)) -> L,
 ) -> fmt::Result {
     for (status, count) in ["ok", "fail"].into_iter().zip(ratio.read()) {

@@ -29,16 +29,16 @@ use serde::Serialize;
 
 use super::{Context, body::Body, error::Error};
 use crate::{
-    engine::{ControlError, Filter, Hastened, SagaId, Submitted},
+    engine::{ControlError, Filter, RetriedNow, SagaId, Submitted},
     saga::{Definition, Saga, Status, Timestamp},
 };
 
 /// Wait from which on `resetCronTime` retries sagas when the client does not say, in seconds: three times the time-out of
 /// DTM's other modes, as in DTM.
-const HASTEN_LATER_THAN_S: u64 = 105;
+const RETRY_DUE_AFTER_S: u64 = 105;
 
 /// How many sagas `resetCronTime` retries when the client does not say.
-const HASTEN_DEFAULT: u64 = 100;
+const RETRY_LIMIT_DEFAULT: u64 = 100;
 
 /// Sagas on a page of `all` when the client does not say.
 const LIST_DEFAULT: usize = 100;
@@ -180,7 +180,7 @@ async fn force_stop(State(context): State<Context>, Body(body): Body) -> Result<
 /// "Retry now". Also a success for a saga that has ended and has nothing to retry.
 async fn reset_next_cron_time(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
     let gid = request::decode_gid(&body)?;
-    match context.engine().hasten(&gid).await {
+    match context.engine().retry_now(&gid).await {
         Ok(()) | Err(ControlError::Finished(_)) => Ok(response::success()),
         Err(ControlError::NotFound) => Err(Error::Unknown { gid: gid.into_owned() }),
         Err(ControlError::Engine(error)) => Err(error.into()),
@@ -198,10 +198,10 @@ async fn reset_cron_time(State(context): State<Context>, Query(params): Query<Pa
         None => Ok::<_, Error>(default),
         Some(given) => Ok(u64::try_from(given).unwrap_or_default()),
     };
-    let (timeout_s, limit) = (number("timeout", HASTEN_LATER_THAN_S)?, number("limit", HASTEN_DEFAULT)?);
+    let (timeout_s, limit) = (number("timeout", RETRY_DUE_AFTER_S)?, number("limit", RETRY_LIMIT_DEFAULT)?);
     let engine = context.engine();
     let moment = engine.now().after(Duration::from_secs(timeout_s));
-    let Hastened { count, has_more } = engine.hasten_later_than(moment, limit).await?;
+    let RetriedNow { count, has_more } = engine.retry_all_due_after(moment, limit).await?;
     let body = Body { has_remaining: has_more, succeed_count: count };
     Ok(response::json(StatusCode::OK, response::to_json(&body)))
 }

@@ -358,7 +358,7 @@ impl<'de> Deserialize<'de> for Payload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::saga::{Op, Order, Results, Slot};
+    use crate::saga::{BranchOp, Op, Order, Results};
 
     const NOW: Timestamp = Timestamp(7);
 
@@ -469,7 +469,7 @@ mod tests {
             assert_eq!(decoded(&saga_with(fields)).steps(), []);
         }
         let definition = decoded(&saga_with(r#""steps":[null],"payloads":[""]"#));
-        assert_eq!(definition.target(Slot { step: 0, op: Op::Action }), "");
+        assert_eq!(definition.target(BranchOp { step: 0, op: Op::Action }), "");
     }
 
     #[test]

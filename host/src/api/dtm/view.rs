@@ -12,7 +12,7 @@ use crate::{
     api::time::Time,
     engine::Record,
     saga::{
-        AbortReason, BranchId, Definition, Op, Options, Policy, Saga, Slot, Status, Timestamp,
+        AbortReason, BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
         state::{OpState, Progress, Reason},
     },
 };
@@ -66,12 +66,12 @@ pub fn rollback_reason(saga: &Saga) -> Option<String> {
     let options = saga.definition().options();
     Some(match saga.reason()? {
         Reason::Rejected { step } => {
-            let slot = Slot { step: *step, op: Op::Action };
-            let words = match saga.op(slot).map(|action| &action.progress) {
+            let branch_op = BranchOp { step: *step, op: Op::Action };
+            let words = match saga.op(branch_op).map(|action| &action.progress) {
                 Some(Progress::Rejected { reason }) => reason,
                 _ => "",
             };
-            format!("url:{} return failed: {words} FAILURE", saga.definition().target(slot))
+            format!("url:{} return failed: {words} FAILURE", saga.definition().target(branch_op))
         }
         Reason::Aborted(AbortReason::Timeout) => format!("Timeout after {} seconds", options.timeout_to_fail_s),
         Reason::Aborted(AbortReason::RetryLimit) => {
@@ -237,12 +237,13 @@ struct Branch<'a> {
 
 /// DTM stores the compensation of a step before its action.
 fn branches(saga: &Saga) -> Vec<Branch<'_>> {
-    let slots = (0..saga.steps().len()).flat_map(|step| [Op::Compensate, Op::Action].map(|op| Slot { step, op }));
-    slots.filter_map(|slot| saga.op(slot).map(|state| Branch::of(saga, slot, state))).collect()
+    let branch_ops =
+        (0..saga.steps().len()).flat_map(|step| [Op::Compensate, Op::Action].map(|op| BranchOp { step, op }));
+    branch_ops.filter_map(|branch_op| saga.op(branch_op).map(|state| Branch::of(saga, branch_op, state))).collect()
 }
 
 impl<'a> Branch<'a> {
-    fn of(saga: &'a Saga, slot: Slot, state: &'a OpState) -> Self {
+    fn of(saga: &'a Saga, branch_op: BranchOp, state: &'a OpState) -> Self {
         let definition = saga.definition();
         let created_at = definition.created_at();
         let (status, output) = match &state.progress {
@@ -260,10 +261,10 @@ impl<'a> Branch<'a> {
             create_time: Time(created_at),
             update_time: Time(state.updated_at.unwrap_or(created_at)),
             gid: definition.gid().as_str(),
-            url: definition.target(slot),
-            bin_data: definition.steps().get(slot.step).and_then(|step| base64(&step.payload)),
-            branch_id: BranchId(slot.step).to_string(),
-            op: slot.op.as_str(),
+            url: definition.target(branch_op),
+            bin_data: definition.steps().get(branch_op.step).and_then(|step| base64(&step.payload)),
+            branch_id: BranchId(branch_op.step).to_string(),
+            op: branch_op.op.as_str(),
             status,
             finish_time: state.updated_at.filter(|_| !state.is_pending()).map(Time),
             attempts: state.attempts.into(),

@@ -144,18 +144,18 @@ enum Value<'a> {
 
 impl<'a> Answer<'a> {
     fn new(plan: &'a plan::Plan, existing: Option<&'static str>) -> Self {
-        let plan::Plan { saga, course, failures } = plan;
-        let acts = |op| acts(saga, course.acts.iter().filter(move |act| act.slot.op == op));
+        let plan::Plan { saga, trace, failures } = plan;
+        let acts = |op| acts(saga, trace.acts.iter().filter(move |act| act.branch_op.op == op));
         Self {
             gid: saga.gid().as_str(),
             existing,
-            outcome: course.status.as_str(),
+            outcome: trace.status.as_str(),
             steps: acts(Op::Action),
             compensations: acts(Op::Compensate),
-            not_needed: not_needed(course),
-            changes: changes(&course.changes),
-            changes_left_out: course.changes.left_out,
-            unknown_changes_of: ids(&course.unknown),
+            not_needed: not_needed(trace),
+            changes: changes(&trace.changes),
+            changes_left_out: trace.changes.left_out,
+            unknown_changes_of: ids(&trace.unknown),
             failures: failures.iter().map(|failure| Failure::new(saga, failure)).collect(),
         }
     }
@@ -163,16 +163,16 @@ impl<'a> Answer<'a> {
 
 impl<'a> Failure<'a> {
     fn new(saga: &'a Definition, failure: &'a plan::WhatIf) -> Self {
-        let plan::WhatIf { branch, before, course } = failure;
+        let plan::WhatIf { branch, before, trace } = failure;
         Self {
             failing_branch: branch.to_string(),
             succeeded_before: ids(before),
-            compensated: acts(saga, course.acts.iter()),
-            not_needed: not_needed(course),
-            data_is_restored: course.changes.is_empty(),
-            left: changes(&course.changes),
-            left_out: course.changes.left_out,
-            unknown_changes_of: ids(&course.unknown),
+            compensated: acts(saga, trace.acts.iter()),
+            not_needed: not_needed(trace),
+            data_is_restored: trace.changes.is_empty(),
+            left: changes(&trace.changes),
+            left_out: trace.changes.left_out,
+            unknown_changes_of: ids(&trace.unknown),
         }
     }
 }
@@ -180,8 +180,8 @@ impl<'a> Failure<'a> {
 impl<'a> Act<'a> {
     fn new(saga: &'a Definition, act: &'a plan::Act) -> Self {
         let told = Self {
-            branch_id: BranchId(act.slot.step).to_string(),
-            target: saga.target(act.slot),
+            branch_id: BranchId(act.branch_op.step).to_string(),
+            target: saga.target(act.branch_op),
             component: act.component.as_ref().map(Component::new),
             assumed: act.is_assumed().then_some("succeeds"),
             changes: changes(&act.changes),
@@ -247,9 +247,9 @@ fn changes(changes: &plan::Changes) -> Vec<Change<'_>> {
     changes.shown.iter().map(Change::new).collect()
 }
 
-fn not_needed(course: &plan::Course) -> Vec<NotNeeded> {
+fn not_needed(trace: &plan::Trace) -> Vec<NotNeeded> {
     let why = "its action had no effect";
-    course.not_needed.iter().map(|branch| NotNeeded { branch_id: branch.to_string(), why }).collect()
+    trace.not_needed.iter().map(|branch| NotNeeded { branch_id: branch.to_string(), why }).collect()
 }
 
 fn ids(branches: &[BranchId]) -> Vec<String> {

@@ -17,7 +17,7 @@ use super::super::{
     error::Error,
 };
 use crate::{
-    branch::Reach,
+    branch::Containment,
     plugin::{Fault, Known, Plugin, Published, Refused, Registry},
 };
 
@@ -184,21 +184,21 @@ fn views(plugins: &Registry) -> Vec<PluginView> {
 
 impl Current {
     fn new(plugin: &Plugin) -> Self {
-        let judgement = plugin.judgement();
+        let classification = plugin.classification();
         Self {
             sha256: plugin.digest().to_string(),
             bytes: plugin.size(),
-            reach: reach(judgement.reach),
-            reason: judgement.reason.clone(),
+            reach: reach(classification.containment),
+            reason: classification.reason.clone(),
             imports: plugin.imports().map(ToOwned::to_owned).collect(),
         }
     }
 }
 
-fn reach(reach: Reach) -> &'static str {
-    match reach {
-        Reach::Contained => "contained",
-        Reach::Gated | Reach::External => "external",
+fn reach(containment: Containment) -> &'static str {
+    match containment {
+        Containment::Contained => "contained",
+        Containment::Gated | Containment::External => "external",
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     shown::{Component, Output},
 };
 use crate::saga::{
-    BranchId, Op, Policy, Saga, Slot,
+    BranchId, BranchOp, Op, Policy, Saga,
     state::{OpState, Progress, StepState},
 };
 
@@ -62,7 +62,7 @@ struct Step<'a> {
 
 impl<'a> Step<'a> {
     fn new(saga: &'a Saga, step: usize, state: &'a StepState) -> Self {
-        let operation = |op| Operation::new(saga, Slot { step, op }, state.op(op));
+        let operation = |op| Operation::new(saga, BranchOp { step, op }, state.op(op));
         Self {
             branch_id: BranchId(step).to_string(),
             may_have_effect: state.may_have_effect() && !state.is_rolled_back(),
@@ -87,10 +87,10 @@ struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    fn new(saga: &'a Saga, slot: Slot, state: &'a OpState) -> Self {
+    fn new(saga: &'a Saga, branch_op: BranchOp, state: &'a OpState) -> Self {
         Self {
-            target: saga.definition().target(slot),
-            component: saga.pins().get(slot).map(Component::new),
+            target: saga.definition().target(branch_op),
+            component: saga.pins().get(branch_op).map(Component::new),
             attempts: state.attempts,
             updated_at: state.updated_at.map(Time),
             retry_at: state.retry_at.filter(|_| state.is_pending() && !saga.status().is_finished()).map(Time),

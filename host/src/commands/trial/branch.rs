@@ -16,9 +16,9 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{Trial, lines::Lines, memory::Memory};
 use crate::{
-    branch::{Call, Departure, Exit, Held, Outcome, Reach, Reply},
-    plugin::{self, Plugin, Runtime, Settings, reach::Judgement},
-    saga::{Definition, Gid, Op, Options, Order, Slot, Step, Timestamp},
+    branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Outcome, Reply},
+    plugin::{self, Plugin, Runtime, Settings, containment::Classification},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::Batch,
 };
 
@@ -47,13 +47,13 @@ impl Branch {
     }
 
     /// What it can do outside.
-    pub fn judgement(&self) -> &Judgement {
-        self.plugin.judgement()
+    pub fn classification(&self) -> &Classification {
+        self.plugin.classification()
     }
 
     /// Whether nothing that it does can leave the host.
     pub fn is_contained(&self) -> bool {
-        self.judgement().reach == Reach::Contained
+        self.classification().containment == Containment::Contained
     }
 
     /// Whether it wanted to ask for something, and nobody has said what the answer is.
@@ -65,14 +65,14 @@ impl Branch {
     pub async fn run(&self, op: Op, attempt: u32, tried: Option<&str>, memory: &Memory) -> Ended {
         let call = Call {
             saga: self.saga.clone(),
-            slot: Slot { step: 0, op },
+            branch_op: BranchOp { step: 0, op },
             attempt,
             results: Arc::default(),
             tried: tried.map(Into::into),
             timeout: TIMEOUT,
             state: Arc::new(memory.clone()),
-            exit: Some(self.world.clone()),
-            is_rehearsal: false,
+            egress: Some(self.world.clone()),
+            is_dry_run: false,
         };
         let reads = memory.reads();
         let outcome = self.plugin.operation(op).call(&call).await;
@@ -98,15 +98,15 @@ struct World {
     has_held: AtomicBool,
 }
 
-impl Exit for World {
-    fn leave(&self, Departure { what }: Departure) -> BoxFuture<'_, Result<(), Held>> {
+impl Egress for World {
+    fn request(&self, EgressRequest { what }: EgressRequest) -> BoxFuture<'_, Result<(), EgressDenied>> {
         async move {
             if let Some(Reply { status, .. }) = &self.reply {
                 self.lines.push(format!("ASKED {what}; answered {}, and not sent", status.as_u16()));
                 return Ok(());
             }
             self.has_held.store(true, Relaxed);
-            Err(Held(format!("it would ask for {what}, and this test makes no requests")))
+            Err(EgressDenied(format!("it would ask for {what}, and this test makes no requests")))
         }
         .boxed()
     }
@@ -152,7 +152,7 @@ impl fmt::Display for Ended {
             Outcome::Ongoing { .. } => f.write_str("ongoing"),
             Outcome::Unknown { error } => write!(f, "unavailable: {error}"),
             // Nobody else changes the data here.
-            Outcome::Outdated => f.write_str("to be made again"),
+            Outcome::Stale => f.write_str("to be made again"),
         }
     }
 }

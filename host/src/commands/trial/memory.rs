@@ -4,13 +4,14 @@ use std::{
     collections::BTreeMap,
     ops::Bound,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
 
 use bytes::Bytes;
 
+use crate::store::sync::lock;
 use crate::store::{Batch, CommitError, Error, Range, Read};
 
 /// All data, by key.
@@ -52,7 +53,7 @@ impl Memory {
     }
 
     fn lock(&self) -> MutexGuard<'_, Data> {
-        self.data.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.data)
     }
 }
 

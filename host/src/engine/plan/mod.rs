@@ -7,7 +7,7 @@
 //! Invariants: nothing is stored, committed or sent; a plan that is given to somebody is true of one moment, at which
 //! all that it is based on was so, and is on disk.
 
-mod rehearsal;
+mod dry_run;
 mod report;
 mod state;
 
@@ -16,9 +16,9 @@ use std::{sync::Arc, time::Duration};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 
-pub use self::report::{Act, Change, Changes, Course, Ending, Plan, Value, WhatIf};
+pub use self::report::{Act, Change, Changes, Ending, Plan, Trace, Value, WhatIf};
 use self::{
-    rehearsal::Rehearsal,
+    dry_run::Rehearsal,
     state::{Snapshot, Trouble},
 };
 use super::{
@@ -130,8 +130,8 @@ impl Inner {
         let components = self.pin(&definition, |_| true)?;
         for _ in 0..TRIES {
             let snapshot = Snapshot::new(self.store.clone(), self.settings.plan.data_bytes_max);
-            let rehearsal = Rehearsal::new(self, &components.pins, snapshot.clone());
-            let plan = rehearsal.plan(definition.clone()).await?;
+            let dry_run = Rehearsal::new(self, &components.pins, snapshot.clone());
+            let plan = dry_run.plan(definition.clone()).await?;
             if self.store.is_current(&snapshot.reads()).map_err(Error::from)? {
                 self.durable(&self.store.barrier()).await?;
                 return Ok(plan);

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::{
     branch::Directory,
     plugin::data,
-    saga::{BranchId, Definition, Op, Pin, Slot, Status},
+    saga::{BranchId, BranchOp, Definition, Op, Pin, Status},
     store::{Error, Read},
 };
 
@@ -31,7 +31,7 @@ pub struct Plan {
     /// The saga.
     pub saga: Arc<Definition>,
     /// What would happen.
-    pub course: Course,
+    pub trace: Trace,
     /// What would happen if a step failed, for each step whose action does not fail by itself.
     pub failures: Vec<WhatIf>,
 }
@@ -44,12 +44,12 @@ pub struct WhatIf {
     /// The branches whose actions had succeeded before.
     pub before: Vec<BranchId>,
     /// What would happen from then on.
-    pub course: Course,
+    pub trace: Trace,
 }
 
 /// What would happen, until the saga ends.
 #[derive(Clone, Debug)]
-pub struct Course {
+pub struct Trace {
     /// How it ends: [`Status::Succeed`] or [`Status::Failed`].
     pub status: Status,
     /// The operations, in the order in which they would be called.
@@ -66,7 +66,7 @@ pub struct Course {
 #[derive(Clone, Debug)]
 pub struct Act {
     /// Which one.
-    pub slot: Slot,
+    pub branch_op: BranchOp,
     /// The component that carries it out; none for a service.
     pub component: Option<Pin>,
     /// What would come of it.
@@ -83,7 +83,7 @@ impl Act {
         match self.ending {
             Ending::Succeeded { .. } => false,
             // A compensation never fails: it is tried until it succeeds.
-            Ending::Rejected { .. } => self.slot.op == Op::Compensate,
+            Ending::Rejected { .. } => self.branch_op.op == Op::Compensate,
             Ending::Ongoing { .. } | Ending::Unknown { .. } | Ending::NotCalled { .. } | Ending::Depends { .. } => true,
         }
     }

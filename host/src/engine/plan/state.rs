@@ -7,11 +7,12 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
 
+use crate::store::sync::lock;
 use crate::store::{Batch, CommitError, Error, Range, Read, SCAN_ENTRIES_MAX, Store};
 
 /// What a row costs besides its bytes, about.
@@ -112,7 +113,7 @@ impl Snapshot {
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.known)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fmt::Write};
 
 use super::*;
-use crate::saga::{AbortReason, Digest, Failure, Op, Options, Order, Pins, Results, Slot, Step};
+use crate::saga::{AbortReason, BranchOp, Digest, Failure, Op, Options, Order, Pins, Results, Step};
 
 fn definition() -> Definition {
     let step = |n: u8| Step {
@@ -40,8 +40,8 @@ fn events() -> Vec<Event> {
     let (action, back) = (Op::Action, Op::Compensate);
     let unknown = Failure::Unknown { error: "lost".into() };
     let mut pins = Pins::default();
-    pins.set(Slot { step: 0, op: action }, pin("a"));
-    pins.set(Slot { step: 1, op: back }, pin("b"));
+    pins.set(BranchOp { step: 0, op: action }, pin("a"));
+    pins.set(BranchOp { step: 1, op: back }, pin("b"));
     vec![
         Event::Submitted { at },
         Event::Started { step: 1, op: action, at },
@@ -54,7 +54,7 @@ fn events() -> Vec<Event> {
         Event::Aborted { reason: AbortReason::Timeout, at },
         Event::Aborted { reason: AbortReason::RetryLimit, at },
         Event::ForceStopped { at },
-        Event::Hastened { at },
+        Event::RetryRequested { at },
         Event::Retried {
             step: 1,
             op: action,

@@ -16,7 +16,7 @@ use tokio::{
 };
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use crate::{branch::Departure, plugin::gate::Gate};
+use crate::{branch::EgressRequest, plugin::output_gate::OutputGate};
 
 /// Counts what passes.
 struct Meter {
@@ -44,7 +44,7 @@ impl Meter {
 pub struct Outbound {
     inner: WasiBody,
     meter: Meter,
-    gate: Gate,
+    gate: OutputGate,
     what: String,
     waiting: Option<Waiting>,
 }
@@ -60,7 +60,7 @@ type Piece = Option<Frame<Bytes>>;
 
 impl Outbound {
     /// At most `bytes_max` bytes; `what` names the request.
-    pub fn new(inner: WasiBody, bytes_max: u64, gate: Gate, what: String) -> Self {
+    pub fn new(inner: WasiBody, bytes_max: u64, gate: OutputGate, what: String) -> Self {
         Self { inner, meter: Meter::new(bytes_max), gate, what, waiting: None }
     }
 
@@ -74,8 +74,8 @@ impl Outbound {
         if self.gate.is_open() || self.gate.is_over() {
             return Poll::Ready(Ok((piece, !self.gate.is_over())));
         }
-        let departure = Departure { what: format!("the body of {}", self.what) };
-        self.waiting = Some(Waiting { piece, is_let_out: Box::pin(self.gate.clone().follow(departure)) });
+        let egress_request = EgressRequest { what: format!("the body of {}", self.what) };
+        self.waiting = Some(Waiting { piece, is_let_out: Box::pin(self.gate.clone().follow(egress_request)) });
         self.next(cx)
     }
 }
@@ -120,12 +120,18 @@ pub struct Inbound<B = Incoming> {
     patience: Option<Pin<Box<Sleep>>>,
     between_bytes: Duration,
     place: Option<OwnedSemaphorePermit>,
-    gate: Gate,
+    gate: OutputGate,
 }
 
 impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
     /// At most `bytes_max` bytes, none of which the guest waits for longer than `between_bytes`.
-    pub fn new(inner: B, bytes_max: u64, between_bytes: Duration, place: OwnedSemaphorePermit, gate: Gate) -> Self {
+    pub fn new(
+        inner: B,
+        bytes_max: u64,
+        between_bytes: Duration,
+        place: OwnedSemaphorePermit,
+        gate: OutputGate,
+    ) -> Self {
         Self { inner, meter: Meter::new(bytes_max), patience: None, between_bytes, place: Some(place), gate }
     }
 
@@ -187,7 +193,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        plugin::gate::{Reads, Refusal},
+        plugin::output_gate::{Reads, Refusal},
         store,
     };
 
@@ -211,7 +217,7 @@ mod tests {
         let frames =
             stream::poll_fn(move |cx| pieces.poll_recv(cx).map(|piece| piece.map(|text| Ok(Frame::data(text.into())))));
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let gate = Gate::new(None, Arc::new(NoReads), Refusal::default(), CancellationToken::new());
+        let gate = OutputGate::new(None, Arc::new(NoReads), Refusal::default(), CancellationToken::new());
         let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, place, gate);
         // Longer than the limit after the head, and after each piece, before the guest reads on.
         for text in ["one", "two"] {

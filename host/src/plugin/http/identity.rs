@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     branch::idempotency_key,
-    saga::{BranchId, Definition, Slot},
+    saga::{BranchId, BranchOp, Definition},
 };
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -21,7 +21,7 @@ pub struct Identity {
     /// The saga.
     pub saga: Arc<Definition>,
     /// The operation.
-    pub slot: Slot,
+    pub branch_op: BranchOp,
     /// Which attempt of it.
     pub attempt: u32,
 }
@@ -29,8 +29,8 @@ pub struct Identity {
 impl Identity {
     /// Adds both headers to request `n` of the attempt, counted from 1. What the guest has set stays.
     pub fn sign(&self, n: u32, headers: &mut HeaderMap) {
-        let branch = BranchId(self.slot.step);
-        let key = format!("{}-{n}", idempotency_key(self.saga.gid(), branch, self.slot.op));
+        let branch = BranchId(self.branch_op.step);
+        let key = format!("{}-{n}", idempotency_key(self.saga.gid(), branch, self.branch_op.op));
         for (name, value) in [(IDEMPOTENCY_KEY, key), (TRACEPARENT, self.traceparent(n))] {
             // A gid has no control characters, so this cannot fail.
             if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
@@ -46,8 +46,8 @@ impl Identity {
         let given = self.saga.options().branch_headers.iter().find(|(name, _)| TRACEPARENT == **name);
         let parent = given.and_then(|(_, value)| parent(value));
         let trace = parent.map_or_else(|| hex::<16>(gid), |(trace, _)| trace.to_owned());
-        let Self { slot, attempt, .. } = self;
-        let span = hex::<8>(&format!("{gid}\0{}\0{}\0{attempt}\0{n}", BranchId(slot.step), slot.op.as_str()));
+        let Self { branch_op, attempt, .. } = self;
+        let span = hex::<8>(&format!("{gid}\0{}\0{}\0{attempt}\0{n}", BranchId(branch_op.step), branch_op.op.as_str()));
         format!("00-{trace}-{span}-{}", parent.map_or("01", |(_, flags)| flags))
     }
 }
@@ -88,7 +88,7 @@ mod tests {
     fn identity(branch_headers: Vec<(String, String)>, attempt: u32) -> Identity {
         let (gid, options) = (Gid::new("gid-1").unwrap(), Options { branch_headers, ..Options::default() });
         let saga = Definition::new(gid, Vec::new(), Order::default(), options, Timestamp(0)).unwrap();
-        Identity { saga: Arc::new(saga), slot: Slot { step: 1, op: Op::Action }, attempt }
+        Identity { saga: Arc::new(saga), branch_op: BranchOp { step: 1, op: Op::Action }, attempt }
     }
 
     fn signed(identity: &Identity, n: u32) -> (String, String) {

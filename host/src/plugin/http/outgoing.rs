@@ -21,10 +21,10 @@ use super::{
     rule::{self, Permit},
 };
 use crate::{
-    branch::{Departure, Reply},
+    branch::{EgressRequest, Reply},
     plugin::{
         Limits, Plugin,
-        gate::Gate,
+        output_gate::OutputGate,
         stdio::{self, Stdio},
     },
 };
@@ -33,7 +33,7 @@ use crate::{
 pub struct Outgoing {
     plugin: Arc<Plugin>,
     identity: Identity,
-    gate: Gate,
+    gate: OutputGate,
     /// Where refusals are told, at the expense of what the guest may write.
     stdio: Stdio,
     /// So many so far.
@@ -82,7 +82,7 @@ type Answered = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> 
 
 impl Outgoing {
     /// None so far.
-    pub fn new(plugin: Arc<Plugin>, identity: Identity, gate: Gate, stdio: Stdio) -> Self {
+    pub fn new(plugin: Arc<Plugin>, identity: Identity, gate: OutputGate, stdio: Stdio) -> Self {
         Self { plugin, identity, gate, stdio, requests: 0, places: None }
     }
 
@@ -191,7 +191,7 @@ struct Exchange {
     places: Arc<Semaphore>,
     timeouts: Timeouts,
     limits: Limits,
-    gate: Gate,
+    gate: OutputGate,
 }
 
 impl Exchange {
@@ -200,7 +200,7 @@ impl Exchange {
         let Self { request, what, client, places, timeouts, limits, gate } = self;
         // Only ever closed by being dropped.
         let place = places.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
-        gate.leave(Departure { what: what.clone() }).await;
+        gate.request(EgressRequest { what: what.clone() }).await;
         if let Some(reply) = gate.reply() {
             return replied(request, reply).await;
         }

@@ -213,7 +213,7 @@ fn a_swap_goes_through_unless_the_attempt_has_written_the_key() {
         } else {
             transaction.set(&bucket, "k", "3".into()).unwrap();
         }
-        let Swapped::Outdated(fresh) = transaction.swap(mark, "4".into()).unwrap() else { panic!("it was written") };
+        let Swapped::Stale(fresh) = transaction.swap(mark, "4".into()).unwrap() else { panic!("it was written") };
         let expected = if delete { None } else { Some(&b"3"[..]) };
         assert_eq!(transaction.marked(&fresh).unwrap().as_deref(), expected);
         assert!(matches!(transaction.swap(fresh, "4".into()).unwrap(), Swapped::Done));

@@ -80,7 +80,7 @@ async fn who_is_given_up_lets_nothing_out() {
     let plugins = busy(&server).await;
     let door = Door::new(None);
     let payload = json!({"try": "leave requests", "requests": [get(&server, "/hello")], "then": "spin"});
-    let call = Call { exit: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
+    let call = Call { egress: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
     for _ in 0..5 {
         door.answer.send_replace(None);
         let (branch, call) = (branch(&plugins, "chaos", Op::Action), call.clone());

@@ -19,7 +19,7 @@ use tokio::{
     time::timeout,
 };
 use wasaga::{
-    branch::{Departure, Exit, Held},
+    branch::{Egress, EgressDenied, EgressRequest},
     plugin::{Grants, Limits, grants, http::rule::Allowed},
 };
 
@@ -33,11 +33,11 @@ use super::{
 struct Door {
     asked: Mutex<Vec<String>>,
     knocked: Notify,
-    answer: watch::Sender<Option<Result<(), Held>>>,
+    answer: watch::Sender<Option<Result<(), EgressDenied>>>,
 }
 
 impl Door {
-    fn new(answer: Option<Result<(), Held>>) -> Arc<Self> {
+    fn new(answer: Option<Result<(), EgressDenied>>) -> Arc<Self> {
         Arc::new(Self { asked: Mutex::default(), knocked: Notify::new(), answer: watch::channel(answer).0 })
     }
 
@@ -50,9 +50,9 @@ impl Door {
     }
 }
 
-impl Exit for Door {
-    fn leave(&self, departure: Departure) -> BoxFuture<'_, Result<(), Held>> {
-        self.asked.lock().unwrap().push(departure.what);
+impl Egress for Door {
+    fn request(&self, egress_request: EgressRequest) -> BoxFuture<'_, Result<(), EgressDenied>> {
+        self.asked.lock().unwrap().push(egress_request.what);
         self.knocked.notify_one();
         Box::pin(async {
             let answer = self.answer.subscribe().wait_for(Option::is_some).await.unwrap().clone();
@@ -81,8 +81,8 @@ fn granted_all_of(server: &Server) -> Registry {
 }
 
 async fn attempt(plugins: &Registry, door: Option<Arc<Door>>, payload: &Value) -> Outcome {
-    let exit = door.map(|door| door as Arc<dyn Exit>);
-    let call = Call { exit, ..call(Op::Action, &payload.to_string()) };
+    let egress = door.map(|door| door as Arc<dyn Egress>);
+    let call = Call { egress, ..call(Op::Action, &payload.to_string()) };
     branch(plugins, "chaos", Op::Action).call(&call).await
 }
 
@@ -153,7 +153,7 @@ async fn a_repeated_attempt_repeats_its_keys() {
     let mut spans = Vec::new();
     for attempt in [1, 2] {
         let payload = json!({"try": "fetch", "requests": requests}).to_string();
-        let call = Call { attempt, exit: Some(Door::open()), ..call(Op::Action, &payload) };
+        let call = Call { attempt, egress: Some(Door::open()), ..call(Op::Action, &payload) };
         output(branch(&plugins, "chaos", Op::Action).call(&call).await);
         for n in [1, 2] {
             let headers = server.asked().await.headers;
@@ -210,7 +210,7 @@ async fn who_is_held_back_ends_with_nothing_sent() {
     let server = Server::start().await;
     let plugins = granted_all_of(&server);
     let payload = json!({"try": "fetch", "requests": [get(&server, "/hello")]});
-    let held = Door::new(Some(Err(Held("the saga has ended".into()))));
+    let held = Door::new(Some(Err(EgressDenied("the saga has ended".into()))));
     assert_eq!(unknown(attempt(&plugins, Some(held), &payload).await), "nothing was sent: the saga has ended");
     let error = unknown(attempt(&plugins, None, &payload).await);
     assert_eq!(error, "nothing was sent: nothing may leave the host for this attempt");
@@ -225,7 +225,7 @@ async fn nothing_leaves_on_what_is_no_longer_so() {
     let (world, door) = (World::new(), Door::open());
     let state = Meddler::new(&world.store, 1);
     let payload = json!({"try": "kv", "kv": [["get", "k"]], "then": "fetch", "requests": [get(&server, "/hello")]});
-    let call = Call { state: state.clone(), exit: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
+    let call = Call { state: state.clone(), egress: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
     assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call).await), json!(["1"]));
     assert_eq!((state.gets(), door.asked().len(), server.requests()), (2, 1, 1));
 }
@@ -278,8 +278,8 @@ async fn an_unfinished_request_is_not_sent_as_a_finished_one() {
 async fn a_plugin_with_a_way_out_is_gated() {
     let server = Server::start().await;
     let plugins = granted_all_of(&server);
-    assert_eq!(branch(&plugins, "chaos", Op::Action).reach(), Reach::Gated);
-    let reason = plugins.plugin("chaos").unwrap().judgement().reason.clone();
+    assert_eq!(branch(&plugins, "chaos", Op::Action).containment(), Containment::Gated);
+    let reason = plugins.plugin("chaos").unwrap().classification().reason.clone();
     let expected = format!("imports wasi:http/outgoing-handler and is granted {} (GET, POST)", server.url("/"));
     assert_eq!(*reason, expected);
 }

@@ -14,7 +14,7 @@ fn post(server: &Server) -> Value {
 }
 
 fn call_on(state: Arc<dyn Read>, door: &Arc<Door>, payload: &Value) -> Call {
-    Call { state, exit: Some(door.clone()), ..call(Op::Action, &payload.to_string()) }
+    Call { state, egress: Some(door.clone()), ..call(Op::Action, &payload.to_string()) }
 }
 
 #[tokio::test]
@@ -69,7 +69,7 @@ async fn a_body_never_tells_what_is_no_longer_so() {
     let payload = with(stream(&server, &json!([["get", "k"]])), json!({"requests": [get(&server, "/hello")]}));
     let call = call_on(state.clone(), &door, &payload);
     let outcome = branch(&plugins, "chaos", Op::Action).call(&call).await;
-    assert!(matches!(outcome, Outcome::Outdated), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Stale), "{outcome:?}");
     server.asked().await;
     server.asked().await;
     assert!(matches!(server.next().await, Event::BrokenOff));
@@ -89,6 +89,6 @@ async fn an_attempt_that_has_been_outside_is_not_made_again_at_once() {
         "then": "reject"});
     let call = call_on(state.clone(), &door, &payload);
     let outcome = branch(&plugins, "chaos", Op::Action).call(&call).await;
-    assert!(matches!(outcome, Outcome::Outdated), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Stale), "{outcome:?}");
     assert_eq!((state.gets(), server.requests()), (1, 1));
 }

@@ -82,8 +82,8 @@ async fn addresses_that_are_not_public_need_the_word_private() {
 async fn an_import_without_a_grant_leads_nowhere() {
     let server = Server::start().await;
     let plugins = chaos(&Settings::default());
-    assert_eq!(branch(&plugins, "chaos", Op::Action).reach(), Reach::Contained);
-    let reason = plugins.plugin("chaos").unwrap().judgement().reason.clone();
+    assert_eq!(branch(&plugins, "chaos", Op::Action).containment(), Containment::Contained);
+    let reason = plugins.plugin("chaos").unwrap().classification().reason.clone();
     assert!(reason.contains("granted no address: [plugins.grants.chaos] http"), "{reason}");
     assert_eq!(error(&fetch(&plugins, &[get(&server, "/hello")]).await[0]), "ErrorCode::HttpRequestDenied");
     assert_eq!(server.connections(), 0);
@@ -156,11 +156,11 @@ async fn refusals_of_a_rehearsal_alarm_nobody() {
     let server = Server::start().await;
     let plugins = granted(vec![allowed(&server.url("/api/"), &["GET"], true)], Limits::default());
     let payload = json!({"try": "fetch", "requests": [get(&server, "/hello")]}).to_string();
-    let call = Call { is_rehearsal: true, ..call(Op::Action, &payload) };
+    let call = Call { is_dry_run: true, ..call(Op::Action, &payload) };
     let branch = branch(&plugins, "chaos", Op::Action);
     let lines = logging::lines_of(tracing::Level::DEBUG, branch.call(&call)).await;
     let refusal = lines.iter().find(|line| line.message().contains(" is refused: ")).unwrap();
-    assert_eq!((refusal.level, &*refusal.fields["is_rehearsal"]), (tracing::Level::DEBUG, "true"));
+    assert_eq!((refusal.level, &*refusal.fields["is_dry_run"]), (tracing::Level::DEBUG, "true"));
 }
 
 /// The misbehaving plugin, who knows a secret.

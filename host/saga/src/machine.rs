@@ -1,0 +1,321 @@
+//! What to do next: the decisions, as functions of state, time and what is in flight.
+//!
+//! The rules are those of DTM (its `ProcessOnce` for sagas), with these differences: which branches are compensated
+//! follows from what can have had an effect; a compensation never races its action; retries back off with a cap and
+//! with jitter; `retry_limit` waits between attempts and does not apply once the saga is being rolled back.
+
+use std::time::Duration;
+
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
+use serde::{Deserialize, Serialize};
+
+use super::{AbortReason, BranchOp, Event, Failure, Op, Saga, Status, Timestamp};
+
+/// The host's settings that decisions depend on. Events record what came of them, so replay does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// Wait before the first retry when the saga does not say.
+    #[serde(with = "duration")]
+    pub retry_interval: Duration,
+    /// Longest wait between two attempts, unless the saga's own interval is longer.
+    #[serde(with = "duration")]
+    pub retry_interval_max: Duration,
+    /// Shortest wait between two attempts, which a branch can ask for by "ongoing": keeps it from spinning through the
+    /// host.
+    #[serde(with = "duration")]
+    pub ongoing_min: Duration,
+    /// Longest such wait.
+    #[serde(with = "duration")]
+    pub ongoing_max: Duration,
+    /// Failed attempts of one operation after which a saga is stuck: a person should look, though it goes on.
+    pub stuck_after: u32,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            retry_interval: Duration::from_secs(1),
+            retry_interval_max: Duration::from_mins(1),
+            ongoing_min: Duration::from_millis(50),
+            ongoing_max: Duration::from_hours(24),
+            stuck_after: 10,
+        }
+    }
+}
+
+/// The next thing to do for a saga. Ask again after doing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Commit this event and apply it.
+    Decide(Event),
+    /// Start an attempt of this operation.
+    Call(BranchOp),
+    /// Give up the running attempt: it is contained and has had no effect, or the saga has ended.
+    Drop(BranchOp),
+    /// Nothing until an attempt ends, or until this moment.
+    Wait(Option<Timestamp>),
+    /// Nothing ever again.
+    Finished,
+}
+
+/// What came of an attempt, as far as the saga is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It took effect.
+    Succeeded {
+        /// What it gave.
+        output: Option<String>,
+    },
+    /// It never will.
+    Rejected {
+        /// The branch's words.
+        reason: String,
+    },
+    /// Ask again.
+    Ongoing {
+        /// After this long; the saga's retry interval if not given.
+        retry_after: Option<Duration>,
+    },
+    /// Nobody knows.
+    Unknown {
+        /// For people.
+        error: String,
+    },
+}
+
+/// The attempts that are running now, and those that wait for a moment before they are made again. Gone with the
+/// process, and so no part of the state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InFlight {
+    running: Vec<Running>,
+    count: usize,
+    /// Not called before these moments, though the log knows of no reason to wait.
+    pauses: Vec<(BranchOp, Timestamp)>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Running {
+    action: bool,
+    compensation: bool,
+}
+
+impl Running {
+    fn op_mut(&mut self, op: Op) -> &mut bool {
+        match op {
+            Op::Action => &mut self.action,
+            Op::Compensate => &mut self.compensation,
+        }
+    }
+}
+
+impl InFlight {
+    /// Whether an attempt of this operation is running.
+    pub fn contains(&self, branch_op: BranchOp) -> bool {
+        self.running.get(branch_op.step).is_some_and(|ops| match branch_op.op {
+            Op::Action => ops.action,
+            Op::Compensate => ops.compensation,
+        })
+    }
+
+    /// Notes the start (`running`) or the end of an attempt. A pause before it is over.
+    pub fn set(&mut self, branch_op: BranchOp, running: bool) {
+        self.pauses.retain(|(paused, _)| *paused != branch_op);
+        if self.running.len() <= branch_op.step {
+            self.running.resize(branch_op.step + 1, Running::default());
+        }
+        if let Some(ops) = self.running.get_mut(branch_op.step) {
+            let was = std::mem::replace(ops.op_mut(branch_op.op), running);
+            self.count = self.count + usize::from(running) - usize::from(was);
+        }
+    }
+
+    /// Lets an operation that is not running wait until this moment.
+    pub fn pause(&mut self, branch_op: BranchOp, until: Timestamp) {
+        self.pauses.push((branch_op, until));
+    }
+
+    /// Whether a pause ends at this moment or later.
+    pub fn is_paused_until(&self, moment: Timestamp) -> bool {
+        self.pauses.iter().any(|(_, until)| *until >= moment)
+    }
+
+    fn pause_of(&self, branch_op: BranchOp) -> Option<Timestamp> {
+        self.pauses.iter().find(|(paused, _)| *paused == branch_op).map(|(_, until)| *until)
+    }
+
+    /// Whether nothing is running.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Everything that is running.
+    pub fn iter(&self) -> impl Iterator<Item = BranchOp> {
+        self.running.iter().enumerate().flat_map(|(step, ops)| {
+            let action = ops.action.then_some(BranchOp { step, op: Op::Action });
+            let compensation = ops.compensation.then_some(BranchOp { step, op: Op::Compensate });
+            action.into_iter().chain(compensation)
+        })
+    }
+}
+
+impl Saga {
+    /// The next thing to do, given what is running and what time it is.
+    pub fn next(&self, in_flight: &InFlight, now: Timestamp) -> Next {
+        match self.status() {
+            Status::Prepared => Next::Wait(None),
+            Status::Submitted => self.next_forward(in_flight, now),
+            Status::Aborting => self.next_back(in_flight, now),
+            Status::Succeed | Status::Failed => in_flight.iter().next().map_or(Next::Finished, Next::Drop),
+        }
+    }
+
+    /// The event that tells of an attempt's end. `jitter` is a random number from 0 to 1.
+    pub fn conclude(
+        &self,
+        branch_op: BranchOp,
+        verdict: Verdict,
+        now: Timestamp,
+        policy: &Policy,
+        jitter: f64,
+    ) -> Event {
+        let BranchOp { step, op } = branch_op;
+        let at = now;
+        let failed = |failure, wait| Event::Failed { step, op, failure, retry_at: now.after(wait), at };
+        match (verdict, op) {
+            (Verdict::Succeeded { output }, _) => Event::Succeeded { step, op, output, at },
+            (Verdict::Rejected { reason }, Op::Action) => Event::Rejected { step, reason, at },
+            (Verdict::Ongoing { retry_after }, _) => {
+                // Not `clamp`, which panics when somebody has set the bounds the wrong way round.
+                let within = |asked: Duration| asked.min(policy.ongoing_max).max(policy.ongoing_min);
+                let wait = retry_after.map_or_else(|| self.retry_interval(policy), within);
+                failed(Failure::Ongoing, wait)
+            }
+            // A compensation never fails: that it was refused only means that it has to be tried again.
+            (Verdict::Unknown { error } | Verdict::Rejected { reason: error }, _) => {
+                let wait = self.backoff(branch_op, policy, jitter);
+                failed(Failure::Unknown { error }, wait)
+            }
+        }
+    }
+
+    /// Whether an operation has failed so often that a person should look.
+    pub fn is_stuck(&self, policy: &Policy) -> bool {
+        let stuck = |op: &super::state::OpState| op.is_pending() && op.failures > policy.stuck_after;
+        !self.status().is_finished() && self.steps().iter().any(|step| stuck(&step.action) || stuck(&step.compensation))
+    }
+
+    /// The number of the attempt that would start, or has started externally and is open, now.
+    pub fn attempt(&self, branch_op: BranchOp) -> u32 {
+        self.op(branch_op).map_or(1, |op| if op.open { op.attempts } else { op.attempts + 1 })
+    }
+
+    fn next_forward(&self, in_flight: &InFlight, now: Timestamp) -> Next {
+        let options = self.definition().options();
+        if options.retry_limit > 0 && self.retries() > options.retry_limit {
+            return Next::Decide(Event::Aborted { reason: AbortReason::RetryLimit, at: now });
+        }
+        let deadline = match options.timeout_to_fail_s {
+            0 => None,
+            s => Some(self.definition().created_at().after(Duration::from_secs(s))),
+        };
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            return Next::Decide(Event::Aborted { reason: AbortReason::Timeout, at: now });
+        }
+        let mut wake = deadline;
+        for (step, state) in self.steps().iter().enumerate() {
+            let branch_op = BranchOp { step, op: Op::Action };
+            if state.action.is_pending()
+                && !in_flight.contains(branch_op)
+                && self.definition().predecessors(step).all(|before| self.has_succeeded(before))
+            {
+                match self.due(branch_op, in_flight, now) {
+                    Due::Now(next) => return next,
+                    Due::Later(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
+                }
+            }
+        }
+        Next::Wait(wake)
+    }
+
+    fn next_back(&self, in_flight: &InFlight, now: Timestamp) -> Next {
+        // A running action that has had no effect is dropped; one that may have had an effect is awaited, so that its
+        // compensation never races it.
+        let droppable =
+            |branch_op: &BranchOp| branch_op.op == Op::Action && self.op(*branch_op).is_some_and(|action| !action.open);
+        if let Some(branch_op) = in_flight.iter().find(droppable) {
+            return Next::Drop(branch_op);
+        }
+        let blocked = self.blocked_compensations();
+        let mut wake = None;
+        for (step, state) in self.steps().iter().enumerate().rev() {
+            let branch_op = BranchOp { step, op: Op::Compensate };
+            if state.is_rolled_back()
+                || in_flight.contains(branch_op)
+                || in_flight.contains(BranchOp { step, op: Op::Action })
+            {
+                continue;
+            }
+            if !state.may_have_effect() {
+                return Next::Decide(Event::Skipped { step, at: now });
+            }
+            if blocked.get(step) == Some(&false) {
+                match self.due(branch_op, in_flight, now) {
+                    Due::Now(next) => return next,
+                    Due::Later(at) => wake = Some(wake.map_or(at, |wake: Timestamp| wake.min(at))),
+                }
+            }
+        }
+        Next::Wait(wake)
+    }
+
+    /// By step: whether a step that had to wait for it is not rolled back yet. Compensation runs against the order.
+    fn blocked_compensations(&self) -> Vec<bool> {
+        let mut blocked = vec![false; self.steps().len()];
+        for (step, state) in self.steps().iter().enumerate() {
+            if !state.is_rolled_back() {
+                for before in self.definition().predecessors(step) {
+                    if let Some(flag) = blocked.get_mut(before) {
+                        *flag = true;
+                    }
+                }
+            }
+        }
+        blocked
+    }
+
+    /// What to do about an operation that nothing stands before.
+    fn due(&self, branch_op: BranchOp, in_flight: &InFlight, now: Timestamp) -> Due {
+        match self.op(branch_op).and_then(|op| op.retry_at).max(in_flight.pause_of(branch_op)) {
+            Some(at) if at > now => Due::Later(at),
+            _ if self.definition().target(branch_op).is_empty() => Due::Now(Next::Decide(Event::Succeeded {
+                step: branch_op.step,
+                op: branch_op.op,
+                output: None,
+                at: now,
+            })),
+            _ => Due::Now(Next::Call(branch_op)),
+        }
+    }
+
+    fn retry_interval(&self, policy: &Policy) -> Duration {
+        match self.definition().options().retry_interval_s {
+            0 => policy.retry_interval.max(policy.ongoing_min),
+            s => Duration::from_secs(s),
+        }
+    }
+
+    /// The interval, doubled for every failure before this one, up to the cap; then up to a quarter more, at random,
+    /// so that sagas that failed together do not come back together.
+    fn backoff(&self, branch_op: BranchOp, policy: &Policy, jitter: f64) -> Duration {
+        let interval = self.retry_interval(policy);
+        let doublings = self.op(branch_op).map_or(0, |op| op.failures.min(31));
+        let wait = interval.saturating_mul(1 << doublings).min(policy.retry_interval_max.max(interval));
+        wait.saturating_add(wait.mul_f64(jitter.clamp(0.0, 1.0) / 4.0))
+    }
+}
+
+enum Due {
+    Now(Next),
+    Later(Timestamp),
+}

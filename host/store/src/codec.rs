@@ -1,0 +1,93 @@
+//! The bytes of a batch: what a journal record carries.
+//!
+//! A sequence of operations: tag, key length (u16), key, and for a put value length (u32) and value. Numbers are
+//! little-endian. The segment header carries the version of this format.
+
+const PUT: u8 = 1;
+const DELETE: u8 = 2;
+
+/// One write, borrowed from the record that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Write<'a> {
+    pub(crate) key: &'a [u8],
+    /// `None`: the key is deleted.
+    pub(crate) value: Option<&'a [u8]>,
+}
+
+/// Appends one write. The caller has checked the key against its limit, which fits in 16 bits, and checks the whole
+/// batch against its own, which fits in 32.
+pub(crate) fn encode(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
+    out.reserve(7 + key.len() + value.map_or(0, <[u8]>::len));
+    out.push(if value.is_some() { PUT } else { DELETE });
+    out.extend_from_slice(&u16::try_from(key.len()).unwrap_or(u16::MAX).to_le_bytes());
+    out.extend_from_slice(key);
+    if let Some(value) = value {
+        out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes());
+        out.extend_from_slice(value);
+    }
+}
+
+/// The writes of an encoded batch, in order. Ends early at bytes that it cannot read; [`is_whole`] tells.
+#[derive(Clone, Debug)]
+pub(crate) struct Writes<'a> {
+    rest: &'a [u8],
+}
+
+pub(crate) fn decode(encoded: &[u8]) -> Writes<'_> {
+    Writes { rest: encoded }
+}
+
+/// Whether an encoded batch can be read up to its end.
+pub(crate) fn is_whole(encoded: &[u8]) -> bool {
+    let mut writes = decode(encoded);
+    while writes.next().is_some() {}
+    writes.rest.is_empty()
+}
+
+impl<'a> Iterator for Writes<'a> {
+    type Item = Write<'a>;
+
+    fn next(&mut self) -> Option<Write<'a>> {
+        let (tag, rest) = self.rest.split_first()?;
+        let (len, rest) = rest.split_first_chunk()?;
+        let (key, rest) = rest.split_at_checked(u16::from_le_bytes(*len).into())?;
+        let (value, rest) = match *tag {
+            PUT => {
+                let (len, rest) = rest.split_first_chunk()?;
+                let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*len) as usize)?;
+                (Some(value), rest)
+            }
+            DELETE => (None, rest),
+            _ => return None,
+        };
+        self.rest = rest;
+        Some(Write { key, value })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_of_a_batch() {
+        let mut out = Vec::new();
+        encode(&mut out, b"k", Some(b"vw"));
+        encode(&mut out, b"gone", None);
+        assert_eq!(out, b"\x01\x01\x00k\x02\x00\x00\x00vw\x02\x04\x00gone");
+        let writes: Vec<_> = decode(&out).collect();
+        assert_eq!(writes, [Write { key: b"k", value: Some(b"vw") }, Write { key: b"gone", value: None }]);
+        assert!(is_whole(&out));
+    }
+
+    #[test]
+    fn a_cut_or_foreign_batch_is_not_whole() {
+        let mut out = Vec::new();
+        encode(&mut out, b"key", Some(b"value"));
+        for end in 1..out.len() {
+            assert!(!is_whole(&out[..end]), "cut at {end}");
+        }
+        assert!(is_whole(&[]));
+        assert!(!is_whole(b"\x09\x00\x00"));
+    }
+}

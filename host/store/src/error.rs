@@ -1,0 +1,138 @@
+//! What can go wrong, and what to do about it.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use bytes::Bytes;
+
+use super::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
+
+/// Why a read failed or a ticket will never resolve.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk or sled failed. Final for this process: whatever was acknowledged is safe, the rest is unknown.
+    #[error("the store has failed and accepts nothing more: restart the host, it recovers from its journal")]
+    Failed(#[source] Arc<Failure>),
+    /// [`super::LocalStore::close`] was called.
+    #[error("the store is closed")]
+    Closed,
+    /// More entries were asked for than one snapshot may hold.
+    #[error("a scan for {0} entries: at most {SCAN_ENTRIES_MAX} at once, read the range in pages")]
+    ScanTooLong(usize),
+}
+
+/// Why a batch was not accepted. It had no effect.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A precondition does not hold: read again and decide again.
+    #[error("conflict: {} is no longer as it was read", key.escape_ascii())]
+    Conflict {
+        /// The first key found to differ.
+        key: Bytes,
+    },
+    /// A limit; trying again cannot help.
+    #[error("a {what} of {bytes} bytes is too large: at most {max} bytes are allowed")]
+    TooLarge {
+        /// `key` or `batch`.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// The store itself cannot go on.
+    #[error("the batch could not be committed")]
+    Store(#[from] Error),
+}
+
+impl CommitError {
+    pub(crate) fn key_too_large(bytes: usize) -> Self {
+        Self::TooLarge { what: "key", bytes, max: KEY_BYTES_MAX }
+    }
+}
+
+/// What broke underneath.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// A file operation failed.
+    #[error("cannot {action} {}", path.display())]
+    Disk {
+        /// What was tried, as in "cannot write".
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// sled returned an error or panicked.
+    #[error("sled failed to {action}: {cause}")]
+    State {
+        /// What was tried.
+        action: &'static str,
+        /// Its error, or the panic's message.
+        cause: String,
+    },
+    /// sled's content disagrees with itself or with what was written to it.
+    #[error("the state in sled is damaged: {0}")]
+    Damaged(String),
+    /// One of the store's own threads ended by a panic, which is a bug.
+    #[error("the {0} thread of the store panicked: this is a bug")]
+    Thread(&'static str),
+}
+
+impl Failure {
+    pub(crate) fn disk(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Disk { action, path, source }
+    }
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has the directory open.
+    #[error("{} is in use by another process: stop it, or choose another data directory", dir.display())]
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A file operation or sled failed.
+    #[error("cannot open the store")]
+    Failed(#[from] Failure),
+    /// Acknowledged records are missing or unreadable, so going on would silently lose them.
+    #[error(
+        "{0}. Nothing was changed. Restore the data directory from a backup; or set `salvage` to keep what comes \
+         before the damage and lose what comes after it"
+    )]
+    Corrupt(Corruption),
+    /// sled is unusable, the base from which it could be rebuilt is too, and the journal does not go back to the
+    /// beginning.
+    #[error(
+        "the state has to be rebuilt ({reason}), but the base {} is unreadable ({what}). Nothing was changed. Restore \
+         the data directory from a backup",
+        base.display()
+    )]
+    NoBase {
+        /// Why sled cannot be used.
+        reason: String,
+        /// The newest base.
+        base: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+}
+
+/// Where acknowledged data is unreadable.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} is damaged at offset {offset}: records {first_seq} to {last_seq} are needed and unreadable ({what})", file.display())]
+pub struct Corruption {
+    /// The file, or where it should have been.
+    pub file: PathBuf,
+    /// Byte offset of the first unreadable record.
+    pub offset: u64,
+    /// First lost sequence number.
+    pub first_seq: u64,
+    /// Last lost sequence number.
+    pub last_seq: u64,
+    /// What exactly is wrong.
+    pub what: &'static str,
+}

@@ -1,0 +1,340 @@
+//! The store of one process: its handle, its settings, its threads.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Batch, CommitError, Error, Failure, OpenError, Range, Read, SCAN_ENTRIES_MAX, Store, Ticket,
+    disk::{Disk, Os},
+    follower::Follower,
+    journal::Journal,
+    lag::Lag,
+    recovery::{self, Recovered, Recovery},
+    segment::PAYLOAD_BYTES_MAX,
+    sequencer::{Queue, Sequencer},
+    shared::{Counters, Segments, Shared, add},
+    ticket::Progress,
+    view::{Refusal, View},
+};
+use crate::sync::lock;
+
+/// Where the store lives, and its limits.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The data directory; created if it does not exist.
+    pub dir: PathBuf,
+    /// Largest batch, in bytes of keys and values (and 7 bytes a write). Default 64 MiB, 256 MiB at most.
+    pub batch_bytes_max: usize,
+    /// Size after which the journal begins a new segment, in bytes. Segments are what can be deleted. Default 64 MiB.
+    pub segment_bytes: u64,
+    /// How long the follower gathers before it writes sled. Longer means fewer writes of often-changed keys, and a
+    /// larger overlay. Default 50 ms.
+    pub gather: Duration,
+    /// How many bytes of records may be durable and not yet in sled, in memory. Beyond it the journal waits, and with
+    /// it every ticket, so that memory stays bounded. Default 64 MiB.
+    pub lag_bytes_max: usize,
+    /// How long sled may go without being made durable; what a restart has to replay. Default 2 s.
+    pub checkpoint_interval: Duration,
+    /// The same in bytes of journal. Default 32 MiB.
+    pub checkpoint_bytes: u64,
+    /// How much journal may pile up before a new base is written, in bytes; or the size of the last base, if that is
+    /// more. What a rebuild has to replay, and what the disk has to hold besides. Default 256 MiB.
+    pub base_bytes: u64,
+    /// sled's cache, in bytes; sled treats it as a hint. Default 64 MiB.
+    pub cache_bytes: u64,
+    /// Whether opening reads all of sled and the base and checks their digests. Costs about a second per million
+    /// small entries; without it, only what sled notices by itself makes it be rebuilt. Default true.
+    pub verify_on_open: bool,
+    /// Whether to open a damaged journal by giving up everything after the damage. What is cut off is kept beside it
+    /// under the name `*.damaged`. Default false.
+    pub salvage: bool,
+    /// For tests: the file operations.
+    pub disk: Arc<dyn Disk>,
+}
+
+impl Settings {
+    /// The defaults for a directory.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            batch_bytes_max: 64 << 20,
+            segment_bytes: 64 << 20,
+            gather: Duration::from_millis(50),
+            lag_bytes_max: 64 << 20,
+            checkpoint_interval: Duration::from_secs(2),
+            checkpoint_bytes: 32 << 20,
+            base_bytes: 256 << 20,
+            cache_bytes: 64 << 20,
+            verify_on_open: true,
+            salvage: false,
+            disk: Arc::new(Os),
+        }
+    }
+
+    pub(crate) fn journal_dir(&self) -> PathBuf {
+        self.dir.join("journal")
+    }
+
+    pub(crate) fn base_dir(&self) -> PathBuf {
+        self.dir.join("base")
+    }
+
+    pub(crate) fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
+    /// While this file exists, sled's content is not to be trusted: a running store has found it damaged.
+    pub(crate) fn rebuild_marker(&self) -> PathBuf {
+        self.dir.join("REBUILD")
+    }
+
+    pub(crate) fn mark_for_rebuild(&self) -> Result<(), Failure> {
+        let marker = self.rebuild_marker();
+        if !marker.exists() {
+            match self.disk.create(&marker) {
+                // Two threads may have found the same damage.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                created => drop(created.map_err(Failure::disk("create", &marker))?),
+            }
+            self.disk.sync_dir(&self.dir).map_err(Failure::disk("sync", &self.dir))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the store has done since it was opened, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Batches accepted with writes in them.
+    pub commits: u64,
+    /// Batches refused because something was not as it had been read.
+    pub conflicts: u64,
+    /// `fdatasync`s of the journal.
+    pub syncs: u64,
+    /// Bytes written to the journal.
+    pub journal_bytes: u64,
+    /// Journal files.
+    pub segments: u64,
+    /// The last sequence number accepted.
+    pub accepted: u64,
+    /// The last sequence number on disk.
+    pub durable: u64,
+    /// The last sequence number in sled.
+    pub applied: u64,
+    /// Keys committed and not yet in sled.
+    pub overlay_entries: u64,
+    /// Bytes of records on disk and not yet in sled.
+    pub lag_bytes: u64,
+    /// Keys written to, or removed from, sled.
+    pub rows: u64,
+    /// Rounds in which that was done.
+    pub rounds: u64,
+    /// Times that sled was made durable.
+    pub checkpoints: u64,
+    /// Bases written.
+    pub bases: u64,
+    /// Live entries in sled.
+    pub entries: u64,
+}
+
+/// A [`Store`] in one directory of this machine. Dropping it closes it.
+#[derive(Debug)]
+pub struct LocalStore {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Given back last, when nothing touches the directory any more.
+    _lock: DirLock,
+}
+
+impl LocalStore {
+    /// Opens the directory, recovers what it holds, and starts the threads. Blocks while it replays.
+    pub fn open(settings: Settings) -> Result<(Self, Recovery), OpenError> {
+        let lock = lock_dir(&settings.dir, settings.disk.as_ref())?;
+        let Recovered { state, segments, start, last_seq, report } = recovery::recover(&settings)?;
+        let counters = Counters::default();
+        counters.applied.store(start.meta.applied, Ordering::Relaxed);
+        counters.entries.store(start.meta.sum.count, Ordering::Relaxed);
+        let shared = Arc::new(Shared {
+            progress: Arc::new(Progress::starting_at(last_seq)),
+            sequencer: Sequencer::starting_after(last_seq),
+            view: View::new(state, last_seq),
+            lag: Lag::new(settings.lag_bytes_max),
+            segments: Segments::new(segments),
+            counters,
+            settings,
+        });
+        let journal = Journal::begin(Arc::clone(&shared))?;
+        let follower = Follower::new(Arc::clone(&shared), start);
+        let store = Self { shared, threads: Mutex::default(), _lock: lock };
+        store.spawn("journal", move || journal.run())?;
+        store.spawn("follower", move || follower.run())?;
+        Ok((store, report))
+    }
+
+    /// Makes everything accepted durable, brings it into sled, and stops the threads. Later commits are refused,
+    /// reads still work. Returns an error if the store had failed. Blocks; safe to call twice.
+    pub fn close(&self) -> Result<(), Error> {
+        self.shared.sequencer.close();
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            // A panic there has already failed the store.
+            let _ = thread.join();
+        }
+        self.health()
+    }
+
+    /// The error that has stopped the store, if one has.
+    pub fn health(&self) -> Result<(), Error> {
+        self.shared.progress.failure().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Counters and sizes, for metrics.
+    pub fn stats(&self) -> Stats {
+        let counters = &self.shared.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            commits: read(&counters.commits),
+            conflicts: read(&counters.conflicts),
+            syncs: read(&counters.syncs),
+            journal_bytes: read(&counters.journal_bytes),
+            segments: self.shared.segments.len() as u64,
+            accepted: self.shared.sequencer.lock().last_seq(),
+            durable: self.shared.progress.durable(),
+            applied: read(&counters.applied),
+            overlay_entries: self.shared.view.overlay().len() as u64,
+            lag_bytes: self.shared.lag.bytes() as u64,
+            rows: read(&counters.rows),
+            rounds: read(&counters.rounds),
+            checkpoints: read(&counters.checkpoints),
+            bases: read(&counters.bases),
+            entries: read(&counters.entries),
+        }
+    }
+
+    fn spawn(&self, name: &'static str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+        let thread = thread::Builder::new().name(format!("store-{name}")).spawn(run);
+        let thread = thread.map_err(Failure::disk("start a thread for", &self.shared.settings.dir))?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    fn refuse(&self, refusal: Refusal) -> CommitError {
+        match refusal {
+            Refusal::Conflict(key) => {
+                add(&self.shared.counters.conflicts, 1);
+                CommitError::Conflict { key }
+            }
+            Refusal::Failed(failure) => self.shared.fail(failure).into(),
+        }
+    }
+
+    fn may_accept(&self, queue: &Queue) -> Result<(), Error> {
+        self.health()?;
+        if queue.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+}
+
+impl Read for LocalStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+        self.shared.view.get(key).map_err(|failure| self.shared.fail(failure))
+    }
+
+    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        if limit > SCAN_ENTRIES_MAX {
+            return Err(Error::ScanTooLong(limit));
+        }
+        self.shared.view.scan(range, limit).map_err(|failure| self.shared.fail(failure))
+    }
+
+    fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Error> {
+        if limit > SCAN_ENTRIES_MAX {
+            return Err(Error::ScanTooLong(limit));
+        }
+        self.shared.view.keys(range, limit).map_err(|failure| self.shared.fail(failure))
+    }
+
+    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
+        let view = &self.shared.view;
+        let check = view.begin_check();
+        match view.check(batch.expected()) {
+            // The moment is now, whatever has changed while it was being compared.
+            Ok(()) => Ok(check.first_change(batch.expected()).is_none()),
+            Err(Refusal::Conflict(_)) => Ok(false),
+            Err(Refusal::Failed(failure)) => Err(self.shared.fail(failure)),
+        }
+    }
+}
+
+impl Store for LocalStore {
+    fn commit(&self, batch: Batch) -> Result<Ticket, CommitError> {
+        let shared = &self.shared;
+        let (encoded, expected) = batch.into_parts(shared.settings.batch_bytes_max.min(PAYLOAD_BYTES_MAX))?;
+        // Twice: sled may have to be waited for, and much may have to be compared, so not under the lock that every
+        // commit needs; under the lock, nothing is left to do but to look at what has been written since.
+        let check = (!expected.is_empty()).then(|| shared.view.begin_check());
+        shared.view.check(&expected).map_err(|refusal| self.refuse(refusal))?;
+        let queue = shared.sequencer.lock();
+        self.may_accept(&queue)?;
+        if let Some(key) = check.and_then(|check| check.first_change(&expected)) {
+            return Err(self.refuse(Refusal::Conflict(key)));
+        }
+        let seq = if encoded.is_empty() {
+            queue.last_seq()
+        } else {
+            add(&shared.counters.commits, 1);
+            // Visible before the lock is given back: the next batch's preconditions see it.
+            shared.sequencer.accept(queue, encoded, |seq, encoded| shared.view.overlay_mut().insert(seq, encoded))
+        };
+        Ok(Ticket::new(seq, Arc::clone(&shared.progress)))
+    }
+
+    fn barrier(&self) -> Ticket {
+        let seq = self.shared.sequencer.lock().last_seq();
+        Ticket::new(seq, Arc::clone(&self.shared.progress))
+    }
+}
+
+impl Drop for LocalStore {
+    fn drop(&mut self) {
+        // A failure has been logged when it happened.
+        let _ = self.close();
+    }
+}
+
+/// Only one process has the directory open. The kernel gives the lock back however we end.
+#[derive(Debug)]
+struct DirLock(fs::File);
+
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing the file would not do while a child process that is just being started has a copy of it.
+        let _ = self.0.unlock();
+    }
+}
+
+fn lock_dir(dir: &Path, disk: &dyn Disk) -> Result<DirLock, OpenError> {
+    if !dir.exists() {
+        fs::create_dir_all(dir).map_err(Failure::disk("create", dir))?;
+        // What is durable in it is of no use if a power cut takes the directory itself back.
+        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        disk.sync_dir(parent).map_err(Failure::disk("sync", parent))?;
+    }
+    let path = dir.join("LOCK");
+    let file = fs::File::options().create(true).append(true).open(&path).map_err(Failure::disk("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(DirLock(file)),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(Failure::disk("lock", path)(source).into()),
+    }
+}
