@@ -16,7 +16,7 @@ run: plugins ## Build everything and serve on 127.0.0.1:36789
 	@exec target/release/wasaga
 
 test: plugins fixtures ## Run all tests that need nothing but Rust
-	cargo test --release -p wasaga -p wasaga-saga -p wasaga-store --no-fail-fast
+	cargo test --release -p wasaga -p wasaga-saga -p wasaga-store -p wasaga-testkit -p wasaga-seed --no-fail-fast
 
 test-money: plugins ## The money test for a minute with kills, and a minute with a disk that loses what was not synced
 	WASAGA_MONEY_SECONDS=60 cargo test --release -p wasaga --test money -- --test-threads 1 --nocapture

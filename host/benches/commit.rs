@@ -1,7 +1,7 @@
 //! What a commit costs, and what waiting for the disk adds.
 //!
 //! Run with: `cargo bench --bench commit`. It writes to a temporary directory, so `TMPDIR` chooses the disk.
-#![allow(clippy::unwrap_used, clippy::cast_precision_loss, missing_docs)]
+#![allow(clippy::cast_precision_loss, missing_docs)]
 
 use std::{
     alloc::{GlobalAlloc, Layout, System},

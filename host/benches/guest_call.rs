@@ -2,7 +2,7 @@
 //!
 //! Run with: `make plugins fixtures && cargo bench --bench guest_call`
 
-#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+#![allow(missing_docs)]
 
 use std::{path::Path, sync::Arc, time::Duration};
 

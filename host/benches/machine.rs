@@ -1,6 +1,6 @@
 //! What the saga machine costs: a whole two-step saga, decided, folded and replayed, without store and branches.
 
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(missing_docs)]
 
 use std::{hint::black_box, sync::Arc};
 

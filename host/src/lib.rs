@@ -36,6 +36,9 @@
 //!
 //! Dependencies point upwards only; a test enforces it.
 
+// A request must never bring the host down. Tests may (clippy.toml).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 pub use wasaga_saga as saga;
 pub use wasaga_store as store;
 

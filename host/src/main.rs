@@ -1,5 +1,8 @@
 //! The host program: reads the settings, puts the parts together, serves until it is told to stop.
 
+// A request must never bring the host down. Tests may (clippy.toml).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
 
 use clap::Parser;

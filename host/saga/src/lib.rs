@@ -7,6 +7,9 @@
 //! Reading order: [`definition`], [`event`], [`state`], [`machine`], [`compaction`], [`render`];
 //! [`pins`] stands beside them.
 
+// A request must never bring the host down. Tests may (clippy.toml).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 pub mod compaction;
 pub mod definition;
 pub mod event;

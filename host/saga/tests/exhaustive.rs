@@ -8,8 +8,6 @@
 //! is on disk before an external attempt starts), and forgets all that was in flight. Effects of contained branches
 //! live in the log and go with it; effects of external ones stay.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 use std::{collections::BTreeMap, sync::Arc};
 
 use wasaga_saga::{

@@ -33,6 +33,9 @@
 //! Deliberately absent: transactions with locks, timers in the commit path, a second copy of the recovery logic, any
 //! use of sled's `transaction` and `flush_async` (one global lock; a deadlock with seven callers).
 
+// A request must never bring the host down. Tests may (clippy.toml).
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod base;
 mod batch;
 mod codec;

@@ -28,7 +28,7 @@ use wasaga::{
     store::{self, Batch, LocalStore},
 };
 
-use crate::no_plugins::no_plugins;
+use wasaga_testkit::no_plugins;
 
 pub const JSON: &str = "application/json; charset=utf-8";
 

@@ -10,12 +10,9 @@ use wasaga::{
     plugin::{Limits, Registry, Runtime, Settings},
 };
 
-use crate::host::{Answer, Host};
+use wasaga_testkit::component;
 
-fn component(name: &str) -> Vec<u8> {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins").join(name).with_extension("wasm");
-    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}: run `make plugins`", file.display()))
-}
+use crate::host::{Answer, Host};
 
 /// A component that does the same and is another.
 fn other_version(component: &[u8]) -> Vec<u8> {
@@ -50,7 +47,7 @@ const HERE: &str = "127.0.0.1:36789";
 async fn a_plugin_is_uploaded_and_replaced_and_listed() {
     let world = World::new(Uploads::Loopback);
     assert_eq!(world.host.get("/api/v1/plugins").await.json()["plugins"], json!([]));
-    let first = component("service-a");
+    let first = component("plugins", "service-a");
     let answer = world.put("pay", HERE, first.clone()).await;
     assert_eq!(answer.status, 201, "{}", answer.body);
     let view = answer.json();
@@ -92,7 +89,7 @@ fn refused(answer: &Answer, status: u16, words: &[&str]) {
 #[tokio::test]
 async fn what_is_no_plugin_is_refused_and_changes_nothing() {
     let world = World::new(Uploads::Loopback);
-    let good = component("service-a");
+    let good = component("plugins", "service-a");
     assert_eq!(world.put("pay", HERE, good.clone()).await.status, 201);
     let before = world.host.get("/api/v1/plugins").await.body;
     refused(&world.put("pay", HERE, &b"\0asm\x01\0\0\0"[..]).await, 422, &["core module", "wasm32-wasip2"]);
@@ -112,7 +109,7 @@ async fn what_is_no_plugin_is_refused_and_changes_nothing() {
 
 #[tokio::test]
 async fn only_who_may_replaces_plugins() {
-    let good = component("service-a");
+    let good = component("plugins", "service-a");
     for (uploads, host, may) in [
         (Uploads::Off, HERE, false),
         (Uploads::Loopback, "evil.example:36789", false),

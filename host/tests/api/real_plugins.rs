@@ -23,6 +23,8 @@ use wasaga::{
     saga::Policy,
 };
 
+use wasaga_testkit::component_file;
+
 use crate::host::Host;
 
 const SECRET: &str = "hunter2-\u{e9}";
@@ -38,10 +40,7 @@ impl World {
     fn new(url: Option<String>, engine: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         for (folder, name) in [("plugins", "account"), ("fixtures", "chaos")] {
-            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder).join(name);
-            let file = file.with_extension("wasm");
-            std::fs::copy(&file, dir.path().join(name).with_extension("wasm"))
-                .unwrap_or_else(|error| panic!("{}: {error}: run `make plugins fixtures`", file.display()));
+            std::fs::copy(component_file(folder, name), dir.path().join(name).with_extension("wasm")).unwrap();
         }
         std::fs::write(dir.path().join("token"), SECRET).unwrap();
         let granted = grants::Settings {

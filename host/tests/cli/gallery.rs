@@ -3,14 +3,14 @@
 use std::{fs, path::Path};
 
 use serde_json::{Value, json};
+use wasaga_testkit::{component_file, process::Host};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use super::{component, wasaga};
-use crate::common::Host;
+use super::wasaga;
 
 fn read(folder: &str, name: &str) -> Vec<u8> {
-    fs::read(component(folder, name)).unwrap()
+    fs::read(component_file(folder, name)).unwrap()
 }
 
 /// A good component in which a name is replaced everywhere by another of the same length.

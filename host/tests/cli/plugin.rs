@@ -7,9 +7,12 @@ use std::{
 };
 
 use serde_json::json;
+use wasaga_testkit::{
+    component_file,
+    process::{Host, program},
+};
 
-use super::{component, wasaga};
-use crate::common::Host;
+use super::wasaga;
 
 #[test]
 fn a_new_plugin_says_how_to_build_it() {
@@ -43,7 +46,7 @@ fn a_new_plugin_says_how_to_build_it() {
 
 #[test]
 fn a_check_tells_all_about_a_plugin() {
-    let file = component("plugins", "rust");
+    let file = component_file("plugins", "rust");
     let said = wasaga(file.parent().unwrap(), &["check", "rust.wasm"]);
     assert!(said.is_good, "{}", said.text);
     said.must_hold(&[
@@ -60,7 +63,7 @@ fn a_check_tells_all_about_a_plugin() {
 
 #[test]
 fn a_check_knows_the_grants() {
-    let (dir, file) = (tempfile::tempdir().unwrap(), component("fixtures", "chaos"));
+    let (dir, file) = (tempfile::tempdir().unwrap(), component_file("fixtures", "chaos"));
     let file = file.to_str().unwrap();
     wasaga(dir.path(), &["check", file]).must_hold(&[
         "contained: it imports wasi:http/outgoing-handler but is granted no address",
@@ -74,7 +77,7 @@ fn a_check_knows_the_grants() {
     assert!(said.is_good, "{}", said.text);
     said.must_hold(&["external: it imports wasi:http/outgoing-handler and is granted https://a.example/v1/ (POST)"]);
     // As cargo calls the file of my-chaos.
-    fs::copy(component("fixtures", "chaos"), dir.path().join("my_chaos.wasm")).unwrap();
+    fs::copy(component_file("fixtures", "chaos"), dir.path().join("my_chaos.wasm")).unwrap();
     let settings = settings.replace("chaos", "my-chaos");
     fs::write(dir.path().join("wasaga.toml"), settings).unwrap();
     wasaga(dir.path(), &["check", "my_chaos.wasm", "--config", "wasaga.toml"])
@@ -102,7 +105,7 @@ async fn a_plugin_is_pushed_to_a_running_host_and_listed() {
     let dir = tempfile::tempdir().unwrap();
     let host = Host::start_on(&dir.path().join("data"), &dir.path().join("plugins"), &[]);
     let url = format!("http://{}", host.address);
-    let file = component("plugins", "rust");
+    let file = component_file("plugins", "rust");
     let push = |args: &[&str]| wasaga(dir.path(), &[&["push"], args, &["--host", &url]].concat());
     let said = push(&[file.to_str().unwrap()]);
     assert!(said.is_good, "{}", said.text);
@@ -114,7 +117,8 @@ async fn a_plugin_is_pushed_to_a_running_host_and_listed() {
     });
     assert_eq!(host.submit(body.to_string()).await.unwrap().0, 200);
 
-    push(&[component("plugins", "service-a").to_str().unwrap(), "--name", "rust"]).must_hold(&["rust is replaced"]);
+    push(&[component_file("plugins", "service-a").to_str().unwrap(), "--name", "rust"])
+        .must_hold(&["rust is replaced"]);
     fs::write(dir.path().join("bad.wasm"), "(module)").unwrap();
     let refused = push(&["bad.wasm"]);
     assert!(!refused.is_good);
@@ -141,8 +145,8 @@ async fn a_list_keeps_its_columns_and_tells_what_is_no_plugin() {
     let (dir, name) = (tempfile::tempdir().unwrap(), "a-name-of-more-than-twenty-four-letters");
     let plugins = dir.path().join("plugins");
     fs::create_dir(&plugins).unwrap();
-    fs::copy(component("plugins", "rust"), plugins.join(name).with_extension("wasm")).unwrap();
-    fs::copy(component("plugins", "rust"), plugins.join("b.wasm")).unwrap();
+    fs::copy(component_file("plugins", "rust"), plugins.join(name).with_extension("wasm")).unwrap();
+    fs::copy(component_file("plugins", "rust"), plugins.join("b.wasm")).unwrap();
     fs::write(plugins.join("broken.wasm"), "").unwrap();
     let host = Host::start_on(&dir.path().join("data"), &plugins, &[]);
     let list = wasaga(dir.path(), &["list", "--host", &format!("http://{}", host.address)]);
@@ -158,8 +162,8 @@ async fn a_list_keeps_its_columns_and_tells_what_is_no_plugin() {
 fn who_has_seen_enough_is_not_told_of_a_panic() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wasaga"));
-    command.args(["plugin", "test", "--payload", r#"{"amount":1}"#]).arg(component("plugins", "rust"));
+    let mut command = Command::new(program());
+    command.args(["plugin", "test", "--payload", r#"{"amount":1}"#]).arg(component_file("plugins", "rust"));
     let output = command.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
     assert!(output.status.success(), "{}", output.status);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");

@@ -4,12 +4,14 @@ use std::{fs, path::PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{component, wasaga};
+use wasaga_testkit::component_file;
+
+use super::wasaga;
 
 #[test]
 fn a_test_shows_what_a_branch_does_in_every_case() {
     let dir = tempfile::tempdir().unwrap();
-    let file = component("plugins", "rust");
+    let file = component_file("plugins", "rust");
     let payload = r#"{"amount":100,"customer":"Zoë"}"#;
     let said = wasaga(dir.path(), &["test", file.to_str().unwrap(), "--payload", payload]);
     assert!(said.is_good, "{}", said.text);
@@ -33,7 +35,7 @@ fn a_test_shows_what_a_branch_does_in_every_case() {
 #[test]
 fn a_test_finds_what_must_not_be() {
     let dir = tempfile::tempdir().unwrap();
-    let file = component("fixtures", "chaos");
+    let file = component_file("fixtures", "chaos");
     let test =
         |payload: Value| wasaga(dir.path(), &["test", file.to_str().unwrap(), "--payload", &payload.to_string()]);
     for (payload, words) in [
@@ -56,13 +58,13 @@ fn a_store_that_fails_is_tried_whatever_a_second_try_answers() {
     let test = |file: PathBuf, payload: Value| {
         wasaga(dir.path(), &["test", file.to_str().unwrap(), "--allow-leftovers", "--payload", &payload.to_string()])
     };
-    let said = test(component("plugins", "account"), json!({ "account": "a", "open": 100 }));
+    let said = test(component_file("plugins", "account"), json!({ "account": "a", "open": 100 }));
     assert!(said.is_good, "{}", said.text);
     said.must_hold(&["try again: rejected", "        try: unavailable", "        cancel: unavailable", "`note`: 3"]);
     assert!(!said.text.contains("it uses no store"), "{}", said.text);
     // It takes the store's error for a value, and that for a reason.
     let script = json!([["must be", "a", null], ["set", "a", "1"]]);
-    let said = test(component("fixtures", "chaos"), json!({ "try": "kv", "kv": script }));
+    let said = test(component_file("fixtures", "chaos"), json!({ "try": "kv", "kv": script }));
     assert!(!said.is_good, "{}", said.text);
     said.must_hold(&["FAIL  an error of the store must become `unavailable`, or a trap", "\n1 of the above"]);
 }
@@ -70,7 +72,7 @@ fn a_store_that_fails_is_tried_whatever_a_second_try_answers() {
 #[test]
 fn data_that_cancel_leaves_behind_must_be_meant() {
     let dir = tempfile::tempdir().unwrap();
-    let file = component("fixtures", "chaos");
+    let file = component_file("fixtures", "chaos");
     // It succeeds in spite of an error of the store, too, which is one more failure in both.
     let payload = json!({ "try": "kv", "kv": [["set", "a", "1"]] }).to_string();
     let test = ["test", file.to_str().unwrap(), "--payload", &payload];
@@ -82,7 +84,7 @@ fn data_that_cancel_leaves_behind_must_be_meant() {
 #[test]
 fn requests_get_the_answer_that_was_given_and_are_not_sent() {
     let dir = tempfile::tempdir().unwrap();
-    let file = component("fixtures", "chaos");
+    let file = component_file("fixtures", "chaos");
     // It would fail by being sent: nobody serves there.
     let settings =
         "[plugins.grants.pay]\nhttp = [{ url = \"http://127.0.0.1:1/v1/\", methods = [\"POST\"], private = true }]\n";

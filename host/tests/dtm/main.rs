@@ -5,13 +5,6 @@
 //! Everything is real but the clock: the router, the engine, the store, the HTTP client, and a participant that behaves
 //! as the one of DTM's tests. [`world`] says how paused time and real connections go together.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod participant;
 mod world;
 

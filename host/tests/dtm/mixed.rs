@@ -3,11 +3,9 @@
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use wasaga_testkit::process::{Host, branch_statuses};
 
-use crate::{
-    common::{Host, branch_statuses},
-    participant::{Answer, BALANCE, Participant},
-};
+use crate::participant::{Answer, BALANCE, Participant};
 
 const GID: &str = "mixed";
 

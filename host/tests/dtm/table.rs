@@ -1,6 +1,8 @@
 //! README.md lists every case, and every case that it lists has its test.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{fs, path::Path};
+
+use wasaga_testkit::table;
 
 /// The saga tests of DTM 1.19.
 const SAGAS: [&str; 43] = [
@@ -85,42 +87,18 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/dtm"))
 }
 
-/// The tests of this folder, and of that for gRPC: a function that stands right below its attribute.
-fn tests() -> BTreeSet<String> {
-    let mut tests = BTreeSet::new();
-    let files = |folder: &Path| fs::read_dir(folder).unwrap();
-    for entry in files(folder()).chain(files(&folder().with_file_name("grpc"))) {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "rs") {
-            continue;
-        }
-        let text = fs::read_to_string(path).unwrap();
-        for (attribute, function) in text.lines().zip(text.lines().skip(1)) {
-            let name = function.trim().trim_start_matches("async ").strip_prefix("fn ");
-            if let Some(name) = name.filter(|_| attribute.trim().contains("test") && attribute.trim().starts_with("#["))
-            {
-                tests.insert(name.split('(').next().unwrap().to_owned());
-            }
-        }
-    }
-    tests
-}
-
 #[test]
 fn every_case_is_in_the_table_and_has_its_test() {
     let readme = fs::read_to_string(folder().join("README.md")).unwrap();
-    let tests = tests();
+    let mut tests = table::tests_in_folder(folder());
+    tests.extend(table::tests_in_folder(&folder().with_file_name("grpc")));
     assert!(tests.len() > 80, "{tests:?}");
     let mut listed = Vec::new();
-    for row in readme.lines().filter(|line| line.starts_with("| ")) {
-        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [case, test, dtm, ours, deviation] = cells[..] else { continue };
-        if case == "Case" {
-            continue;
-        }
+    for row in table::rows(&readme) {
+        let [case, test, dtm, ours, deviation] = row[..] else { continue };
         let test = test.trim_matches('`');
         assert!(tests.contains(test), "{case} names the test {test:?}, which is not there");
-        assert!(!dtm.is_empty() && !ours.is_empty(), "{row}");
+        assert!(!dtm.is_empty() && !ours.is_empty(), "{row:?}");
         assert!(ours.starts_with("the same") || !deviation.is_empty(), "{case} deviates without a reason");
         listed.push(case.to_owned());
     }

@@ -29,11 +29,12 @@ use wasaga::{
     engine::Settings,
     saga::{BranchOp, Definition, Pin},
 };
-
-use crate::{
-    participant::Participant,
-    support::{Host, Setup, no_plugins, until},
+use wasaga_testkit::{
+    engine::{Host, Setup, until},
+    no_plugins,
 };
+
+use crate::participant::Participant;
 
 /// The steps of most of DTM's tests.
 pub const OUT_IN: [(&str, &str); 2] = [("TransOut", "TransOutRevert"), ("TransIn", "TransInRevert")];

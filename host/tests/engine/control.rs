@@ -11,8 +11,9 @@ use wasaga::{
     saga::{Event, Status, state::Reason},
     store::Batch,
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, settle, settled};
 
-use crate::support::{Host, Plan, Setup, Stage, settle, settled};
+use crate::stage::Stage;
 
 /// Stops it, and checks that it stays so.
 async fn stop(host: Host, gid: &str, stage: &Stage) -> Host {

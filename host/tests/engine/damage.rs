@@ -11,8 +11,9 @@ use wasaga::{
     saga::Status,
     store::{Batch, Read, Store},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup};
 
-use crate::support::{Host, Plan, Setup, Stage};
+use crate::stage::Stage;
 
 /// Writes `value` over every row that begins with `prefix` and is about the saga; a saga's id stands in its gid's row.
 fn overwrite(host: &Host, prefix: &[u8], gid: &str, value: &[u8]) {

@@ -13,8 +13,12 @@ use wasaga::{
     saga::{BranchOp, Event, Op, Status},
     store::{Batch, Store},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, settle, until};
 
-use crate::support::{Host, Plan, Setup, Stage, Troubles, World, settle, until};
+use crate::{
+    stage::Stage,
+    world::{Troubles, World},
+};
 
 fn put(key: &str) -> Batch {
     let mut effects = Batch::new();

@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use wasaga::engine::{Settings, Submitted};
+use wasaga_testkit::engine::{Host, Plan, Setup, until};
 
-use crate::support::{Host, Plan, Setup, Troubles, World, until};
+use crate::world::{Troubles, World};
 
 /// What goes wrong, and when.
 #[derive(Clone, Copy, Debug)]

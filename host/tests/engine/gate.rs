@@ -14,8 +14,9 @@ use wasaga::{
     saga::{BranchOp, Event, Op, Status},
     store::{Batch, Store},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, settle, until};
 
-use crate::support::{Attempt, Host, Plan, Setup, Stage, leave, settle, until};
+use crate::stage::{Attempt, Stage, leave};
 
 fn put(key: &str) -> Batch {
     let mut effects = Batch::new();

@@ -13,8 +13,9 @@ use wasaga::{
     engine::{Engine, Filter},
     saga::Status,
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, until};
 
-use crate::support::{Host, Plan, Setup, Troubles, World, until};
+use crate::world::{Troubles, World};
 
 const TROUBLES: Troubles = Troubles { rejected: 8, unknown: 12, ongoing: 6, panicking: 2, slow: 40 };
 const LIVES: u64 = 8;

@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use wasaga::{engine::SubmitError, saga::Status};
+use wasaga_testkit::engine::{Plan, Setup, settle, until};
 
-use crate::support::{Attempt, Plan, Setup, Stage, settle, until};
+use crate::stage::{Attempt, Stage};
 
 fn is_busy<T>(answer: &Result<T, SubmitError>) -> bool {
     matches!(answer, Err(SubmitError::Busy { retry_after }) if !retry_after.is_zero())

@@ -9,8 +9,9 @@ use wasaga::{
     engine::{Engine, Filter, SagaId},
     saga::{Status, Timestamp},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup};
 
-use crate::support::{Host, Plan, Setup, Stage};
+use crate::stage::Stage;
 
 fn all() -> Filter {
     Filter { limit: 100, ..Filter::default() }

@@ -6,8 +6,9 @@
 use std::time::Duration;
 
 use wasaga::saga::{Event, Saga, Status};
+use wasaga_testkit::engine::{Host, Plan, Setup};
 
-use crate::support::{Host, Plan, Setup, Stage};
+use crate::stage::Stage;
 
 /// What the store holds of all logs, in bytes.
 fn stored_bytes(host: &Host) -> usize {

@@ -13,8 +13,9 @@ use wasaga::{
     saga::{BranchOp, Definition, Op, Pin, Status},
     store::Store,
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, settle, settled, until};
 
-use crate::support::{Attempt, Host, Plan, Setup, Stage, settle, settled, until};
+use crate::stage::{Attempt, Stage};
 
 /// Waits until the store has accepted so many commits.
 async fn until_commits(host: &Host, commits: u64) {

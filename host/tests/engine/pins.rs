@@ -14,8 +14,13 @@ use wasaga::{
     saga::{Event, Pin, Status},
     store::{Batch, Store},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, settle, until};
 
-use crate::support::{ComponentStore, Host, Plan, Setup, Stage, Troubles, World, settle, until};
+use crate::{
+    component_store::ComponentStore,
+    stage::Stage,
+    world::{Troubles, World},
+};
 
 fn v(version: u8) -> Pin {
     ComponentStore::pin_of("contained", version)

@@ -23,8 +23,7 @@ use wasaga::{
     saga::{BranchId, BranchOp, Definition, Digest, Op, Pin, Pins, Status},
     store::{Batch, Range, Read, Store},
 };
-
-use crate::support::{Host, Plan, Setup, until};
+use wasaga_testkit::engine::{Host, Plan, Setup, until};
 
 /// What the test does at each call, before the branch does anything.
 type Hook = Box<dyn FnMut(&Call) + Send>;

@@ -18,8 +18,12 @@ use wasaga::{
     engine::{ControlError, Error, Filter, SubmitError, Submitted},
     saga::{Status, state::Reason},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, until};
 
-use crate::support::{Host, Plan, Setup, Stage, Troubles, World, until};
+use crate::{
+    stage::Stage,
+    world::{Troubles, World},
+};
 
 #[tokio::test(start_paused = true)]
 async fn a_branch_that_panics_is_called_again() {

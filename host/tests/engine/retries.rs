@@ -10,8 +10,9 @@
 use std::time::Duration;
 
 use wasaga::saga::{AbortReason, Policy, Status, Timestamp, state::Reason};
+use wasaga_testkit::engine::{Host, Plan, Setup, settle};
 
-use crate::support::{Attempt, Host, Plan, Setup, Stage, settle};
+use crate::stage::{Attempt, Stage};
 
 const SECOND: Duration = Duration::from_secs(1);
 

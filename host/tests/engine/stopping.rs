@@ -11,8 +11,12 @@ use wasaga::{
     engine::SubmitError,
     saga::{Event, Status},
 };
+use wasaga_testkit::engine::{Plan, Setup, settle, settled, until};
 
-use crate::support::{Attempt, Plan, Setup, Stage, Troubles, World, settle, settled, until};
+use crate::{
+    stage::{Attempt, Stage},
+    world::{Troubles, World},
+};
 
 const GRACE: Duration = Duration::from_secs(10);
 

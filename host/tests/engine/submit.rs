@@ -14,8 +14,9 @@ use wasaga::{
     engine::{Engine, Filter, SubmitError, Submitted},
     saga::{Event, Op, Status},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, settled};
 
-use crate::support::{Host, Plan, Setup, Stage, settled};
+use crate::stage::Stage;
 
 /// Submits from a task of its own, and meets the others at the barrier as soon as it is inside.
 async fn submit_with(engine: Engine, plan: Plan, inside: Arc<Barrier>) -> Result<Submitted, SubmitError> {

@@ -10,8 +10,9 @@ use wasaga::{
     engine::Submitted,
     saga::{Status, state::Reason},
 };
+use wasaga_testkit::engine::{Plan, Setup, settle, settled, until};
 
-use crate::support::{Plan, Setup, Stage, settle, settled, until};
+use crate::stage::Stage;
 
 #[tokio::test(start_paused = true)]
 async fn the_client_learns_how_it_ended() {

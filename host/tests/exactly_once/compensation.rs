@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 use wasaga::saga::{BranchOp, Event, Op, Status};
-
-use crate::{
+use wasaga_testkit::{
+    engine::{Host, Setup},
     server::Server,
-    support::{Host, Setup},
-    world::{Plugins, request, saga, starts, value},
 };
+
+use crate::world::{Plugins, request, saga, starts, value};
 
 /// A compensation that says which action it takes back.
 fn with_cancel(mut payload: Value) -> Value {

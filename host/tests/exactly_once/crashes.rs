@@ -11,11 +11,9 @@ use wasaga::{
     engine::{Settings, Submitted},
     saga::Status,
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, until};
 
-use crate::{
-    support::{Host, Plan, Setup, until},
-    world::{Plugins, saga, value},
-};
+use crate::world::{Plugins, saga, value};
 
 #[derive(Clone, Copy, Debug)]
 enum Fault {

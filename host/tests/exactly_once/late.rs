@@ -18,11 +18,13 @@ use wasaga::{
     branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
     saga::{BranchOp, Definition, Pin, Pins, Status},
 };
+use wasaga_testkit::{
+    engine::{Setup, settle},
+    server::Server,
+};
 
 use crate::{
     PATIENCE,
-    server::Server,
-    support::{Setup, settle},
     world::{Plugins, request, saga, starts, value},
 };
 

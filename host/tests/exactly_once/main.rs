@@ -4,14 +4,6 @@
 //! Elsewhere each part is tried by itself: the engine with branches that a test plays, the plugins with an exit and a
 //! store that a test plays. Here they are put together, with a disk that can be held and cut, and a server outside.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "../plugin/http/server.rs"]
-#[allow(dead_code, reason = "the tests of plugins use all of it")]
-mod server;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod compensation;
 mod crashes;
 mod late;

@@ -2,11 +2,9 @@
 
 use serde_json::{Value, json};
 use wasaga::saga::Status;
+use wasaga_testkit::engine::Setup;
 
-use crate::{
-    support::Setup,
-    world::{Plugins, saga},
-};
+use crate::world::{Plugins, saga};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn outputs_reach_later_steps_of_other_plugins() {

@@ -8,12 +8,12 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::json;
 use wasaga::saga::{BranchOp, Op, Status};
-
-use crate::{
+use wasaga_testkit::{
+    engine::Setup,
     server::{Event, Server},
-    support::Setup,
-    world::{Plugins, give, request, saga, starts, value},
 };
+
+use crate::world::{Plugins, give, request, saga, starts, value};
 
 const STEP: BranchOp = BranchOp { step: 1, op: Op::Action };
 

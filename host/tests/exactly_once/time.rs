@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use serde_json::json;
 use wasaga::saga::{Options, Status};
-
-use crate::{
+use wasaga_testkit::{
+    engine::{Host, Setup, until},
     server::Server,
-    support::{Host, Setup, until},
-    world::{Plugins, request, saga, value},
 };
+
+use crate::world::{Plugins, request, saga, value};
 
 /// Writes, and then sleeps for half a minute before it is done. Its compensation must not be called.
 fn slow() -> serde_json::Value {

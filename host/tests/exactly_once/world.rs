@@ -1,11 +1,6 @@
 //! Plugins and the way to their data.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -16,10 +11,10 @@ use wasaga::{
     saga::{BranchOp, Event, Step},
     store::{Batch, Read, Store, Ticket},
 };
-
-use crate::{
+use wasaga_testkit::{
+    component_file,
+    engine::{Host, Plan},
     server::Server,
-    support::{Host, Plan},
 };
 
 /// The components, as in a plugin folder: `account`, and the misbehaving fixture as `inside`, which is contained, and as
@@ -44,12 +39,10 @@ impl Plugins {
     /// They outlive the hosts that call them, which saves loading them at every start.
     fn load(http: Vec<Allowed>) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for (name, file) in
-            [("inside", "fixtures/chaos"), ("outside", "fixtures/chaos"), ("account", "plugins/account")]
+        for (name, folder, file) in
+            [("inside", "fixtures", "chaos"), ("outside", "fixtures", "chaos"), ("account", "plugins", "account")]
         {
-            let file = target().join(file).with_extension("wasm");
-            fs::copy(&file, dir.path().join(name).with_extension("wasm"))
-                .unwrap_or_else(|error| panic!("{}: {error}: run `make plugins fixtures`", file.display()));
+            fs::copy(component_file(folder, file), dir.path().join(name).with_extension("wasm")).unwrap();
         }
         let grants = Grants::new("outside", &grants::Settings { http, ..grants::Settings::default() }).unwrap();
         let settings = Settings {
@@ -64,10 +57,6 @@ impl Plugins {
         let services = (http::Client::new(&settings).unwrap(), grpc::Client::new(&settings));
         Self { branches: Arc::new(Branches::new(plugins, services.0, services.1)), _dir: dir }
     }
-}
-
-fn target() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
 /// A saga of plugins with their payloads.

@@ -1,11 +1,6 @@
 //! gRPC from end to end: a client, a host process, and a participant, with real HTTP/2 between them. The cases are those
 //! of DTM's own tests (`saga_grpc_test.go`, `saga_grpc_barrier_test.go`), and what may be refused.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "../common/mod.rs"]
-mod common;
-
 mod participant;
 mod refusals;
 mod saga;

@@ -13,11 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Request, Status, body::Body, client::Grpc};
 use wasaga::branch::grpc::Raw;
+use wasaga_testkit::process::{self, poll};
 
-use crate::{
-    common::{self, poll},
-    participant::Participant,
-};
+use crate::participant::Participant;
 
 /// Retries come soon, so that tests need not wait for them.
 const SETTINGS: &str = "[saga.retry]\nretry_interval = \"20ms\"\nongoing_min = \"20ms\"\n";
@@ -79,7 +77,7 @@ pub fn waiting() -> TransOptions {
 }
 
 pub struct World {
-    pub host: common::Host,
+    pub host: process::Host,
     pub participant: Participant,
     client: legacy::Client<HttpConnector, Body>,
     origin: Uri,
@@ -91,7 +89,7 @@ impl World {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("wasaga.toml");
         std::fs::write(&config, SETTINGS).unwrap();
-        let host = common::Host::start_with(&dir.path().join("data"), &["--config", config.to_str().unwrap()]);
+        let host = process::Host::start_with(&dir.path().join("data"), &["--config", config.to_str().unwrap()]);
         let line = host.wait_for_log(&["gRPC on"]).await;
         let (_, address) = line.split_once("gRPC on ").unwrap();
         let origin = format!("http://{}", address.trim()).parse().unwrap();
@@ -153,7 +151,7 @@ impl World {
         let view = self.host.query(gid).await;
         (
             view["transaction"]["status"].as_str().unwrap_or("unknown").to_owned(),
-            common::branch_statuses(&view).to_uppercase(),
+            process::branch_statuses(&view).to_uppercase(),
         )
     }
 

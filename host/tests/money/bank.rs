@@ -13,7 +13,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
-use crate::common::PATIENCE;
+use wasaga_testkit::process::PATIENCE;
 
 pub const CLIENTS: u64 = 64;
 pub const ACCOUNTS: usize = 100;

@@ -8,13 +8,6 @@
 //! process whose disk loses everything that was not synced at each cut. Both run for some seconds, or for as many as
 //! `WASAGA_MONEY_SECONDS` says.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../support/mod.rs"]
-mod support;
-
 mod bank;
 mod books;
 mod power;

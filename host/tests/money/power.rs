@@ -19,11 +19,14 @@ use wasaga::{
     directory::Branches,
     plugin::{Registry, Runtime, Settings},
 };
+use wasaga_testkit::{
+    engine::{Host, Setup},
+    process,
+};
 
 use crate::{
     bank::{Bank, Door},
-    books, common, duration, seed,
-    support::{Host, Setup},
+    books, duration, seed,
 };
 
 struct InProcess(Router);
@@ -53,7 +56,7 @@ fn load(dir: &Path) -> (Arc<Registry>, Arc<Branches>) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_books_balance_when_the_disk_loses_what_was_not_synced() {
     let mut random = fastrand::Rng::with_seed(seed());
-    let (plugins, branches) = load(&common::plugins());
+    let (plugins, branches) = load(&process::plugins());
     let setup = Setup::new(branches);
     let bank = Bank::new();
     let start = || {

@@ -6,12 +6,11 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
+use wasaga_testkit::process::Host;
 
 use crate::{
     bank::{Bank, Door},
-    books,
-    common::Host,
-    duration, seed,
+    books, duration, seed,
 };
 
 impl Door for Host {

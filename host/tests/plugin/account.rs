@@ -4,7 +4,7 @@ use wasaga::store::Store;
 
 use super::*;
 
-static PLUGINS: LazyLock<Registry> = LazyLock::new(|| load(&Settings::default(), &target("plugins")));
+static PLUGINS: LazyLock<Registry> = LazyLock::new(|| load(&Settings::default(), &component_dir("plugins")));
 
 async fn run(op: Op, payload: &Value, tried: Option<&str>) -> Outcome {
     let call = Call { tried: tried.map(Into::into), ..call(op, &payload.to_string()) };

@@ -2,7 +2,7 @@
 
 use super::*;
 
-static SERVICES: LazyLock<Registry> = LazyLock::new(|| load(&Settings::default(), &target("plugins")));
+static SERVICES: LazyLock<Registry> = LazyLock::new(|| load(&Settings::default(), &component_dir("plugins")));
 
 #[tokio::test]
 async fn service_a_accepts_everything() {

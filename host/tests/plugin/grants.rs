@@ -96,7 +96,7 @@ async fn an_output_with_a_secret_is_neither_stored_nor_shown() {
 
 #[tokio::test]
 async fn a_plugin_that_imports_no_way_out_is_contained() {
-    let registry = load(&Settings::default(), &target("plugins"));
+    let registry = load(&Settings::default(), &component_dir("plugins"));
     let plugin = registry.plugin("service-a").unwrap();
     assert_eq!(plugin.classification().containment, Containment::Contained);
     assert_eq!(plugin.classification().reason, "imports nothing that leaves the host");

@@ -23,8 +23,8 @@ fn languages() -> Vec<String> {
 
 /// The components of all languages, with these limits. Compiled once, for all tests.
 fn branches(limits: Limits) -> Registry {
-    let dir = env::var_os("WASAGA_TEST_LANGUAGES_DIR").map_or_else(|| target("plugins"), PathBuf::from);
-    let cache_dir = Some(target("").join("test-languages-code"));
+    let dir = env::var_os("WASAGA_TEST_LANGUAGES_DIR").map_or_else(|| component_dir("plugins"), PathBuf::from);
+    let cache_dir = Some(component_dir("").join("test-languages-code"));
     let registry = load(&Settings { limits, cache_dir, ..Settings::default() }, &dir);
     for language in languages() {
         let file = dir.join(&language);

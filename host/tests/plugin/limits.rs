@@ -34,7 +34,7 @@ async fn a_pool_that_cannot_be_reserved_is_done_without() {
     let runtime = Runtime::new(&unpoolable()).unwrap();
     assert!(!runtime.is_pooled());
     assert!(Runtime::new(&Settings::default()).unwrap().is_pooled());
-    let registry = Registry::load(&runtime, &target("fixtures"), Vec::new());
+    let registry = Registry::load(&runtime, &component_dir("fixtures"), Vec::new());
     assert_eq!(output(try_(&registry, "chaos", &json!({"try": "count"})).await), json!(1));
 }
 
@@ -99,7 +99,7 @@ async fn components_that_need_more_than_the_limits_are_refused_when_loaded() {
         Limits { table_elements: 1, ..Limits::default() },
         Limits { instances: 1, ..Limits::default() },
     ] {
-        let registry = load(&settings(limits.clone()), &target("fixtures"));
+        let registry = load(&settings(limits.clone()), &component_dir("fixtures"));
         let refused = &registry.refused()[0];
         assert!(matches!(refused.fault, Fault::OverLimits { .. }), "{limits:?}: {refused:?}");
     }

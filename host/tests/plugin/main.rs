@@ -1,7 +1,5 @@
 //! What the plugin runtime promises, shown with real components: the tutorial's two services, and one that misbehaves.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 mod account;
 mod behaviour;
 mod cache;
@@ -31,6 +29,7 @@ use wasaga::{
     saga::{BranchId, BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::{self, LocalStore},
 };
+use wasaga_testkit::{component, component_dir};
 
 /// Long enough for any guest that ends by itself.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -43,22 +42,11 @@ fn store() -> Arc<LocalStore> {
     SCRATCH.clone()
 }
 
-fn target(folder: &str) -> PathBuf {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder);
-    assert!(dir.is_dir(), "{} is missing: run `make plugins fixtures`", dir.display());
-    dir
-}
-
-fn component(folder: &str, name: &str) -> Vec<u8> {
-    let file = target(folder).join(name).with_extension("wasm");
-    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}: run `make plugins fixtures`", file.display()))
-}
-
 /// The misbehaving plugin under the default settings, for all tests that need no others.
 static CHAOS: LazyLock<Registry> = LazyLock::new(|| chaos(&Settings::default()));
 
 fn chaos(settings: &Settings) -> Registry {
-    let registry = load(settings, &target("fixtures"));
+    let registry = load(settings, &component_dir("fixtures"));
     assert_eq!(registry.plugins().len(), 1, "run `make plugins fixtures`");
     registry
 }

@@ -9,11 +9,9 @@ use wasaga::{
     plugin::{Registry, Runtime, Settings, collector},
     saga::{Op, Status, Step},
 };
+use wasaga_testkit::engine::{Host, Plan, Setup, until};
 
-use crate::{
-    chaos,
-    support::{Host, Plan, Setup, until},
-};
+use crate::chaos;
 
 fn open(dir: &Path) -> (Arc<Registry>, Setup) {
     let component_store_dir = Some(dir.join("component_store"));

@@ -15,12 +15,9 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::{sync::watch, task::JoinSet};
 use wasaga::saga::Digest;
+use wasaga_testkit::process::{Host, poll};
 
-use crate::{
-    chaos,
-    common::{Host, poll},
-    component,
-};
+use crate::{chaos, component};
 
 const CLIENTS: u32 = 4;
 const VERSIONS: u32 = 16;

@@ -4,7 +4,6 @@ mod busy;
 mod limits;
 mod pieces;
 mod refusals;
-mod server;
 mod tls;
 
 use std::{
@@ -23,11 +22,11 @@ use wasaga::{
     plugin::{Grants, Limits, grants, http::rule::Allowed},
 };
 
-use self::server::{Event, Server};
 use super::{
     keyvalue::{Meddler, World},
     *,
 };
+use wasaga_testkit::server::{self, Event, Server};
 
 /// An exit that keeps a list, and opens when it is told to.
 struct Door {

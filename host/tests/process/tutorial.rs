@@ -1,12 +1,8 @@
 //! The tutorial that Wasaga started from, against the real program: its very request, and its variants.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+use wasaga_testkit::process::{Host, branch_statuses, transfer};
 
-mod common;
-
-use common::{Host, branch_statuses, transfer};
-
-const REQUEST: &str = include_str!("../../examples/tutorial/submit.json");
+const REQUEST: &str = include_str!("../../../examples/tutorial/submit.json");
 const GID: &str = "saga-golang-demo-001";
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! The rules of the house that a compiler does not check.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 use std::{
     fs,
     path::{Path, PathBuf},

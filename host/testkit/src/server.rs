@@ -1,6 +1,14 @@
 //! A server that tells what reaches it, and answers as the path asks.
 
-use std::{convert::Infallible, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use ::http::{HeaderMap, Request, Response};
 use bytes::Bytes;
@@ -15,10 +23,12 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    sync::mpsc,
+    sync::{Notify, mpsc},
+    time::timeout,
 };
 
-use super::*;
+/// How long anything may take that should happen at once.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Server {
     pub address: SocketAddr,

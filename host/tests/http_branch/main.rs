@@ -1,5 +1,4 @@
 //! HTTP branches against real servers on the loopback interface: what is sent, and how each answer is understood.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::{
     convert::Infallible,

@@ -1,7 +1,5 @@
 //! A real host process, for tests that need one: started on a free port, watched, killed, started again.
 
-#![allow(dead_code, reason = "each test binary uses its own part")]
-
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
@@ -13,15 +11,25 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::component_dir;
+
 /// How long anything may take that should happen at once.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The folder of the components that `make plugins` builds, or of those that the variable names.
 pub fn plugins() -> PathBuf {
-    let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/plugins");
-    let dir = std::env::var_os("WASAGA_TEST_PLUGINS").map_or(built, PathBuf::from);
+    let dir = std::env::var_os("WASAGA_TEST_PLUGINS").map_or_else(|| component_dir("plugins"), PathBuf::from);
     assert!(dir.join("service-a.wasm").exists(), "{} has no plugins: run `make plugins`", dir.display());
     dir
+}
+
+/// The program, which cargo builds before it runs an integration test: `target/release/wasaga` beside `deps`, in which
+/// the test is.
+pub fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let program = test.parent().and_then(Path::parent).unwrap().join("wasaga");
+    assert!(program.is_file(), "{} is missing: run `cargo test -p wasaga`, which builds it", program.display());
+    program
 }
 
 /// A running host.
@@ -48,7 +56,7 @@ impl Host {
         // The host answers over plain HTTP, but the client wants to know how it would do TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_wasaga"))
+        let mut child = Command::new(program())
             .args(["--listen", "127.0.0.1:0", "--data"])
             .arg(data)
             .arg("--plugins")

@@ -1,19 +1,12 @@
 //! What people who write plugins see of the program: the real one, run as they run it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-mod common;
-#[path = "cli/gallery.rs"]
 mod gallery;
-#[path = "cli/plugin.rs"]
 mod plugin;
-#[path = "cli/trial.rs"]
 mod trial;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
+
+use wasaga_testkit::process::program;
 
 /// What a command printed, and whether it says that all is well.
 struct Said {
@@ -32,7 +25,7 @@ impl Said {
 
 /// Runs `wasaga plugin ...` in a folder.
 fn wasaga(folder: &Path, args: &[&str]) -> Said {
-    let output = Command::new(env!("CARGO_BIN_EXE_wasaga"))
+    let output = Command::new(program())
         .arg("plugin")
         .args(args)
         .current_dir(folder)
@@ -42,11 +35,4 @@ fn wasaga(folder: &Path, args: &[&str]) -> Said {
         .unwrap();
     let text = [output.stdout, output.stderr].concat();
     Said { is_good: output.status.success(), text: String::from_utf8(text).unwrap() }
-}
-
-/// The file of a component that `make plugins` or `make fixtures` has built.
-fn component(folder: &str, name: &str) -> PathBuf {
-    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
-    let file = target.join(folder).join(name).with_extension("wasm").canonicalize();
-    file.unwrap_or_else(|error| panic!("{name}: {error}: run `make plugins fixtures`"))
 }

@@ -4,10 +4,6 @@
 //! lacks an effect and none that failed has one; and nobody was ever called for a saga that the host does not know
 //! (the output rule). The participant keeps the score, with the barrier that every participant of DTM needs.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -23,9 +19,9 @@ use axum::{
     http::StatusCode,
     routing::post,
 };
-use common::Host;
 use futures_util::{StreamExt, stream};
 use serde_json::json;
+use wasaga_testkit::process::Host;
 
 const ROUNDS: u64 = 8;
 const CLIENTS: u64 = 16;

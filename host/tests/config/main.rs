@@ -1,10 +1,8 @@
 //! The sample of all settings says what is true.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
 use wasaga::config::{Config, Flags};
 
-const SAMPLE: &str = include_str!("../../examples/wasaga.toml");
+const SAMPLE: &str = include_str!("../../../examples/wasaga.toml");
 
 /// The sample as somebody would use it who removes the `#` before every setting.
 fn uncommented() -> String {

@@ -14,13 +14,9 @@ use wasaga::{
     saga::{BranchId, BranchOp, Definition, Op, Pin, Status},
     store::{Batch, Read, Store},
 };
+use wasaga_testkit::engine::{EFFECTS, Host, Setup, TestStore, until};
 
-use super::{
-    Host, Setup, TestStore,
-    stage::{containment, leave},
-    store::EFFECTS,
-    until,
-};
+use crate::stage::{containment, leave};
 
 /// How often attempts go wrong, in percent.
 #[derive(Clone, Copy, Debug, Default)]

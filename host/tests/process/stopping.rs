@@ -1,12 +1,8 @@
 //! The real program, told to stop while clients misbehave.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-
-mod common;
-
 use std::{io::Write, net::TcpStream};
 
-use common::{Host, transfer};
+use wasaga_testkit::process::{Host, transfer};
 
 /// Without a bound, a connection that never ends its request would keep the host alive for the 100 s of its limit.
 #[tokio::test]

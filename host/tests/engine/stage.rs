@@ -14,6 +14,7 @@ use wasaga::{
     saga::{BranchOp, Definition, Op, Pin},
     store::{self, Batch, Range, Read},
 };
+use wasaga_testkit::engine::settle;
 
 /// A directory in which every attempt waits for the test to answer it.
 ///
@@ -81,13 +82,6 @@ impl Stage {
     pub fn open(&self, address: &str) {
         self.closed.lock().unwrap().remove(address);
         self.traps.lock().unwrap().remove(address);
-    }
-}
-
-/// Lets every task run until it has nothing to do; on the test's own thread, so without waiting for time to pass.
-pub async fn settle() {
-    for _ in 0..200 {
-        tokio::task::yield_now().await;
     }
 }
 

@@ -1,0 +1,22 @@
+//! What the tests of Wasaga share.
+//!
+//! - [`engine`]: an engine in this process, on a store and a disk that a test controls.
+//! - [`process`]: the real program as a process.
+//! - [`server`]: an HTTP server that reports what reaches it.
+//! - [`component`], [`component_file`], [`no_plugins`]: the plugins of a host.
+//! - [`table`]: tables of a README that name tests.
+//! - [`seed`], [`rng`]: seeds of randomised tests.
+
+pub mod engine;
+pub mod process;
+pub mod server;
+pub mod table;
+
+mod components;
+mod no_plugins;
+
+pub use self::{
+    components::{component, component_dir, component_file},
+    no_plugins::no_plugins,
+};
+pub use wasaga_seed::{rng, seed};

@@ -1,0 +1,10 @@
+//! The HTTP API as clients see it: statuses, headers and bodies, byte for byte, in front of a real engine and store.
+
+mod connections;
+mod host;
+mod lists;
+mod plan;
+mod plugins;
+mod real_plugins;
+mod refusals;
+mod sagas;

@@ -1,0 +1,23 @@
+//! The engine, as somebody sees it who wants to break it: through its public face, on the real store, with branches
+//! that the tests play themselves. What each part checks stands at the top of its file.
+
+mod component_store;
+mod control;
+mod damage;
+mod effects;
+mod faults;
+mod gate;
+mod kills;
+mod limits;
+mod list;
+mod long_logs;
+mod output_rule;
+mod pins;
+mod plan;
+mod races;
+mod retries;
+mod stage;
+mod stopping;
+mod submit;
+mod waiting;
+mod world;
