@@ -6,27 +6,19 @@
 
 use std::time::Duration;
 
-use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
-use serde::{Deserialize, Serialize};
-
 use super::{AbortReason, BranchOp, Event, Failure, Op, Saga, Status, Timestamp};
 
 /// The host's settings that decisions depend on. Events record what came of them, so replay does not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Wait before the first retry when the saga does not say.
-    #[serde(with = "duration")]
     pub retry_interval: Duration,
     /// Longest wait between two attempts, unless the saga's own interval is longer.
-    #[serde(with = "duration")]
     pub retry_interval_max: Duration,
     /// Shortest wait between two attempts, which a branch can ask for by "ongoing": keeps it from spinning through the
     /// host.
-    #[serde(with = "duration")]
     pub ongoing_min: Duration,
     /// Longest such wait.
-    #[serde(with = "duration")]
     pub ongoing_max: Duration,
     /// Failed attempts of one operation after which a saga is stuck: a person should look, though it goes on.
     pub stuck_after: u32,

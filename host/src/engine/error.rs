@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::record::Unreadable;
+use super::format::Unreadable;
 use crate::{
     saga::{IllegalEvent, Op, Status},
     store,
