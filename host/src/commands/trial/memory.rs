@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Bound,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -65,12 +64,8 @@ impl Read for Memory {
 
     fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
         self.reads.fetch_add(1, Relaxed);
-        if range.is_empty() {
-            return Ok(Vec::new());
-        }
-        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let data = self.lock();
-        let rows = data.range::<Bytes, _>((Bound::Included(&range.start), end));
+        let rows = data.range::<Bytes, _>(range.bounds());
         let row = |(key, value): (&Bytes, &Bytes)| (key.clone(), value.clone());
         Ok(if range.reverse { rows.rev().take(limit).map(row).collect() } else { rows.take(limit).map(row).collect() })
     }
