@@ -95,6 +95,10 @@ impl Batch {
         self.refused.as_ref()
     }
 
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.writes
+    }
+
     pub(crate) fn expected(&self) -> &[Expected] {
         &self.expected
     }

@@ -38,6 +38,11 @@ impl Memory {
         Self(Arc::new(Mutex::new(Contents { entries, last_seq: 0 })))
     }
 
+    /// Applies the writes of a batch, whatever it expects.
+    pub fn apply(&self, batch: &Batch) {
+        lock(&self.0).apply(&Bytes::copy_from_slice(batch.encoded()));
+    }
+
     /// Everything that it holds.
     pub fn entries(&self) -> BTreeMap<Bytes, Bytes> {
         lock(&self.0).entries.clone()
