@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{Context, error::Error};
+use super::{context::Context, error::Error};
 
 /// How much of a body that is too large is still read, as a multiple of the limit: a client that is still sending when
 /// the connection closes often does not see the answer that says so.

@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Context;
+use super::context::Context;
 use crate::engine::Engine;
 
 /// The format that the encoder writes, by its registered name.

@@ -30,7 +30,7 @@ use super::{
     Branch, Call, Containment, EgressRequest, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX},
 };
-use crate::{saga::Gid, store::Batch};
+use crate::{causes, saga::Gid, store::Batch};
 
 /// After how much silence a connection in use is asked for a sign of life. All calls of a service share one: without
 /// this, a machine that vanished would swallow every further call until TCP gives up, a quarter of an hour later.
@@ -181,7 +181,7 @@ fn understand(status: &Status) -> Outcome {
         code => {
             // What has a source comes from this side: the service was not reached, or broke off.
             let error = match error::Error::source(status) {
-                Some(cause) => http_branch::in_one_line(cause),
+                Some(cause) => causes::in_one_line(cause),
                 None => format!("gRPC {code:?}: {}", http_branch::excerpt(words)),
             };
             Outcome::Unknown { error }

@@ -4,7 +4,7 @@
 //! `HTTPResp2DtmError` (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Participants written for DTM
 //! depend on these rules, odd ones included, so [`understand`] is the only place that knows them.
 
-use std::{borrow::Cow, error, str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use futures_util::future::BoxFuture;
 use http::{
@@ -16,13 +16,10 @@ use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
 use super::{Branch, Call, Containment, EgressRequest, Outcome, json_rpc};
-use crate::store::Batch;
+use crate::{causes, saga::Definition, store::Batch};
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
 pub const URL_BYTES_MAX: usize = 8000;
-
-/// Most branch headers of one saga. Common servers refuse requests with more than 100 headers; some are ours.
-pub const HEADERS_MAX: usize = 64;
 
 /// How much of an answer is kept for people, in bytes: what DTM's column for the rollback reason holds.
 const EXCERPT_BYTES_MAX: usize = 1024;
@@ -89,7 +86,7 @@ impl Client {
         let http = builder(settings).build().or_else(|error| {
             let client = builder(settings).tls_certs_only([]).build()?;
             tracing::warn!(
-                error = in_one_line(&error),
+                error = causes::in_one_line(&error),
                 "no trusted root certificates, https branches will fail: \
                  install the system's (Debian: ca-certificates) or set SSL_CERT_FILE, then restart"
             );
@@ -140,7 +137,7 @@ fn builder(settings: &Settings) -> reqwest::ClientBuilder {
 /// `Host`, `Content-Length`, `Transfer-Encoding` and `Trailer` are left out, as Go's client leaves them out: they
 /// describe the connection, and a wrong one would break the request's framing.
 pub fn headers(given: &[(String, String)]) -> Result<HeaderMap, Error> {
-    if given.len() > HEADERS_MAX {
+    if given.len() > Definition::BRANCH_HEADERS_MAX {
         return Err(Error::TooManyHeaders { headers: given.len() });
     }
     let mut headers = HeaderMap::new();
@@ -200,8 +197,10 @@ impl HttpBranch {
         };
         let given = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).headers(given);
-        let response = request.send().await.map_err(|error| in_one_line(&error.without_url()))?;
-        Answer::read(response, self.client.response_bytes_max).await.map_err(|error| in_one_line(&error.without_url()))
+        let response = request.send().await.map_err(|error| causes::in_one_line(&error.without_url()))?;
+        Answer::read(response, self.client.response_bytes_max)
+            .await
+            .map_err(|error| causes::in_one_line(&error.without_url()))
     }
 
     /// The method that is called by JSON-RPC, where saga and address ask for that.
@@ -341,12 +340,6 @@ pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{kept}…"))
 }
 
-/// An error and its causes.
-pub(super) fn in_one_line(error: &dyn error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
 /// Why an HTTP branch cannot be called as asked for, or none at all. Addresses may hold passwords and are not repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -369,7 +362,7 @@ pub enum Error {
     #[error("the address is malformed: write it as http://host:port/path")]
     Malformed(#[source] <Url as FromStr>::Err),
     /// More headers than servers accept.
-    #[error("branch_headers has {headers} entries, the limit is {HEADERS_MAX}")]
+    #[error("branch_headers has {headers} entries, the limit is {}", Definition::BRANCH_HEADERS_MAX)]
     TooManyHeaders {
         /// How many there are.
         headers: usize,

@@ -10,6 +10,7 @@ use super::{
     print::say,
     report::{Side, size, table},
 };
+use crate::causes;
 
 /// Where `make run` serves.
 pub const DEFAULT_HOST: &str = "http://127.0.0.1:36789";
@@ -102,7 +103,7 @@ async fn send(
     let client = reqwest::Client::builder().no_proxy().build()?;
     let request = client.request(method, url).body(body).send().await;
     let answer = request.map_err(|error| {
-        let cause = std::iter::successors(Some(&error as &dyn Error), |&error| error.source()).last();
+        let cause = causes::chain(&error).last();
         let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
         format!("no host answers at {host}{cause}: start one with `make run`, or say where it is with --host")
     })?;

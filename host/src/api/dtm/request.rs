@@ -18,10 +18,7 @@ use super::{
     lenient::{Fields, Items, Object, Text, Whole, set, within},
     order,
 };
-use crate::{
-    branch::http::HEADERS_MAX,
-    saga::{Definition, Gid, Invalid, Options, Step, Timestamp},
-};
+use crate::saga::{Definition, Gid, Invalid, Options, Step, Timestamp};
 
 /// Largest payload of one step, in bytes: it is held in memory while its saga runs, and copied into every call.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -314,8 +311,11 @@ impl<'de> Deserialize<'de> for Headers {
                 let mut headers = BTreeMap::new();
                 while let Some((name, value)) = next_text(&mut map)? {
                     headers.insert(name.into_owned(), value.into_owned());
-                    if headers.len() > HEADERS_MAX {
-                        return Err(serde::de::Error::custom(format_args!("the limit is {HEADERS_MAX} headers")));
+                    if headers.len() > Definition::BRANCH_HEADERS_MAX {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "the limit is {} headers",
+                            Definition::BRANCH_HEADERS_MAX
+                        )));
                     }
                 }
                 Ok(Headers(headers))
@@ -535,8 +535,11 @@ mod tests {
             let all: Vec<_> = (0..count).map(|i| format!(r#""n{i}":"""#)).collect();
             saga_with(&format!(r#""branch_headers":{{{}}}"#, all.join(",")))
         };
-        decoded(&headers(HEADERS_MAX));
-        assert!(refused(&headers(HEADERS_MAX + 1)).starts_with("JSON: branch_headers: the limit is 64 headers"));
+        decoded(&headers(Definition::BRANCH_HEADERS_MAX));
+        assert!(
+            refused(&headers(Definition::BRANCH_HEADERS_MAX + 1))
+                .starts_with("JSON: branch_headers: the limit is 64 headers")
+        );
 
         let custom_data = |bytes: usize| saga_with(&format!(r#""custom_data":"{{}}{}""#, " ".repeat(bytes - 2)));
         decoded(&custom_data(CUSTOM_DATA_BYTES_MAX));

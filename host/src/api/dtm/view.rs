@@ -7,9 +7,8 @@
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Serialize, Serializer};
 
-use super::response::to_json;
 use crate::{
-    api::time::Time,
+    api::{json, time::Time},
     engine::Record,
     saga::{
         AbortReason, BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
@@ -25,7 +24,7 @@ pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
         transaction: Option<Transaction<'a>>,
     }
     let saga = record.map(|record| &record.saga);
-    to_json(&Body {
+    json::encode(&Body {
         branches: saga.map(branches).unwrap_or_default(),
         transaction: saga.map(|saga| Transaction::of(saga, policy)),
     })
@@ -41,7 +40,7 @@ impl List {
         if !self.0.is_empty() {
             self.0.push(b',');
         }
-        self.0.extend(to_json(&Transaction::of(&record.saga, policy)));
+        self.0.extend(json::encode(&Transaction::of(&record.saga, policy)));
     }
 
     /// How long it is so far.
@@ -51,14 +50,14 @@ impl List {
 
     /// The body, with the position at which the next page begins; empty at the end of the list.
     pub fn finish(self, next_position: &str) -> Vec<u8> {
-        let position = to_json(&next_position);
+        let position = json::encode(&next_position);
         [b"{\"next_position\":", &*position, b",\"transactions\":[", &*self.0, b"]}"].concat()
     }
 }
 
 /// The body of `all` when one saga was asked for that does not exist.
 pub fn no_list(position: &str) -> Vec<u8> {
-    [b"{\"next_position\":", &*to_json(&position), b",\"transactions\":null}"].concat()
+    [b"{\"next_position\":", &*json::encode(&position), b",\"transactions\":null}"].concat()
 }
 
 /// Why a saga is, or was, rolled back, in DTM's words.
@@ -135,7 +134,7 @@ impl<'a> Transaction<'a> {
             finish_time: ended(Status::Succeed),
             rollback_time: ended(Status::Failed),
             rollback_reason: rollback_reason(saga),
-            options: String::from_utf8(to_json(&TransOptions::of(options, 0))).unwrap_or_default(),
+            options: String::from_utf8(json::encode(&TransOptions::of(options, 0))).unwrap_or_default(),
             custom_data: &options.custom_data,
             next_cron_interval: retry.map_or(0, |retry| retry.interval_s),
             next_cron_time: retry.map(|retry| Time(retry.at)),
