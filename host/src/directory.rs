@@ -24,7 +24,7 @@ impl Branches {
 
     fn service(&self, saga: &Definition, target: &str) -> Result<Arc<dyn Branch>, NotFound> {
         let options = saga.options();
-        if grpc::is_meant(&options.protocol, target) {
+        if grpc::is_grpc_address(&options.protocol, target) {
             grpc::metadata(saga.gid(), &options.branch_headers).map_err(|error| not_found(&error))?;
             return Ok(Arc::new(self.grpc.branch(target).map_err(|error| not_found(&error))?));
         }

@@ -147,7 +147,7 @@ async fn a_list_keeps_its_columns_and_tells_what_is_no_plugin() {
     let host = Host::start_on(&dir.path().join("data"), &plugins, &[]);
     let list = wasaga(dir.path(), &["list", "--host", &format!("http://{}", host.address)]);
     assert!(list.is_good, "{}", list.text);
-    list.must_hold(&["broken.wasm is no plugin: the file is empty"]);
+    list.must_hold(&["broken.wasm is not a plugin: the file is empty"]);
     let column = |row: usize, word: &str| list.text.lines().nth(row).unwrap().find(word);
     assert!(column(1, name).is_some() && column(2, "b ").is_some(), "{}", list.text);
     let reach = column(0, "reach");

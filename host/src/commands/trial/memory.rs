@@ -1,4 +1,4 @@
-//! A store for one trial, in memory.
+//! A store in memory.
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +14,10 @@ use bytes::Bytes;
 use crate::store::sync::lock;
 use crate::store::{Batch, CommitError, Error, Range, Read};
 
-/// All data, by key.
+/// All rows, by key.
 pub type Data = BTreeMap<Bytes, Bytes>;
 
-/// Clones are the same store.
+/// A store in memory that counts reads. Clones share it.
 #[derive(Clone, Default)]
 pub struct Memory {
     data: Arc<Mutex<Data>>,
@@ -25,22 +25,22 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// What is in it.
+    /// A copy of all rows.
     pub fn data(&self) -> Data {
         self.lock().clone()
     }
 
-    /// Another store with the same in it.
+    /// Another store with the same rows.
     pub fn copy(&self) -> Self {
         Self { data: Arc::new(Mutex::new(self.data())), reads: Arc::default() }
     }
 
-    /// How often it was read.
+    /// The number of reads so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(Relaxed)
     }
 
-    /// Keeps what a batch writes.
+    /// Applies the writes of a batch.
     pub fn commit(&self, batch: &Batch) {
         let mut data = self.lock();
         for (key, value) in batch.writes() {
