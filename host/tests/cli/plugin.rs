@@ -118,7 +118,7 @@ async fn a_plugin_is_pushed_to_a_running_host_and_listed() {
     fs::write(dir.path().join("bad.wasm"), "(module)").unwrap();
     let refused = push(&["bad.wasm"]);
     assert!(!refused.is_good);
-    refused.must_hold(&["bad.wasm is not taken", "not WebAssembly", "wasm32-wasip2"]);
+    refused.must_hold(&["the host refuses bad.wasm", "not WebAssembly", "wasm32-wasip2"]);
     fs::write(dir.path().join("Bad Name.wasm"), "").unwrap();
     push(&["Bad Name.wasm"]).must_hold(&["lowercase", "rename the file", "--name"]);
     push(&["bad.wasm", "--name", ""]).must_hold(&["--name \"\": a plugin's name must consist of"]);
