@@ -64,7 +64,7 @@ fn fail(error: &(dyn Error + 'static)) -> ExitCode {
 
 /// Whether the host has refused data that a newer version has written.
 fn is_newer_data(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| {
+    causes::chain(error).any(|error| {
         error.downcast_ref().is_some_and(data_folder::Error::is_newer)
             || error.downcast_ref().is_some_and(OpenError::is_newer)
             || error.downcast_ref().is_some_and(engine::Error::is_newer)

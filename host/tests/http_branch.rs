@@ -240,9 +240,9 @@ fn wrong_branch_headers_are_refused_and_values_not_repeated() {
         let error = of("token", value).unwrap_err();
         assert!(matches!(error, Error::HeaderValue { .. }) && !error.to_string().contains("secret"), "{error}");
     }
-    let many: Vec<_> = (0..=http_branch::HEADERS_MAX).map(|i| (format!("h{i}"), String::new())).collect();
+    let many: Vec<_> = (0..=Definition::BRANCH_HEADERS_MAX).map(|i| (format!("h{i}"), String::new())).collect();
     assert!(matches!(http_branch::headers(&many), Err(Error::TooManyHeaders { headers: 65 })));
-    assert_eq!(http_branch::headers(&many[1..]).unwrap().len(), http_branch::HEADERS_MAX);
+    assert_eq!(http_branch::headers(&many[1..]).unwrap().len(), Definition::BRANCH_HEADERS_MAX);
 }
 
 #[tokio::test]

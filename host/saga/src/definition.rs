@@ -184,6 +184,9 @@ impl Definition {
     /// Most steps of one saga. Bounds the work of one look at a saga, which is linear in its steps.
     pub const STEPS_MAX: usize = 1000;
 
+    /// Most branch headers of one saga. Common servers refuse requests with more than 100 headers; some are the host's.
+    pub const BRANCH_HEADERS_MAX: usize = 64;
+
     /// Checks that the order names existing steps and can be carried out.
     pub fn new(
         gid: Gid,

@@ -1,4 +1,4 @@
-//! A store for one trial, in memory, that counts how often it is read.
+//! A store in memory.
 
 use std::{
     collections::BTreeMap,
@@ -12,10 +12,10 @@ use bytes::Bytes;
 
 use crate::store::{self, Batch, Error, Range, Read};
 
-/// All data, by key.
+/// All rows, by key.
 pub type Data = BTreeMap<Bytes, Bytes>;
 
-/// Clones are the same store.
+/// A store in memory that counts reads. Clones share it.
 #[derive(Clone, Default)]
 pub struct Memory {
     store: store::Memory,
@@ -23,17 +23,17 @@ pub struct Memory {
 }
 
 impl Memory {
-    /// All that it holds.
+    /// A copy of all rows.
     pub fn data(&self) -> Data {
         self.store.entries()
     }
 
-    /// Another store with the same data.
+    /// Another store with the same rows.
     pub fn copy(&self) -> Self {
         Self { store: store::Memory::of(self.data()), reads: Arc::default() }
     }
 
-    /// How often it was read.
+    /// The number of reads so far.
     pub fn reads(&self) -> u64 {
         self.reads.load(Relaxed)
     }
