@@ -27,10 +27,10 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Containment, EgressRequest, Outcome,
+    Branch, Call, Containment, EgressRequest, Host, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX},
 };
-use crate::{saga::Gid, store::Batch};
+use crate::saga::Gid;
 
 /// After how much silence a connection in use is asked for a sign of life. All calls of a service share one: without
 /// this, a machine that vanished would swallow every further call until TCP gives up, a quarter of an hour later.
@@ -123,13 +123,13 @@ pub struct GrpcBranch {
 }
 
 impl Branch for GrpcBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             match tokio::time::timeout(call.timeout, self.exchange(call)).await {
-                Ok(Ok(())) => Outcome::Succeeded { output: None, effects: Batch::new() },
-                Ok(Err(Failure::Unsendable(error))) => Outcome::Unknown { error: error.to_string() },
+                Ok(Ok(())) => Outcome::succeeded(None),
+                Ok(Err(Failure::Unsendable(error))) => Outcome::unknown(error.to_string()),
                 Ok(Err(Failure::Status(status))) => understand(&status),
-                Err(_) => Outcome::Unknown { error: format!("no complete answer within {:?}", call.timeout) },
+                Err(_) => Outcome::unknown(format!("no complete answer within {:?}", call.timeout)),
             }
         })
     }
@@ -172,11 +172,11 @@ fn understand(status: &Status) -> Outcome {
     let words = status.message();
     match status.code() {
         // Of DTM before 1.10, and still understood by it.
-        Code::Aborted if words == "ONGOING" => Outcome::Ongoing { retry_after: None },
-        Code::FailedPrecondition => Outcome::Ongoing { retry_after: None },
+        Code::Aborted if words == "ONGOING" => Outcome::ongoing(None),
+        Code::FailedPrecondition => Outcome::ongoing(None),
         Code::Aborted => {
             let reason = words.strip_suffix(" FAILURE").unwrap_or(words);
-            Outcome::Rejected { reason: http_branch::excerpt(reason).into_owned() }
+            Outcome::rejected(http_branch::excerpt(reason).into_owned())
         }
         code => {
             // What has a source comes from this side: the service was not reached, or broke off.
@@ -184,7 +184,7 @@ fn understand(status: &Status) -> Outcome {
                 Some(cause) => http_branch::in_one_line(cause),
                 None => format!("gRPC {code:?}: {}", http_branch::excerpt(words)),
             };
-            Outcome::Unknown { error }
+            Outcome::unknown(error)
         }
     }
 }

@@ -15,8 +15,8 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Containment, EgressRequest, Outcome, json_rpc};
-use crate::store::Batch;
+use super::{Branch, Call, Containment, EgressRequest, Host, Outcome, json_rpc};
+use crate::saga::Verdict;
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
 pub const URL_BYTES_MAX: usize = 8000;
@@ -163,12 +163,12 @@ pub struct HttpBranch {
 }
 
 impl Branch for HttpBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             match tokio::time::timeout(call.timeout, self.exchange(call)).await {
                 Ok(Ok(answer)) => self.understand(&answer, call),
-                Ok(Err(error)) => Outcome::Unknown { error },
-                Err(_) => Outcome::Unknown { error: format!("no complete answer within {:?}", call.timeout) },
+                Ok(Err(error)) => Outcome::unknown(error),
+                Err(_) => Outcome::unknown(format!("no complete answer within {:?}", call.timeout)),
             }
         })
     }
@@ -216,7 +216,7 @@ impl HttpBranch {
     fn understand(&self, answer: &Answer, call: &Call) -> Outcome {
         let outcome = understand(answer, self.client.rules.of(call), call);
         match outcome {
-            Outcome::Succeeded { .. } if self.json_rpc_method(call).is_some() => {
+            Outcome::Ended { verdict: Verdict::Succeeded { .. }, .. } if self.json_rpc_method(call).is_some() => {
                 json_rpc::understand(&answer.body).unwrap_or(outcome)
             }
             outcome => outcome,
@@ -314,21 +314,17 @@ fn understand(answer: &Answer, rules: Rules, call: &Call) -> Outcome {
     let body = String::from_utf8_lossy(&answer.body);
     let failed = || format!("HTTP {}: {}", answer.status.as_u16(), excerpt(&body));
     match answer.status {
-        status if status == StatusCode::TOO_EARLY || rules.says(&body, "ONGOING") => {
-            Outcome::Ongoing { retry_after: None }
-        }
+        status if status == StatusCode::TOO_EARLY || rules.says(&body, "ONGOING") => Outcome::ongoing(None),
         status if status == StatusCode::CONFLICT || rules.says(&body, "FAILURE") => {
-            Outcome::Rejected { reason: excerpt(&body).into_owned() }
+            Outcome::rejected(excerpt(&body).into_owned())
         }
-        status if rules.is_success(status) && answer.whole => {
-            Outcome::Succeeded { output: None, effects: Batch::new() }
-        }
+        status if rules.is_success(status) && answer.whole => Outcome::succeeded(None),
         status if rules.is_success(status) => {
             let bytes = answer.body.len();
-            Outcome::Unknown { error: format!("the answer is longer than the limit of {bytes} bytes") }
+            Outcome::unknown(format!("the answer is longer than the limit of {bytes} bytes"))
         }
-        status if rules.is_rejection(status, call) => Outcome::Rejected { reason: failed() },
-        _ => Outcome::Unknown { error: failed() },
+        status if rules.is_rejection(status, call) => Outcome::rejected(failed()),
+        _ => Outcome::unknown(failed()),
     }
 }
 

@@ -43,12 +43,12 @@ pub(super) fn request(call: &Call, method: &str) -> Result<String, String> {
 pub(super) fn understand(body: &[u8]) -> Option<Outcome> {
     let reply: Value = match serde_json::from_slice(body) {
         Ok(reply) => reply,
-        Err(error) => return Some(Outcome::Unknown { error: format!("the answer is no JSON-RPC: {error}") }),
+        Err(error) => return Some(Outcome::unknown(format!("the answer is no JSON-RPC: {error}"))),
     };
     let error = reply.get("error").filter(|error| !error.is_null())?;
     Some(match error.get("code").and_then(Value::as_i64) {
-        Some(FAILURE) => Outcome::Rejected { reason: error.to_string() },
-        Some(ONGOING) => Outcome::Ongoing { retry_after: None },
-        _ => Outcome::Unknown { error: error.to_string() },
+        Some(FAILURE) => Outcome::rejected(error.to_string()),
+        Some(ONGOING) => Outcome::ongoing(None),
+        _ => Outcome::unknown(error.to_string()),
     })
 }

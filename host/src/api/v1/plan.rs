@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     engine::plan,
-    saga::{BranchId, Definition, Op},
+    saga::{BranchId, Definition, Op, Verdict},
 };
 
 /// `POST /api/v1/sagas/plan`: takes the body of a submission and says what the saga would do, and what if a step failed.
@@ -191,15 +191,15 @@ impl<'a> Act<'a> {
         };
         let said = |outcome, name, words| Self { outcome, said: [(name, words)].into(), ..Self::default() };
         let Self { outcome, output, retry_after_ms, said, .. } = match &act.ending {
-            plan::Ending::Succeeded { output } => {
+            plan::Ending::Verdict(Verdict::Succeeded { output }) => {
                 Self { outcome: "succeeded", output: output.as_deref().map(Output), ..Self::default() }
             }
-            plan::Ending::Ongoing { retry_after } => {
+            plan::Ending::Verdict(Verdict::Ongoing { retry_after }) => {
                 let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 Self { outcome: "ongoing", retry_after_ms, ..Self::default() }
             }
-            plan::Ending::Rejected { reason } => said("rejected", "reason", reason),
-            plan::Ending::Unknown { error } => said("unknown", "error", error),
+            plan::Ending::Verdict(Verdict::Rejected { reason }) => said("rejected", "reason", reason),
+            plan::Ending::Verdict(Verdict::Unknown { error }) => said("unknown", "error", error),
             plan::Ending::NotCalled { why } => said("not_called", "why", why),
             plan::Ending::Depends { on } => said("depends", "depends_on", on),
         };
