@@ -51,27 +51,27 @@ pub enum Next {
     Finished,
 }
 
-/// What came of an attempt, as far as the saga is concerned.
+/// The result of an attempt, as far as the saga is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It took effect.
     Succeeded {
-        /// What it gave.
+        /// What later branches, its own compensation and people may read; JSON text for a Wasm branch.
         output: Option<String>,
     },
-    /// It never will.
+    /// It did not take effect and never will: the saga is rolled back.
     Rejected {
-        /// The branch's words.
+        /// For people: the saga's rollback reason.
         reason: String,
     },
-    /// Ask again.
+    /// It is not finished: retry it, which is no failure.
     Ongoing {
-        /// After this long; the saga's retry interval if not given.
+        /// When to retry; after the saga's retry interval if not given.
         retry_after: Option<Duration>,
     },
-    /// Nobody knows.
+    /// It is unknown whether it took effect (trap, timeout, crash, status 500): retry it with backoff.
     Unknown {
-        /// For people.
+        /// For people: the cause and, if known, the mend.
         error: String,
     },
 }

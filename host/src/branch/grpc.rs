@@ -26,10 +26,10 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Containment, EgressRequest, Outcome,
+    Branch, Call, Containment, EgressRequest, Host, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
 };
-use crate::{causes, saga::Gid, store::Batch};
+use crate::{causes, saga::Gid};
 
 /// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
 /// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
@@ -122,12 +122,12 @@ pub struct GrpcBranch {
 }
 
 impl Branch for GrpcBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             within_timeout(call, async {
                 match self.exchange(call).await {
-                    Ok(()) => Outcome::Succeeded { output: None, effects: Batch::new() },
-                    Err(Failure::Unsendable(error)) => Outcome::Unknown { error: error.to_string() },
+                    Ok(()) => Outcome::succeeded(None),
+                    Err(Failure::Unsendable(error)) => Outcome::unknown(error.to_string()),
                     Err(Failure::Status(status)) => outcome(&status),
                 }
             })
@@ -174,11 +174,11 @@ fn outcome(status: &Status) -> Outcome {
     let message = status.message();
     match status.code() {
         // The form of DTM before 1.10, which later versions still accept.
-        Code::Aborted if message == "ONGOING" => Outcome::Ongoing { retry_after: None },
-        Code::FailedPrecondition => Outcome::Ongoing { retry_after: None },
+        Code::Aborted if message == "ONGOING" => Outcome::ongoing(None),
+        Code::FailedPrecondition => Outcome::ongoing(None),
         Code::Aborted => {
             let reason = message.strip_suffix(" FAILURE").unwrap_or(message);
-            Outcome::Rejected { reason: http_branch::excerpt(reason).into_owned() }
+            Outcome::rejected(http_branch::excerpt(reason).into_owned())
         }
         code => {
             // A status with a source was made by the client: the service was not reached, or the connection broke.
@@ -186,7 +186,7 @@ fn outcome(status: &Status) -> Outcome {
                 Some(cause) => causes::in_one_line(cause),
                 None => format!("gRPC {code:?}: {}", http_branch::excerpt(message)),
             };
-            Outcome::Unknown { error }
+            Outcome::unknown(error)
         }
     }
 }

@@ -59,6 +59,7 @@ use self::{
 };
 use crate::{
     branch::Directory,
+    keys,
     saga::{Definition, Event, Policy, Saga, Status, Timestamp},
     store::{self, Range, Store, Ticket},
 };
@@ -353,8 +354,11 @@ impl Inner {
     }
 
     /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
-    /// How many cannot be read.
+    /// Returns how many rows are damaged. Rows of a newer version are an error: nothing has been driven then.
     fn recover(&self) -> Result<u64, Error> {
+        if let Some(unknown) = keys::find_unknown(&*self.store)? {
+            return Err(unknown.into());
+        }
         let mut range = Range::prefix(OPEN);
         let (mut open, mut unread) = (0, 0);
         loop {
@@ -363,15 +367,19 @@ impl Inner {
             range = range.beyond(last);
             for (key, value) in &page {
                 open += 1;
-                let key_is_bad = || "its key is no number of a saga".to_owned();
-                let read = format::read_open(value).map_err(|error| error.to_string());
-                match read.and_then(|row| Ok((format::id_in(key).ok_or_else(key_is_bad)?, row))) {
-                    Ok((id, row)) => self.recover_saga(id, &row),
-                    Err(error) => {
-                        unread += 1;
-                        error!(%error, key = %key.escape_ascii(), "an unfinished saga is set aside");
+                let error = match (format::id_in(key), format::read_open(value)) {
+                    (Some(id), Ok(row)) => {
+                        self.recover_saga(id, &row);
+                        continue;
                     }
-                }
+                    (_, Err(source)) if source.is_newer() => {
+                        return Err(Error::Unreadable { gid: format!("with the key {}", key.escape_ascii()), source });
+                    }
+                    (_, Err(error)) => error.to_string(),
+                    (None, Ok(_)) => "its key is not that of a saga".to_owned(),
+                };
+                unread += 1;
+                error!(error, key = %key.escape_ascii(), "an unfinished saga is set aside");
             }
         }
         let newest = self.store.scan(&Range::prefix(format::LOGS).reversed(), 1)?;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Folder,
-    common::{Host, PATIENCE, poll},
+    common::Host,
     service::Service,
 };
 
