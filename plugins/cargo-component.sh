@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Run with: make test-cargo-component
 #
-# Builds the tutorial's plugins and a new one, made by `wasaga plugin new`, with `cargo component build`, as people do who
-# use that tool. Each must be a plugin to the host, and the tutorial's tests must pass. Installs the tool below target/ if
-# it is not on the PATH; that compiles for some minutes.
+# Builds the tutorial's plugins, and a new one of `wasaga plugin new`, with `cargo component build`. The host must accept
+# each of them, and the tutorial's tests must pass. Installs the tool below target/ if it is not on the PATH, which takes
+# some minutes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,7 +24,7 @@ if ! cargo component --version >/dev/null 2>&1; then
 fi
 cargo component --version
 
-# In a copy of its own: the tool writes generated files beside the sources.
+# In a copy, since the tool writes generated files beside the sources.
 rm -rf "$out" && mkdir -p "$out/plugins" "$out/components"
 cp -r wit "$out/wit"
 for name in account service-a service-b; do
@@ -35,13 +35,13 @@ for name in account service-a service-b; do
   cp "$out"/target/wasm32-wasip1/release/"${name//-/_}.wasm" "$out/components/$name.wasm"
 done
 
-# A name that is none in WIT, for plugins may have such names too.
+# A name that WIT does not allow, but Wasaga does.
 name=my_plugin
 (cd "$out" && "$wasaga" plugin new "$name" --lang rust >/dev/null && cd "$name" && cargo component build --release)
 cp "$out/$name/target/wasm32-wasip1/release/$name.wasm" "$out/$name.wasm"
 
 for file in "$out"/components/*.wasm "$out/$name.wasm"; do
-  "$wasaga" plugin check "$file" || { echo "cargo-component: $file is no plugin" >&2; exit 1; }
+  "$wasaga" plugin check "$file" || { echo "cargo-component: $file is not a plugin" >&2; exit 1; }
 done
 
 WASAGA_TEST_PLUGINS=$out/components cargo test --release -p wasaga --test tutorial

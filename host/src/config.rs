@@ -1,7 +1,7 @@
-//! The host's settings: a file, flags and variables. Without any of them the defaults serve the tutorial.
+//! The host's settings, from a file, flags and environment variables. The defaults are enough for the tutorial.
 //!
-//! Every limit lives next to what it limits, with its unit and its reason; this is where they come together. The
-//! commented sample in `examples/wasaga.toml` is checked against the defaults by a test.
+//! Every limit is defined next to the code that it limits, with its unit and its reason; this module collects them. A test
+//! compares the commented sample `examples/wasaga.toml` with the defaults.
 
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,12 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api,
     branch::http,
-    engine,
+    data_folder, engine,
     plugin::{self, Grants},
     store,
 };
 
-/// Flags and variables; each overrides the file.
+/// Flags and environment variables; each overrides the file.
 #[derive(Clone, Debug, Default, Parser)]
 #[command(name = "wasaga", version, about, disable_help_subcommand = true)]
 pub struct Flags {
@@ -48,95 +48,87 @@ pub struct Flags {
     pub log: Option<String>,
 }
 
-/// Everything that can be set.
+/// All settings.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Address and port to listen on. Loopback: DTM's API has no authentication, so opening it is a decision.
+    /// Address and port to listen on. The default is a loopback address, since DTM's API has no authentication.
     pub listen: String,
-    /// Address and port of the gRPC API. `next`: the port after that of `listen`, as under DTM (any free one if that is
-    /// 0). `off`: there is none.
+    /// Address and port of the gRPC API. `next`: the port after that of `listen`, as in DTM (any free port if that is 0).
+    /// `off`: no gRPC API.
     pub grpc_listen: String,
     /// Folder of the journal, the state and the components of sagas. Created if missing; used by one host at a time.
     pub data: PathBuf,
-    /// How long a stopping host waits for running attempts before it gives them up.
+    /// How long a stopping host waits for running attempts before it cancels them.
     #[serde(with = "duration")]
     pub stop_grace: Duration,
-    /// What is logged.
     pub log: Log,
-    /// How sagas run.
     pub saga: engine::Settings,
-    /// How HTTP branches are called.
     pub http: http::Settings,
-    /// Which plugins there are, and what they may use.
     pub plugins: Plugins,
-    /// How state is kept.
     pub store: Store,
-    /// What clients may send.
     pub api: Api,
 }
 
-/// What is logged, to standard error.
+/// Logging, to standard error.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug`, or a filter by module as the tracing crate writes them.
     pub filter: String,
-    /// One JSON object a line instead of text for people.
+    /// Whether a line is a JSON object instead of text.
     pub json: bool,
 }
 
-/// Which plugins there are, and what they may use.
+/// Plugins, their limits and their grants.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Plugins {
-    /// Folder of the components, one `NAME.wasm` each.
+    /// Folder of the components, one file `NAME.wasm` for each plugin.
     pub dir: PathBuf,
-    /// How often the folder is looked at: what is new there is used from then on, without a restart. 0: only at the start.
+    /// Interval at which the folder is read for new and replaced components. 0: only at the start.
     #[serde(with = "duration")]
     pub watch: Duration,
-    /// Who may replace plugins by `PUT /api/v1/plugins/NAME`.
+    /// Which clients may replace plugins by `PUT /api/v1/plugins/NAME`.
     pub upload: api::Uploads,
-    /// Replaced versions of each plugin that are kept although no saga needs them, to go back to.
+    /// Replaced versions of each plugin that are kept although no saga uses them, so that they can be restored.
     pub spare_versions: usize,
-    /// Addresses that belong to a plugin although they name another host.
+    /// Addresses of other hosts that are routed to a plugin.
     pub routes: Vec<plugin::Route>,
-    /// Guests that exist at once; further calls wait for one to end.
+    /// Guests that exist at once; further calls wait for a permit.
     pub slots: u32,
-    /// How many of them may be of one plugin.
+    /// The most of them for one plugin.
     pub slots_per_plugin: u32,
-    /// Guests that may compute at once for longer than a moment; they give way to short ones. As many give way to them in
-    /// turn, which are not done after some more. 0: as many as there are processors.
+    /// Threads of lower priority for guests that compute for more than a few milliseconds, and as many of still lower
+    /// priority for those that compute for much longer. 0: one for each processor.
     pub busy_guests: usize,
-    /// What one attempt may use.
+    /// Limits of one attempt.
     pub limits: plugin::Limits,
-    /// What each plugin may do beyond that, by name. Nothing, unless it is named.
+    /// Grants by plugin name. A plugin without an entry has none.
     pub grants: BTreeMap<String, plugin::grants::Settings>,
 }
 
-/// How state is kept.
+/// The store.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// Bytes of memory for state that was read or written lately.
+    /// Bytes of memory that cache state.
     pub cache_bytes: u64,
-    /// Read all state at the start and compare it with its digest; damage is then mended before anybody is served.
-    /// Costs about a second for every million rows.
+    /// Read all state at the start and compare it with its digest, so that damage is repaired before the first request.
+    /// Takes about a second for a million rows.
     pub verify_on_open: bool,
-    /// Bytes of journal after which a new base (a checked copy of all state) is written and old journal is deleted; or
-    /// the size of the last base, if that is more. What the disk has to hold besides, and a rebuild to replay.
+    /// Bytes of journal after which a new base (a copy of all state with a checksum) is written and the old journal is
+    /// deleted; or the size of the last base, if that is more. This much journal is on disk and replayed by a rebuild.
     pub base_bytes: u64,
-    /// Open a damaged journal by giving up everything after the damage. Only ever for one start, by hand.
+    /// Open a damaged journal and drop everything after the damage. Only for a single start, after reading the error.
     pub salvage: bool,
 }
 
-/// What clients may send.
+/// Limits of the API.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Api {
-    /// Limits of requests.
     pub requests: api::Limits,
-    /// Limits of connections.
     pub connections: api::serve::Settings,
 }
 
@@ -189,27 +181,14 @@ impl Default for Store {
     }
 }
 
-/// Why the settings cannot be used.
+/// Why the settings are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The file cannot be read.
     #[error("cannot read the settings file {}", file.display())]
-    Read {
-        /// Which.
-        file: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The file says something that is no setting.
+    Read { file: PathBuf, source: io::Error },
     #[error("the settings file {} is wrong (examples/wasaga.toml shows every setting)", file.display())]
-    Parse {
-        /// Which.
-        file: PathBuf,
-        /// Where, and what.
-        source: Box<toml::de::Error>,
-    },
-    /// A plugin cannot be granted what the settings say.
-    #[error("a plugin cannot be granted what the settings say")]
+    Parse { file: PathBuf, source: Box<toml::de::Error> },
+    #[error("the grants of a plugin are wrong")]
     Grants(#[from] plugin::grants::Error),
 }
 
@@ -234,7 +213,7 @@ impl Config {
         toml::from_str(&text).map_err(|source| Error::Parse { file: file.to_owned(), source: Box::new(source) })
     }
 
-    /// Where gRPC is served, if at all, when HTTP is served at `http`.
+    /// The address of the gRPC API, if there is one, for an HTTP API that listens on `http`.
     pub fn grpc_address(&self, http: SocketAddr) -> Option<String> {
         match &*self.grpc_listen {
             "off" => None,
@@ -246,7 +225,7 @@ impl Config {
         }
     }
 
-    /// How guests are run. Fetches the secrets that they are granted.
+    /// The settings of plugins. Reads the secrets that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
         let Plugins { slots, slots_per_plugin, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
@@ -257,14 +236,14 @@ impl Config {
             slots_per_plugin: *slots_per_plugin,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
-            cache_dir: Some(self.data.join("compiled")),
-            component_store_dir: Some(self.data.join("components")),
+            cache_dir: Some(data_folder::compiled(&self.data)),
+            component_store_dir: Some(data_folder::components(&self.data)),
             spare_versions: *spare_versions,
             ..defaults
         })
     }
 
-    /// How state is kept.
+    /// The settings of the store.
     pub fn store_settings(&self) -> store::Settings {
         let Store { cache_bytes, verify_on_open, base_bytes, salvage } = self.store;
         store::Settings {
@@ -272,7 +251,7 @@ impl Config {
             cache_bytes,
             verify_on_open,
             salvage,
-            ..store::Settings::new(self.data.join("store"))
+            ..store::Settings::new(data_folder::store(&self.data))
         }
     }
 }

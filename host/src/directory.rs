@@ -4,6 +4,7 @@ use std::{borrow::Cow, error::Error, sync::Arc};
 
 use crate::{
     branch::{Branch, Directory, NotFound, grpc, http},
+    causes,
     plugin::Registry,
     saga::{BranchOp, Definition, Pin, Pins},
 };
@@ -23,7 +24,7 @@ impl Branches {
 
     fn service(&self, saga: &Definition, target: &str) -> Result<Arc<dyn Branch>, NotFound> {
         let options = saga.options();
-        if grpc::is_meant(&options.protocol, target) {
+        if grpc::is_grpc_address(&options.protocol, target) {
             grpc::metadata(saga.gid(), &options.branch_headers).map_err(|error| not_found(&error))?;
             return Ok(Arc::new(self.grpc.branch(target).map_err(|error| not_found(&error))?));
         }
@@ -72,6 +73,5 @@ impl Directory for Branches {
 
 /// The whole chain of causes: what is refused at submission is all that the client learns.
 fn not_found(error: &dyn Error) -> NotFound {
-    let causes = std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string);
-    NotFound(causes.collect::<Vec<_>>().join(": "))
+    NotFound(causes::in_one_line(error))
 }

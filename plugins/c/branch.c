@@ -1,4 +1,4 @@
-// One step of a saga: what the host calls. Nothing is freed here, for an instance lives no longer than one call.
+// One step of a saga: the functions that the host calls. Nothing is freed, since an instance ends with the call.
 #include "build/contained.h"
 #include "decision.h"
 
@@ -18,7 +18,7 @@ static struct text text(contained_string_t string) { return (struct text){(const
 
 static contained_string_t string(struct text text) { return (contained_string_t){(uint8_t *)text.at, text.length}; }
 
-// Where this step of this saga keeps its record.
+// The key of the step's record. A repetition of `try` writes the same key again.
 static contained_string_t key_of(const call_t *call) {
   size_t length = call->gid.len + 1 + call->branch_id.len;
   char *key = malloc(length + 1);
@@ -61,7 +61,7 @@ static bool delete_record(contained_string_t key, bool *found, store_error_t *er
          (!*found || wasi_keyvalue_store_method_bucket_delete(bucket, &key, error));
 }
 
-// The host reads the lines, and nothing flushes them when a call returns: this is no program that ends.
+// The host reads the lines, and nothing flushes them at the end of a call, since the program does not exit.
 __attribute__((constructor)) static void flush_at_newline(void) { setvbuf(stdout, NULL, _IOLBF, BUFSIZ); }
 
 bool exports_wasaga_saga_branch_try(call_t *call, contained_option_string_t *output, failure_t *failure) {
@@ -89,8 +89,8 @@ bool exports_wasaga_saga_branch_try(call_t *call, contained_option_string_t *out
   return true;
 }
 
-// The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is missing
-// when nobody knows whether `try` took effect.
+// The store shows whether there is something to take back. `tried` would show it too, but only in the world `contained`:
+// in the world `plugin` it is also missing if it is not known whether `try` took effect.
 bool exports_wasaga_saga_branch_cancel(call_t *call, contained_string_t *tried, failure_t *failure) {
   (void)tried;
   bool found;

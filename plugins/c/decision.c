@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-// The largest amount that goes through.
+// The largest amount that is accepted.
 enum { AMOUNT_MAX = 500 };
 
-// The most bytes of a customer's name: what the host takes as a value and as an output has a limit too.
+// Longest name of a customer, in bytes. The host limits the size of values and outputs.
 enum { CUSTOMER_BYTES_MAX = 1000 };
 
 enum decision decide(struct text payload, struct record *record) {

@@ -1,4 +1,4 @@
-// What a payload comes to. Knows nothing of WebAssembly, so its test runs as it is.
+// Decides about a payload. Does not depend on WebAssembly, so neither does the test.
 #ifndef DECISION_H
 #define DECISION_H
 
@@ -6,16 +6,16 @@
 
 enum decision { ACCEPTED, INVALID, TOO_LARGE };
 
-// What is kept of a payload that was accepted. The customer's name is to be freed.
+// The record of an accepted payload. The caller frees the customer's name.
 struct record {
   int64_t amount;
   struct text customer;
 };
 
-// Reads a payload, and decides. `record` is filled in unless it is INVALID.
+// Reads a payload and decides. Fills in `record` unless the result is INVALID.
 enum decision decide(struct text payload, struct record *record);
 
-// The record as JSON text. The result is to be freed.
+// The record as JSON text, which the caller frees.
 struct text record_json(const struct record *record);
 
 #endif

@@ -4,10 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-// Arrays and objects within each other. The reader calls itself for each, and the stack is small.
+// Deepest nesting of arrays and objects. The reader is recursive, and the stack is small.
 enum { DEPTH_MAX = 128 };
 
-// What is left to read.
+// The rest of the text.
 struct reader {
   const char *at, *end;
 };
@@ -20,7 +20,7 @@ static void space(struct reader *r) {
   while (r->at < r->end && (*r->at == ' ' || *r->at == '\t' || *r->at == '\n' || *r->at == '\r')) r->at++;
 }
 
-// Takes one character if it comes next.
+// Reads one character if it is the next one.
 static bool take(struct reader *r, char c) {
   if (r->at == r->end || *r->at != c) return false;
   r->at++;
@@ -65,8 +65,8 @@ static bool hex4(struct reader *r, unsigned *code) {
   return true;
 }
 
-// Reads what follows the `\u` of an escape, up to four bytes of UTF-8. Characters beyond 16 bits are two escapes, each
-// of which means nothing without the other.
+// Reads an escape after its `\u` and writes up to four bytes of UTF-8. A character beyond 16 bits is a pair of escapes,
+// and half a pair is invalid.
 static size_t unicode(struct reader *r, char out[4]) {
   unsigned code, low;
   if (!hex4(r, &code)) return 0;
@@ -84,7 +84,7 @@ static size_t unicode(struct reader *r, char out[4]) {
   return length;
 }
 
-// Reads a string, and puts what it says into `out` unless that is null. It is never longer than its JSON text.
+// Reads a string, and writes its value to `out` unless that is null. The value is never longer than its JSON text.
 static bool string(struct reader *r, char *out, size_t *length) {
   static const char escapes[] = "\"\\/bfnrt", meanings[] = "\"\\/\b\f\n\r\t";
   *length = 0;
@@ -174,7 +174,7 @@ bool json_integer(struct text text, int64_t *integer) {
   bool negative = take(&r, '-');
   const char *start = r.at;
   if (!digits(&r) || r.at != r.end || (*start == '0' && r.at - start > 1)) return false;
-  // Counted below zero, where there is room for one more than above.
+  // Negative, since the range below zero is larger by one.
   int64_t sum = 0;
   for (const char *at = start; at < r.end; at++)
     if (__builtin_mul_overflow(sum, 10, &sum) || __builtin_sub_overflow(sum, *at - '0', &sum)) return false;
@@ -196,7 +196,7 @@ bool json_string(struct text text, struct text *decoded) {
 }
 
 struct text json_quote(struct text text) {
-  // Six bytes are the longest that one becomes.
+  // One byte becomes at most six.
   char *out = malloc(6 * text.length + 3), *at = out;
   if (!out) abort();
   *at++ = '"';

@@ -8,7 +8,7 @@ import { log } from "wasi:logging/logging@0.1.0-draft";
 import { decide } from "./decide.js";
 
 /**
- * What this branch reads of a call.
+ * The fields of a call that this branch reads.
  * @typedef {{ gid: string, branchId: string, payload: string }} Call
  */
 
@@ -34,8 +34,8 @@ export const branch = {
   },
 
   /**
-   * The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is
-   * missing when nobody knows whether `try` took effect.
+   * The store shows whether there is something to take back. `tried` would show it too, but only in the world
+   * `contained`: in the world `plugin` it is also missing if it is not known whether `try` took effect.
    * @param {Call} call
    * @param {string | undefined} tried
    */
@@ -56,7 +56,7 @@ export const branch = {
 };
 
 /**
- * One key for a step: a repetition of `try` writes the same again.
+ * The key of the step's record. A repetition of `try` writes the same key again.
  * @param {Call} call
  */
 function keyOf({ gid, branchId }) {
@@ -64,7 +64,7 @@ function keyOf({ gid, branchId }) {
 }
 
 /**
- * Has the host try again later if it is the store's error, which comes as a payload.
+ * Lets the host retry later after an error of the store, which has a payload. Other errors are returned unchanged.
  * @param {any} error
  */
 function unavailable(error) {

@@ -1,12 +1,12 @@
 /**
- * What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none.
+ * Decides about a payload. Does not depend on WebAssembly, so neither do the tests.
  * @module
  */
 
-/** The largest amount that goes through. */
+/** The largest amount that is accepted. */
 const AMOUNT_MAX = 500;
 
-/** The most bytes of a customer's name: what the host takes as a value and as an output has a limit too. */
+/** Longest name of a customer, in bytes. The host limits the size of values and outputs. */
 const CUSTOMER_BYTES_MAX = 1000;
 
 /**
@@ -48,8 +48,8 @@ function parse(payload) {
     return undefined;
   }
   const { amount, customer = "" } = request;
-  // JavaScript's numbers hold integers up to 2^53 exactly. Beyond, they are another amount than the caller's. How an
-  // amount was written they do not tell: 1.0 and 1e0 are 1 here, while most other languages take them for fractions.
+  // JavaScript's numbers are exact for integers up to 2^53 only. They do not show how an amount was written: 1.0 and 1e0
+  // are 1 here, while most other languages read them as fractions.
   if (!Number.isSafeInteger(amount) || amount < 0 || typeof customer !== "string" || !customer.isWellFormed()) {
     return undefined;
   }

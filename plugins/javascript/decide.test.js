@@ -19,7 +19,7 @@ test("a customer has up to 1000 bytes", () => {
   assert.equal(decide(payload(501)).rejected, "invalid request");
 });
 
-test("only amounts up to 500 go through", () => {
+test("only amounts up to 500 are accepted", () => {
   assert.equal(decide('{"amount": 500}').rejected, undefined);
   assert.deepEqual(decide('{"amount": 501}'), {
     line: "try amount=501: simulated failure",

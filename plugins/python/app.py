@@ -26,8 +26,8 @@ class Branch:
         return decision.record
 
     def cancel(self, call: Call, tried: str | None) -> None:
-        # The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is
-        # missing when nobody knows whether `try` took effect.
+        # The store shows whether there is something to take back. `tried` would show it too, but only in the world
+        # `contained`: in the world `plugin` it is also missing if it is not known whether `try` took effect.
         key = key_of(call)
         try:
             with store.open("default") as bucket:
@@ -40,12 +40,12 @@ class Branch:
 
 
 def key_of(call: Call) -> str:
-    """One key for a step: a repetition of `try` writes the same again."""
+    """The key of the step's record. A repetition of `try` writes the same key again."""
     return f"{call.gid}/{call.branch_id}"
 
 
 def unavailable(error: Err) -> Err:
-    """Has the host try again later."""
+    """Lets the host retry later."""
     match error.value:
         case store.Error_NoSuchStore():
             text = "no such store"
@@ -56,5 +56,5 @@ def unavailable(error: Err) -> Err:
     return Err(Failure_Unavailable(text))
 
 
-# Every call starts in a fresh copy of what is in memory now. A collection of all that would take longer than the call.
+# Every call starts in a copy of the memory at this point. Collecting the objects in it would take longer than the call.
 gc.freeze()

@@ -1,4 +1,4 @@
-"""What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none."""
+"""Decides about a payload. Does not depend on WebAssembly, so neither do the tests."""
 
 import itertools
 import json
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 AMOUNT_MAX = 500
-"""The largest amount that goes through."""
+"""The largest amount that is accepted."""
 
 AMOUNTS = range(2**63)
-"""What is an amount at all: the integers of 64 bits that are not negative."""
+"""The valid amounts: the non-negative integers of 64 bits with a sign."""
 
 CUSTOMER_BYTES_MAX = 1000
-"""The most bytes of a customer's name: what the host takes as a value and as an output has a limit too."""
+"""Longest name of a customer, in bytes. The host limits the size of values and outputs."""
 
 DEPTH_MAX = 128
-"""Arrays and objects within each other. The parser calls itself for each, and the stack is small."""
+"""Deepest nesting of arrays and objects. The parser is recursive, and the stack is small."""
 
 
 @dataclass
 class Accepted:
     line: str
-    """What to print."""
+    """The line to print."""
     record: str
-    """What to store, as JSON text."""
+    """The record to store, as JSON text."""
 
 
 @dataclass
 class Rejected:
     line: str
-    """What to print."""
+    """The line to print."""
     reason: str
-    """What people are told."""
+    """The reason for people."""
 
 
 def decide(payload: str) -> Accepted | Rejected:
@@ -67,7 +67,7 @@ def parse(payload: str) -> tuple[int, str] | None:
 
 
 def depth(payload: str) -> int:
-    """How many brackets are open at once, those in strings aside."""
+    """The deepest nesting of brackets outside strings."""
     without_escapes = re.sub(r"\\.", "", payload, flags=re.DOTALL)
     outside_strings = "".join(without_escapes.split('"')[::2])
     brackets = (1 if bracket in "[{" else -1 for bracket in re.findall(r"[][{}]", outside_strings))
@@ -75,12 +75,12 @@ def depth(payload: str) -> int:
 
 
 def refuse(constant: str) -> NoReturn:
-    """For what Python reads beyond JSON: NaN and the infinities."""
+    """Refuses NaN and the infinities, which Python reads although JSON does not have them."""
     raise ValueError(constant)
 
 
 def is_name(text: str) -> bool:
-    """Whether the text is short enough, and UTF-8 at all: JSON can spell half a surrogate pair, and Python keeps it."""
+    """Whether the text is short enough and valid UTF-8: JSON can hold half a surrogate pair, which Python keeps."""
     try:
         return len(text.encode()) <= CUSTOMER_BYTES_MAX
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ class Decide(unittest.TestCase):
         self.assertIsInstance(decide(json.dumps({"amount": 1, "customer": "é" * 500})), Accepted)
         self.assertIsInstance(decide(json.dumps({"amount": 1, "customer": "é" * 501})), Rejected)
 
-    def test_only_amounts_up_to_500_go_through(self):
+    def test_only_amounts_up_to_500_are_accepted(self):
         self.assertIsInstance(decide('{"amount": 500}'), Accepted)
         self.assertEqual(decide('{"amount": 501}'), Rejected("try amount=501: simulated failure", "simulated failure"))
 

@@ -10,13 +10,13 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::{Context, error::Error};
+use super::{context::Context, error::Error};
 
-/// How much of a body that is too large is still read, as a multiple of the limit: a client that is still sending when
-/// the connection closes often does not see the answer that says so.
-const DRAINED: usize = 8;
+/// How much of a body that is too large is still read, as a multiple of the limit: many clients that are still sending
+/// when the connection closes do not read the response.
+const DRAIN_FACTOR: usize = 8;
 
-/// The whole body, whatever its content type says. An extractor.
+/// Extracts the whole body, whatever its content type.
 pub(super) struct Body(pub Bytes);
 
 impl FromRequest<Context> for Body {
@@ -29,7 +29,7 @@ impl FromRequest<Context> for Body {
 }
 
 impl Body {
-    /// The body of a request that has limits of its own.
+    /// The body of a request with other limits than those of the context.
     pub async fn read(request: Request, bytes_max: usize, limit: Duration) -> Result<Self, Error> {
         let chunks = request.into_body().into_data_stream();
         match timeout(limit, read(chunks, bytes_max)).await {
@@ -39,7 +39,7 @@ impl Body {
     }
 }
 
-/// A body usually comes in one piece and is then not copied.
+/// Reads the body. A body of one chunk, which is the usual case, is not copied.
 async fn read(mut chunks: BodyDataStream, bytes_max: usize) -> Result<Bytes, Error> {
     let mut next = async || chunks.next().await.transpose().map_err(Error::BodyBroken);
     let Some(first) = next().await? else { return Ok(Bytes::new()) };
@@ -49,7 +49,7 @@ async fn read(mut chunks: BodyDataStream, bytes_max: usize) -> Result<Bytes, Err
         bytes = bytes.saturating_add(chunk.len());
         if bytes <= bytes_max {
             joined.get_or_insert_with(|| BytesMut::from(&*first)).extend_from_slice(&chunk);
-        } else if bytes > bytes_max.saturating_mul(DRAINED) {
+        } else if bytes > bytes_max.saturating_mul(DRAIN_FACTOR) {
             break;
         }
     }

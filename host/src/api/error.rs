@@ -1,158 +1,120 @@
-//! Everything that can be wrong with a request, and the one place that says how it is answered.
+//! Everything that can be wrong with a request, and the one place that chooses the response.
 //!
-//! Where DTM has words of its own for a mistake, they are given exactly, misspelling included. Where it only happens to
-//! fail (a runtime error with status 500), the answer is 400 and says what is wrong, where, and what would do.
+//! Where DTM has a text for a mistake, it is sent exactly, misspelling included. Where DTM fails by accident (a runtime
+//! error with status 500), the status is 400 and the message says what is wrong, where, and how to correct it.
 
-use std::{error, iter, time::Duration};
+use std::{error, time::Duration};
 
 use axum::{
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::{IntoResponse, Response},
 };
+use serde::Serialize;
 use tracing::error;
 
-use super::dtm::{request, response};
+use super::{dtm::request, json};
 use crate::{
+    causes,
     engine::{self, PlanError, SubmitError},
     plugin::Fault,
     saga::Status,
 };
 
-/// Longest message, in bytes. Errors quote the client, and a quote can be as long as a body.
+/// Longest message, in bytes. Errors quote the request, and a quote can be as long as its body.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// Why a request was not carried out.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The body does not describe what it should.
     #[error(transparent)]
     Request(#[from] request::Error),
-    /// No message of the method that was called.
+    /// The gRPC message of the method that was called.
     #[error("the message cannot be decoded")]
     Message(#[source] prost::DecodeError),
-    /// A time or a number of a gRPC request.
+    /// A time or a number of a gRPC message.
     #[error("{field} is {given}: it must be 0 or more")]
-    Negative {
-        /// Its name in the message.
-        field: &'static str,
-        /// What was given.
-        given: i64,
-    },
-    /// A limit.
+    Negative { field: &'static str, given: i64 },
     #[error("the body has more than {bytes_max} bytes, the limit: send less, or raise the limit")]
-    BodyTooLarge {
-        /// The limit.
-        bytes_max: usize,
-    },
-    /// A limit.
+    BodyTooLarge { bytes_max: usize },
     #[error("the body did not arrive within {} s: send it again, nothing was stored", limit.as_secs())]
-    BodySlow {
-        /// The limit.
-        limit: Duration,
-    },
-    /// The connection broke, or its framing is wrong. Usually nobody is left to read the answer.
+    BodySlow { limit: Duration },
+    /// The connection broke or its framing is wrong. Usually no client is left to read the response.
     #[error("the body broke off: send it again, nothing was stored")]
     BodyBroken(#[source] axum::Error),
     /// `query` without `gid`.
     #[error("no gid specified")]
     NoGid,
-    /// A parameter that should be a number.
+    /// A query parameter.
     #[error("convert to int error: {given}")]
-    NotInteger {
-        /// What was given.
-        given: String,
-    },
-    /// A position that no page ended with.
-    #[error("position is {given:?}: give the next_position of the page before, or nothing to begin anew")]
-    Position {
-        /// What was given.
-        given: String,
-    },
-    /// No such saga, for DTM's clients.
+    NotInteger { given: String },
+    /// A `position` of `all` that no page returned.
+    #[error("position is {given:?}: send the next_position of the previous page, or none for the first page")]
+    Position { given: String },
+    /// No such saga, in DTM's words.
     #[error("no TransGlobal with gid: {gid} found")]
-    Unknown {
-        /// What was asked for.
-        gid: String,
-    },
-    /// No such saga, for clients of our own API.
+    Unknown { gid: String },
+    /// No such saga, for Wasaga's own API.
     #[error("no saga has the gid {gid:?}")]
-    NotFound {
-        /// What was asked for.
-        gid: String,
-    },
-    /// No such plugin.
+    NotFound { gid: String },
     #[error("there is no plugin {name:?}")]
-    NoPlugin {
-        /// What was asked for.
-        name: String,
-    },
-    /// It cannot become a version of a plugin.
+    NoPlugin { name: String },
     #[error(transparent)]
     Plugin(Fault),
-    /// A setting.
     #[error(
-        "plugins cannot be replaced this way here: upload = \"loopback\" under [plugins] allows it on the machine itself, by \
+        "uploading plugins is not allowed: upload = \"loopback\" under [plugins] allows it on the host's own machine, by \
          http://127.0.0.1 or http://localhost and without a proxy, if the host listens on such an address; upload = \"on\" \
-         to everybody who reaches this host; a file in its plugin folder does the same"
+         allows it to every client; a file in the plugin folder does the same"
     )]
     UploadForbidden,
-    /// A limit.
     #[error("too many plugins are being uploaded: send it again later, nothing has changed")]
     UploadsBusy,
-    /// A defect of the host.
+    /// The task that compiled the plugin panicked: a defect of the host.
     #[error("the host failed while it compiled the plugin: its log has more, `GET /api/v1/plugins` what is current")]
     UploadPanicked,
-    /// Not submitted.
     #[error(transparent)]
     Submit(SubmitError),
-    /// Not prepared.
     #[error(transparent)]
     Prepare(SubmitError),
-    /// Not planned.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// A client that waits for the result learns that the saga has not succeeded: rolled back, or unfinished.
+    /// The client waited for the result and the saga has not succeeded.
     #[error("{message}")]
     Unsuccessful {
         /// In DTM's words.
         message: String,
-        /// Where it stands, if it may still succeed.
-        stands: Option<&'static str>,
+        /// The status of a saga that may still succeed.
+        unfinished: Option<&'static str>,
     },
-    /// An endpoint of DTM that a saga has no use for.
+    /// An endpoint of DTM that belongs to other transaction modes.
     #[error(
         "{endpoint} belongs to other transaction modes (msg, tcc, xa, workflow), but Wasaga runs sagas only: \
          send that to DTM, or write the transaction as a saga"
     )]
-    OtherModes {
-        /// Its name.
-        endpoint: &'static str,
-    },
-    /// Sagas cannot be aborted.
+    OtherModes { endpoint: &'static str },
+    /// DTM lets no client abort a saga.
     #[error("trans type: 'saga' current status '{}', cannot abort. FAILURE", .0.as_str())]
     Abort(Status),
     /// Only an unfinished saga can be stopped.
     #[error("global transaction force stop error. status: {}. error: FAILURE", .0.as_str())]
     ForceStop(Status),
-    /// Not the client's mistake.
     #[error(transparent)]
     Engine(#[from] engine::Error),
 }
 
-/// An error as it is answered, whatever the protocol: over HTTP with this status and these words.
-pub struct Answer {
-    /// 409 is DTM's FAILURE, anything else no verdict.
+/// An error as clients see it, by its HTTP status, which other protocols map to their own codes.
+pub struct Rendered {
+    /// 409 is DTM's FAILURE; no other status says anything about the saga.
     pub status: StatusCode,
-    /// Says what is wrong, where, and what would do.
+    /// Says what is wrong, where, and how to correct it.
     pub message: String,
-    /// Where the saga stands, when a FAILURE alone would mislead.
-    stands: Option<&'static str>,
+    /// The status of the saga, where FAILURE alone would suggest that it is rolled back.
+    unfinished: Option<&'static str>,
     retry_after: Option<Duration>,
 }
 
-impl Answer {
+impl Rendered {
     fn new(status: StatusCode, message: String) -> Self {
-        Self { status, message, stands: None, retry_after: None }
+        Self { status, message, unfinished: None, retry_after: None }
     }
 
     fn failure(message: String) -> Self {
@@ -164,14 +126,14 @@ impl Answer {
         Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message(error)) }
     }
 
-    /// The client is told what it can do, the log why.
+    /// The message tells the client what it can do; the cause goes to the log.
     fn internal(error: &engine::Error) -> Self {
         error!(error = message(error), "request failed");
         let hint = "the host's log has the cause; whether it took effect is not known, sending it again is safe";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}: {hint}"))
     }
 
-    /// Why a saga was not taken on; `verb` is what DTM calls that.
+    /// A saga that was not accepted; `verb` is DTM's word for the operation.
     fn refusal(error: &SubmitError, verb: &str) -> Self {
         match error {
             SubmitError::Status(_) => Self::failure(format!("{error}, cannot {verb}. FAILURE")),
@@ -207,14 +169,16 @@ fn refused_plugin(fault: &Fault) -> StatusCode {
     }
 }
 
-impl From<Error> for Answer {
+impl From<Error> for Rendered {
     fn from(error: Error) -> Self {
         let status = match &error {
             Error::Submit(refused) => return Self::refusal(refused, "sumbmit"),
             Error::Prepare(refused) => return Self::refusal(refused, "prepare"),
             Error::Plan(error) => return Self::no_plan(error),
             Error::Engine(error) => return Self::internal(error),
-            Error::Unsuccessful { stands, .. } => return Self { stands: *stands, ..Self::failure(error.to_string()) },
+            Error::Unsuccessful { unfinished, .. } => {
+                return Self { unfinished: *unfinished, ..Self::failure(error.to_string()) };
+            }
             Error::Abort(_) | Error::ForceStop(_) => return Self::failure(error.to_string()),
             Error::Request(_)
             | Error::Message(_)
@@ -236,14 +200,25 @@ impl From<Error> for Answer {
     }
 }
 
+/// The body of a response to a request that failed, for DTM's clients and those of `/api/v1`.
+#[derive(Serialize)]
+struct Body<'a> {
+    /// DTM's clients take this for the result of their transaction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dtm_result: Option<&'static str>,
+    message: &'a str,
+    /// Not part of DTM's API.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<&'static str>,
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let Answer { status, message, stands, retry_after } = self.into();
-        let mut response = match status {
-            StatusCode::CONFLICT => response::failure(&message, stands),
-            status => response::error(status, &message),
-        };
-        // Whole seconds; never 0, which would invite an endless loop.
+        let Rendered { status, message, unfinished, retry_after } = self.into();
+        let dtm_result = (status == StatusCode::CONFLICT).then_some("FAILURE");
+        let body = json::encode(&Body { dtm_result, message: &message, status: unfinished });
+        let mut response = json::response(status, body);
+        // Whole seconds, and never 0: clients would retry without a pause.
         let seconds = retry_after.map(|wait| wait.as_millis().div_ceil(1000).max(1).to_string());
         if let Some(Ok(seconds)) = seconds.map(HeaderValue::try_from) {
             response.headers_mut().insert(RETRY_AFTER, seconds);
@@ -252,13 +227,9 @@ impl IntoResponse for Error {
     }
 }
 
-/// An error with its causes, not longer than a message may be.
+/// The error and its causes, cut to [`MESSAGE_BYTES_MAX`].
 fn message(error: &dyn error::Error) -> String {
-    let causes = iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<_> = causes.map(ToString::to_string).collect();
-    // Some errors of libraries are wrappers that say what their cause says.
-    texts.dedup();
-    let mut text = texts.join(": ");
+    let mut text = causes::in_one_line(error);
     if text.len() > MESSAGE_BYTES_MAX {
         text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
         text.push('…');

@@ -1,4 +1,4 @@
-//! What the host counts, for Prometheus. Nothing is counted here: a scrape reads what engine and store count anyway.
+//! The host's metrics, for Prometheus. A scrape reads counters of the engine and the store; nothing is counted here.
 
 use std::fmt;
 
@@ -16,24 +16,22 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::Context;
+use super::context::Context;
 use crate::engine::Engine;
 
-/// The format that the encoder writes, by its registered name.
+/// The media type of the encoder's format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What the journal has done since the host was started.
+/// Counts of the journal since the host started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Journal {
-    /// Batches committed.
     pub commits: u64,
-    /// Syncs to disk; fewer than commits, since those that wait share one.
+    /// Syncs to disk. Fewer than commits, since commits that wait at the same time share one.
     pub syncs: u64,
-    /// Bytes written.
     pub bytes: u64,
 }
 
-/// Adds the counts of the engine and of the journal to a registry.
+/// Adds the counters of the engine and the journal to a registry.
 pub fn register(registry: &mut Registry, engine: Engine, journal: impl Fn() -> Journal + Send + Sync + 'static) {
     registry.register_collector(Box::new(Counts { engine, journal: Box::new(journal) }));
 }

@@ -1,4 +1,4 @@
-//! Connections: accepted, limited in number and in idleness, and ended in order.
+//! Connections: accepts them, limits their number and idle time, and closes them gracefully.
 
 use std::{io, pin::pin, sync::Arc, time::Duration};
 
@@ -18,27 +18,26 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
-/// Pause after the system refused a connection for want of something (file descriptors, mostly) that others must give
-/// back first.
+/// Pause after an accept that failed because the system is short of a resource, usually file descriptors.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Most requests under way at once in one HTTP/2 connection; a client that wants more waits, or opens another.
+/// Most concurrent requests of one HTTP/2 connection; further ones wait, or open another connection.
 const STREAMS_MAX: u32 = 1000;
 
-/// The smallest buffer that hyper works with, in bytes.
+/// The smallest buffer that hyper accepts, in bytes.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
 
 /// Limits of connections.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Most connections at once; more wait in the system's queue. Each costs a file descriptor and some 20 KiB.
+    /// Most connections at once; further ones wait in the system's queue. Each costs a file descriptor and about 20 KiB.
     pub connections_max: usize,
-    /// Longest wait for the next request of a connection, and for the end of its header, in one. Longer than common
-    /// clients keep unused connections (Go: 90 s), so that a request seldom meets a connection that is just closing.
+    /// Longest time from the end of one request of a connection to the end of the next request's header. Longer than
+    /// common clients keep unused connections (Go: 90 s), so that a request rarely meets a connection that is closing.
     #[serde(with = "duration")]
     pub header_timeout: Duration,
-    /// Largest header of a request, and largest piece in which a body is read, in bytes.
+    /// Largest header of a request, and largest chunk of a body, in bytes.
     pub buffer_bytes_max: usize,
 }
 
@@ -48,8 +47,8 @@ impl Default for Settings {
     }
 }
 
-/// Serves HTTP/1.1 until `shutdown`, then accepts nothing more, closes idle connections, and returns when the requests
-/// under way are answered. That can take as long as the slowest of them: bound it from outside.
+/// Serves HTTP/1.1 until `shutdown`, then stops accepting, closes idle connections, and returns when all running requests
+/// are finished. There is no limit of time: the caller sets one.
 pub async fn serve(listener: TcpListener, router: Router, settings: Settings, shutdown: impl Future<Output = ()>) {
     let mut http = http1::Builder::new();
     let buffer_bytes_max = settings.buffer_bytes_max.max(BUFFER_BYTES_MIN);
@@ -61,8 +60,8 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, sh
     serve_connections(listener, settings.connections_max, connect, shutdown).await;
 }
 
-/// Serves HTTP/2 without TLS, for gRPC, in the same way. Its clients keep connections for as long as they live, so the
-/// header time-out bounds silence: a connection that does not answer a ping is closed.
+/// Serves HTTP/2 without TLS in the same way, for gRPC. Its clients keep idle connections open, so `header_timeout` is the
+/// interval of pings, and a connection without a pong is closed.
 pub async fn serve_http2(
     listener: TcpListener,
     router: Router,
@@ -87,17 +86,17 @@ async fn serve_connections<C>(
 ) where
     C: GracefulConnection<Error = hyper::Error> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
+    let permits = Arc::new(Semaphore::new(connections_max.min(Semaphore::MAX_PERMITS)));
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     let mut shutdown = pin!(shutdown);
     loop {
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place,
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit,
             () = &mut shutdown => break,
         };
         // The semaphore is never closed.
-        let Ok(place) = place else { break };
+        let Ok(permit) = permit else { break };
         let stream = tokio::select! {
             stream = accept(&listener) => stream,
             () = &mut shutdown => break,
@@ -116,7 +115,7 @@ async fn serve_connections<C>(
             if let Err(error) = ended {
                 debug!(%error, "connection ended");
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
@@ -125,27 +124,27 @@ async fn serve_connections<C>(
     connections.wait().await;
 }
 
-/// The next connection that can be used.
+/// The next usable connection.
 async fn accept(listener: &TcpListener) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Answers are small and complete: never hold them back to fill a packet.
+                // Responses are small and complete: do not delay them to fill a packet.
                 if let Err(error) = stream.set_nodelay(true) {
                     debug!(%error, "connection without TCP_NODELAY");
                 }
                 return stream;
             }
-            Err(error) if is_of_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
+            Err(error) if concerns_one_connection(&error) => debug!(%error, "connection lost before it was accepted"),
             Err(error) => {
-                warn!(%error, "no connection can be accepted: if files are short, raise the limit (ulimit -n)");
+                warn!(%error, "no connection can be accepted: if the limit of open files is reached, raise it (ulimit -n)");
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn concerns_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     [ConnectionAborted, ConnectionRefused, ConnectionReset].contains(&error.kind())
 }

@@ -1,4 +1,4 @@
-//! Moments, as the APIs show them.
+//! Times in responses.
 
 use std::fmt;
 
@@ -6,14 +6,14 @@ use serde::{Serialize, Serializer};
 
 use crate::saga::Timestamp;
 
-/// A moment in RFC 3339, UTC, with milliseconds.
+/// A time that is shown by RFC 3339 in UTC, with milliseconds.
 pub struct Time(pub Timestamp);
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Years after 9999 have no RFC 3339; a client can ask for such a timeout all the same.
-        let moment = i64::try_from(self.0.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        write!(f, "{:.3}", moment.unwrap_or(jiff::Timestamp::MAX))
+        // RFC 3339 ends with the year 9999, but a client can choose a timeout beyond that.
+        let time = i64::try_from(self.0.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        write!(f, "{:.3}", time.unwrap_or(jiff::Timestamp::MAX))
     }
 }
 
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_beyond_the_calendar_are_shown_as_its_end() {
+    fn times_beyond_the_calendar_are_shown_as_its_end() {
         assert_eq!(Time(Timestamp(0)).to_string(), "1970-01-01T00:00:00.000Z");
         assert_eq!(Time(Timestamp(u64::MAX)).to_string(), "9999-12-30T22:00:00.999Z");
     }

@@ -1,9 +1,8 @@
-//! Branches that are gRPC services, called and understood as DTM calls and understands them.
+//! Branches that are gRPC services, called as DTM calls them: over HTTP/2 without TLS.
 //!
 //! The call follows DTM's `getURLResult` (`dtmsvr/trans_status.go`) and `TransInfo2Ctx`
-//! (`client/dtmgrpc/dtmgimp/types.go`), the reading of the answer its `GrpcError2DtmError` (`client/dtmgrpc/type.go`).
-//! The payload is the request's message as it is on the wire, so no service's definition is needed here. HTTP/2 without
-//! TLS, as DTM's own.
+//! (`client/dtmgrpc/dtmgimp/types.go`), the outcome of a response its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The
+//! payload is the encoded message of the request, so the definition of the service is not needed.
 
 use std::{error, time::Duration};
 
@@ -27,19 +26,19 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Containment, EgressRequest, Outcome,
-    http::{self as http_branch, Settings, URL_BYTES_MAX},
+    Branch, Call, Containment, EgressRequest, Host, Outcome,
+    http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
 };
-use crate::{saga::Gid, store::Batch};
+use crate::{causes, saga::Gid};
 
-/// After how much silence a connection in use is asked for a sign of life. All calls of a service share one: without
-/// this, a machine that vanished would swallow every further call until TCP gives up, a quarter of an hour later.
+/// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
+/// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long that sign of life may take.
+/// Time that the response to a ping may take before the connection is closed.
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The host's one gRPC client: a connection for each service, which all calls of it share. Clones share them too.
+/// The host's gRPC client: one connection for each service, which all its calls share. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: legacy::Client<HttpConnector, Body>,
@@ -47,7 +46,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// With the limits of HTTP branches, as far as they apply. Opens no connection.
+    /// A client with the limits of HTTP branches, as far as they apply. Opens no connection.
     pub fn new(settings: &Settings) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_connect_timeout(Some(settings.connect_timeout));
@@ -63,7 +62,7 @@ impl Client {
         Self { http, response_bytes_max: settings.response_bytes_max }
     }
 
-    /// Checks an address, `host:port/package.Service/Method`, and makes it callable. Connects nothing yet.
+    /// The branch at an address, `host:port/package.Service/Method`, which is checked but not yet connected to.
     pub fn branch(&self, address: &str) -> Result<GrpcBranch, Error> {
         if address.len() > URL_BYTES_MAX {
             return Err(Error::TooLong { bytes: address.len() });
@@ -84,15 +83,15 @@ impl Client {
     }
 }
 
-/// Whether an address is one of gRPC in a saga with this `protocol`: DTM goes by both.
-pub fn is_meant(protocol: &str, address: &str) -> bool {
+/// Whether a saga with this `protocol` means a gRPC method by `address`. As in DTM, both count.
+pub fn is_grpc_address(protocol: &str, address: &str) -> bool {
     protocol == "grpc" && !address.starts_with("http://") && !address.starts_with("https://")
 }
 
-/// What is sent besides the message: the saga's `branch_headers`, and DTM's names for the call.
+/// The metadata that all calls of a saga have in common: its `branch_headers`, and DTM's own.
 ///
-/// Left out is what Go's gRPC client leaves out: names of the protocol itself. Values of `-bin` names are sent in
-/// base64, as the protocol wants it.
+/// Names that the protocol reserves (`grpc-*`) are left out, as Go's gRPC client does. Values of `-bin` names are sent in
+/// base64, as the protocol requires.
 pub fn metadata(gid: &Gid, given: &[(String, String)]) -> Result<HeaderMap, Error> {
     let mut metadata = HeaderMap::new();
     for (name, value) in &http_branch::headers(given).map_err(Error::Headers)? {
@@ -109,7 +108,7 @@ pub fn metadata(gid: &Gid, given: &[(String, String)]) -> Result<HeaderMap, Erro
     let gid = HeaderValue::from_bytes(gid.as_str().as_bytes()).map_err(|_| Error::Gid)?;
     metadata.insert(HeaderName::from_static("dtm-gid"), gid);
     metadata.insert(HeaderName::from_static("dtm-trans_type"), HeaderValue::from_static("saga"));
-    // Participants that look for it find, as under DTM, nothing in it.
+    // Empty as under DTM, for services that read it.
     metadata.insert(HeaderName::from_static("dtm-dtm"), HeaderValue::from_static(""));
     Ok(metadata)
 }
@@ -123,14 +122,16 @@ pub struct GrpcBranch {
 }
 
 impl Branch for GrpcBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
-            match tokio::time::timeout(call.timeout, self.exchange(call)).await {
-                Ok(Ok(())) => Outcome::Succeeded { output: None, effects: Batch::new() },
-                Ok(Err(Failure::Unsendable(error))) => Outcome::Unknown { error: error.to_string() },
-                Ok(Err(Failure::Status(status))) => understand(&status),
-                Err(_) => Outcome::Unknown { error: format!("no complete answer within {:?}", call.timeout) },
-            }
+            within_timeout(call, async {
+                match self.exchange(call).await {
+                    Ok(()) => Outcome::succeeded(None),
+                    Err(Failure::Unsendable(error)) => Outcome::unknown(error.to_string()),
+                    Err(Failure::Status(status)) => outcome(&status),
+                }
+            })
+            .await
         })
     }
 
@@ -144,7 +145,7 @@ impl Branch for GrpcBranch {
     }
 }
 
-/// Why a call gave no answer that means success.
+/// Why a call did not succeed.
 enum Failure {
     Unsendable(Error),
     Status(Status),
@@ -167,29 +168,30 @@ impl GrpcBranch {
     }
 }
 
-/// DTM's rules: two codes are verdicts, all others, those of the transport among them, say nothing.
-fn understand(status: &Status) -> Outcome {
-    let words = status.message();
+/// The outcome of a status that is not OK, by DTM's rules: only two codes have a meaning; with any other, errors of the
+/// transport included, the outcome is unknown.
+fn outcome(status: &Status) -> Outcome {
+    let message = status.message();
     match status.code() {
-        // Of DTM before 1.10, and still understood by it.
-        Code::Aborted if words == "ONGOING" => Outcome::Ongoing { retry_after: None },
-        Code::FailedPrecondition => Outcome::Ongoing { retry_after: None },
+        // The form of DTM before 1.10, which later versions still accept.
+        Code::Aborted if message == "ONGOING" => Outcome::ongoing(None),
+        Code::FailedPrecondition => Outcome::ongoing(None),
         Code::Aborted => {
-            let reason = words.strip_suffix(" FAILURE").unwrap_or(words);
-            Outcome::Rejected { reason: http_branch::excerpt(reason).into_owned() }
+            let reason = message.strip_suffix(" FAILURE").unwrap_or(message);
+            Outcome::rejected(http_branch::excerpt(reason).into_owned())
         }
         code => {
-            // What has a source comes from this side: the service was not reached, or broke off.
+            // A status with a source was made by the client: the service was not reached, or the connection broke.
             let error = match error::Error::source(status) {
-                Some(cause) => http_branch::in_one_line(cause),
-                None => format!("gRPC {code:?}: {}", http_branch::excerpt(words)),
+                Some(cause) => causes::in_one_line(cause),
+                None => format!("gRPC {code:?}: {}", http_branch::excerpt(message)),
             };
-            Outcome::Unknown { error }
+            Outcome::unknown(error)
         }
     }
 }
 
-/// Messages as they are on the wire, in both directions.
+/// A codec that leaves messages encoded, in both directions.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Raw;
 
@@ -227,25 +229,15 @@ impl Decoder for Raw {
     }
 }
 
-/// Why a gRPC branch cannot be called as asked for.
+/// Why a gRPC branch cannot be called.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not `host:port/package.Service/Method`.
-    #[error("{address:?} is no address of a gRPC method: write it as host:port/package.Service/Method")]
-    Malformed {
-        /// As given.
-        address: String,
-    },
-    /// Longer than any method's.
+    #[error("{address:?} is not the address of a gRPC method: write it as host:port/package.Service/Method")]
+    Malformed { address: String },
     #[error("the address has {bytes} bytes, the limit is {URL_BYTES_MAX}")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// Metadata can hold no control characters.
+    TooLong { bytes: usize },
     #[error("the gid holds a control character, which gRPC cannot send: choose another")]
     Gid,
-    /// `branch_headers` that cannot be sent.
     #[error(transparent)]
     Headers(http_branch::Error),
 }

@@ -1,10 +1,10 @@
-//! Branches that are HTTP services, called and understood as DTM calls and understands them.
+//! Branches that are HTTP services, called as DTM calls them.
 //!
-//! The request follows DTM's `getURLResult` (`dtmsvr/trans_status.go`), the reading of the answer its
-//! `HTTPResp2DtmError` (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Participants written for DTM
-//! depend on these rules, odd ones included, so [`understand`] is the only place that knows them.
+//! The request follows DTM's `getURLResult` (`dtmsvr/trans_status.go`), the outcome of a response its `HTTPResp2DtmError`
+//! (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Services written for DTM depend on these rules,
+//! the odd ones included; those for responses are all in [`outcome`].
 
-use std::{borrow::Cow, error, str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, time::Duration};
 
 use futures_util::future::BoxFuture;
 use http::{
@@ -15,42 +15,42 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Containment, EgressRequest, Outcome, json_rpc};
-use crate::store::Batch;
+use super::{Branch, Call, Containment, EgressRequest, Host, Outcome, json_rpc};
+use crate::{
+    causes,
+    saga::{Definition, Verdict},
+};
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
 pub const URL_BYTES_MAX: usize = 8000;
 
-/// Most branch headers of one saga. Common servers refuse requests with more than 100 headers; some are ours.
-pub const HEADERS_MAX: usize = 64;
-
-/// How much of an answer is kept for people, in bytes: what DTM's column for the rollback reason holds.
+/// Longest excerpt of a response in a reason or an error, in bytes: the width of DTM's column for the rollback reason.
 const EXCERPT_BYTES_MAX: usize = 1024;
 
-/// How HTTP services are reached.
+/// Settings of the client for HTTP services.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// How long to wait for a connection, TLS included. The attempt's own timeout ends it earlier if shorter.
+    /// Longest time to connect, TLS included. The attempt's own timeout applies as well.
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
-    /// How long an unused connection is kept. Shorter than the 5 s after which Node's and Python's usual servers close
-    /// one, so that a call seldom meets a connection that is just being closed.
+    /// How long an unused connection is kept. Shorter than the 5 s after which common servers of Node and Python close
+    /// one, so that a request is rarely sent on a connection that the server is closing.
     #[serde(with = "duration")]
     pub pool_idle_timeout: Duration,
-    /// Unused connections kept for each host and port. More calls than this at once open new connections.
+    /// Unused connections kept for each host and port. Further concurrent calls open new connections.
     pub pool_idle_per_host_max: usize,
-    /// How much of an answer is read, in bytes. DTM's verdicts have less than a hundred.
+    /// How much of a response body is read, in bytes. The bodies that DTM defines have less than a hundred.
     pub response_bytes_max: usize,
-    /// How many redirects one attempt follows.
+    /// Most redirects that one attempt follows.
     pub redirects_max: usize,
-    /// Sent as `User-Agent`, unless a branch header says otherwise.
+    /// The header `User-Agent`, unless the saga's `branch_headers` have one.
     pub user_agent: String,
-    /// Every status from 200 to 299 is a success, and of the body only `dtm_result` is read. DTM: false, only 200 is,
-    /// and the words FAILURE and ONGOING count wherever they stand. A saga can say otherwise in its `custom_data`.
+    /// If true, every status from 200 to 299 is a success, and of the body only `dtm_result` is read. If false, as in DTM,
+    /// only 200 is, and the words FAILURE and ONGOING count anywhere in the body. A saga overrides it in `custom_data`.
     pub any_2xx_succeeds: bool,
-    /// The attempt of an action from which on a status from 500 to 599 is a rejection: 1 is at once, 0 never. DTM: 0,
-    /// it is tried again, for nobody knows whether it took effect. A saga can say otherwise in its `custom_data`.
+    /// The first attempt of an action for which a status from 500 to 599 is a rejection; 0, as in DTM, means none: the
+    /// action is retried, since it may have taken effect. A saga overrides it in `custom_data`.
     pub rejects_5xx_after: u64,
 }
 
@@ -69,7 +69,7 @@ impl Default for Settings {
     }
 }
 
-/// The host's one HTTP client: a pool of connections that all HTTP branches share. Clones share it too.
+/// The host's HTTP client: a pool of connections that all HTTP branches share. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
@@ -80,16 +80,15 @@ pub struct Client {
 impl Client {
     /// Sets up the pool and TLS. Opens no connection.
     ///
-    /// Servers are checked against the system's root certificates (or `SSL_CERT_FILE`, `SSL_CERT_DIR`). A machine
-    /// without any can still call `http://` addresses, so that is a warning: every `https://` call then fails.
-    /// Proxies named by the environment are not used: an address means the service that it names.
+    /// Servers are checked against the system's root certificates (or `SSL_CERT_FILE`, `SSL_CERT_DIR`). If there are none,
+    /// `https://` calls fail and a warning is logged. Proxies named by the environment are not used.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         // An error says that a provider is installed already: that one is used.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = builder(settings).build().or_else(|error| {
             let client = builder(settings).tls_certs_only([]).build()?;
             tracing::warn!(
-                error = in_one_line(&error),
+                error = causes::in_one_line(&error),
                 "no trusted root certificates, https branches will fail: \
                  install the system's (Debian: ca-certificates) or set SSL_CERT_FILE, then restart"
             );
@@ -100,9 +99,9 @@ impl Client {
         Ok(Self { http: http.map_err(Error::Setup)?, response_bytes_max, rules })
     }
 
-    /// Checks an address and makes it callable. Resolves and connects nothing yet.
+    /// The branch at an address, which is checked but not yet resolved.
     ///
-    /// `user:password@` is accepted, as DTM accepts it, and sent as basic authorization, never repeated in errors.
+    /// As in DTM, `user:password@` is sent as basic authorization. Errors do not contain it.
     pub fn branch(&self, url: &str) -> Result<HttpBranch, Error> {
         if url.len() > URL_BYTES_MAX {
             return Err(Error::TooLong { bytes: url.len() });
@@ -114,7 +113,7 @@ impl Client {
         if !["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
             return Err(Error::Scheme);
         }
-        // The parser would take the first word of the path for the host here, as browsers do.
+        // Without this check the parser takes the first segment of the path for the host, as browsers do.
         if rest.is_empty() || rest.starts_with(['/', '\\', '?', '#']) {
             return Err(Error::NoHost);
         }
@@ -129,24 +128,24 @@ fn builder(settings: &Settings) -> reqwest::ClientBuilder {
         .pool_idle_timeout(settings.pool_idle_timeout)
         .pool_max_idle_per_host(settings.pool_idle_per_host_max)
         .redirect(redirect::Policy::limited(settings.redirects_max))
-        // The address of a branch carries the gid and perhaps a token of its own: none of a redirect's target's business.
+        // The address holds the gid and perhaps a token, which the target of a redirect must not see.
         .referer(false)
         .user_agent(&settings.user_agent)
         .no_proxy()
 }
 
-/// Checks `branch_headers` and turns them into what is sent.
+/// The HTTP headers of a saga's `branch_headers`.
 ///
 /// `Host`, `Content-Length`, `Transfer-Encoding` and `Trailer` are left out, as Go's client leaves them out: they
 /// describe the connection, and a wrong one would break the request's framing.
 pub fn headers(given: &[(String, String)]) -> Result<HeaderMap, Error> {
-    if given.len() > HEADERS_MAX {
+    if given.len() > Definition::BRANCH_HEADERS_MAX {
         return Err(Error::TooManyHeaders { headers: given.len() });
     }
     let mut headers = HeaderMap::new();
     for (name, value) in given {
         let key = HeaderName::from_str(name).map_err(|_| Error::HeaderName { name: name.clone() })?;
-        // From bytes, as text outside ASCII may be sent but is refused by `from_str`.
+        // From bytes, since `from_str` refuses text outside ASCII, which may be sent.
         let value = HeaderValue::from_bytes(value.as_bytes()).map_err(|_| Error::HeaderValue { name: name.clone() })?;
         if ![HOST, CONTENT_LENGTH, TRANSFER_ENCODING, TRAILER].contains(&key) {
             headers.insert(key, value);
@@ -163,13 +162,15 @@ pub struct HttpBranch {
 }
 
 impl Branch for HttpBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
-            match tokio::time::timeout(call.timeout, self.exchange(call)).await {
-                Ok(Ok(answer)) => self.understand(&answer, call),
-                Ok(Err(error)) => Outcome::Unknown { error },
-                Err(_) => Outcome::Unknown { error: format!("no complete answer within {:?}", call.timeout) },
-            }
+            within_timeout(call, async {
+                match self.exchange(call).await {
+                    Ok(response) => self.outcome(&response, call),
+                    Err(error) => Outcome::unknown(error),
+                }
+            })
+            .await
         })
     }
 
@@ -183,15 +184,15 @@ impl Branch for HttpBranch {
             None if call.payload().is_empty() => ("GET", self.url_of(call)),
             None => ("POST", self.url_of(call)),
         };
-        // Cannot fail for an address with a host, and ours have one.
+        // Cannot fail for an address with a host, and all have one.
         let _ = url.set_username("").and_then(|()| url.set_password(None));
         Some(EgressRequest { what: format!("{method} {url}") })
     }
 }
 
 impl HttpBranch {
-    /// Asks and reads the answer. The error is for people, on one line and without the address and its credentials.
-    async fn exchange(&self, call: &Call) -> Result<Answer, String> {
+    /// Sends the request and reads the response. The error is one line of text without the address and its credentials.
+    async fn exchange(&self, call: &Call) -> Result<Response, String> {
         let payload = call.payload();
         let request = match self.json_rpc_method(call) {
             Some(method) => self.client.http.post(self.url.clone()).body(json_rpc::request(call, &method)?),
@@ -200,11 +201,13 @@ impl HttpBranch {
         };
         let given = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).headers(given);
-        let response = request.send().await.map_err(|error| in_one_line(&error.without_url()))?;
-        Answer::read(response, self.client.response_bytes_max).await.map_err(|error| in_one_line(&error.without_url()))
+        let response = request.send().await.map_err(|error| causes::in_one_line(&error.without_url()))?;
+        Response::read(response, self.client.response_bytes_max)
+            .await
+            .map_err(|error| causes::in_one_line(&error.without_url()))
     }
 
-    /// The method that is called by JSON-RPC, where saga and address ask for that.
+    /// The method, if the call is JSON-RPC: the saga's protocol is `json-rpc` and the address has a parameter `method`.
     fn json_rpc_method(&self, call: &Call) -> Option<String> {
         if call.saga.options().protocol != "json-rpc" {
             return None;
@@ -212,18 +215,19 @@ impl HttpBranch {
         self.url.query_pairs().find(|(name, _)| name == "method").map(|(_, method)| method.into_owned())
     }
 
-    /// What the answer means, for a service that speaks JSON-RPC by its error too.
-    fn understand(&self, answer: &Answer, call: &Call) -> Outcome {
-        let outcome = understand(answer, self.client.rules.of(call), call);
-        match outcome {
-            Outcome::Succeeded { .. } if self.json_rpc_method(call).is_some() => {
-                json_rpc::understand(&answer.body).unwrap_or(outcome)
+    /// The outcome of a response. In JSON-RPC a status of success is not enough: the body must hold no error.
+    fn outcome(&self, response: &Response, call: &Call) -> Outcome {
+        match outcome(response, self.client.rules.of(call), call) {
+            succeeded @ Outcome::Ended { verdict: Verdict::Succeeded { .. }, .. }
+                if self.json_rpc_method(call).is_some() =>
+            {
+                json_rpc::error_outcome(&response.body).unwrap_or(succeeded)
             }
             outcome => outcome,
         }
     }
 
-    /// The address with DTM's parameters behind its own query.
+    /// The address with DTM's parameters added to its query.
     fn url_of(&self, call: &Call) -> Url {
         let mut url = self.url.clone();
         url.query_pairs_mut()
@@ -235,31 +239,37 @@ impl HttpBranch {
     }
 }
 
-/// What a service answered.
-struct Answer {
-    status: StatusCode,
-    /// The beginning of the body, if it is not `whole`.
-    body: Vec<u8>,
-    whole: bool,
+/// Runs an attempt within the call's timeout.
+pub(super) async fn within_timeout(call: &Call, attempt: impl Future<Output = Outcome>) -> Outcome {
+    let in_time = tokio::time::timeout(call.timeout, attempt).await;
+    in_time.unwrap_or_else(|_| Outcome::unknown(format!("no complete answer within {:?}", call.timeout)))
 }
 
-impl Answer {
-    /// Reads to the end or to `bytes_max`, whichever comes first; memory stays near that even if the body never ends.
+/// The response of a service.
+struct Response {
+    status: StatusCode,
+    /// The whole body, unless `is_cut`.
+    body: Vec<u8>,
+    is_cut: bool,
+}
+
+impl Response {
+    /// Reads at most `bytes_max` of the body, which bounds the memory for a body without end.
     async fn read(mut response: reqwest::Response, bytes_max: usize) -> Result<Self, reqwest::Error> {
-        let mut answer = Self { status: response.status(), body: Vec::new(), whole: true };
+        let mut read = Self { status: response.status(), body: Vec::new(), is_cut: false };
         while let Some(chunk) = response.chunk().await? {
-            answer.body.extend_from_slice(&chunk);
-            if answer.body.len() > bytes_max {
-                answer.body.truncate(bytes_max);
-                answer.whole = false;
+            read.body.extend_from_slice(&chunk);
+            if read.body.len() > bytes_max {
+                read.body.truncate(bytes_max);
+                read.is_cut = true;
                 break;
             }
         }
-        Ok(answer)
+        Ok(read)
     }
 }
 
-/// What an answer means.
+/// The rules that host and sagas can choose; see [`Settings`].
 #[derive(Clone, Copy, Debug)]
 struct Rules {
     any_2xx_succeeds: bool,
@@ -267,7 +277,7 @@ struct Rules {
 }
 
 impl Rules {
-    /// Those of the call's saga, where it has its own.
+    /// The rules for a call: those of its saga, where it has any.
     fn of(self, call: &Call) -> Self {
         let results = call.saga.options().results;
         Self {
@@ -281,8 +291,8 @@ impl Rules {
     }
 
     /// Whether the body holds this word: anywhere, or as its `dtm_result`.
-    fn says(self, body: &str, word: &str) -> bool {
-        if self.any_2xx_succeeds { verdict_of(body) == Some(word) } else { body.contains(word) }
+    fn has_word(self, body: &str, word: &str) -> bool {
+        if self.any_2xx_succeeds { dtm_result(body) == Some(word) } else { body.contains(word) }
     }
 
     fn is_rejection(self, status: StatusCode, call: &Call) -> bool {
@@ -294,45 +304,41 @@ impl Rules {
 }
 
 /// The `dtm_result` of a body that is a JSON object, if it is one of DTM's words.
-fn verdict_of(body: &str) -> Option<&'static str> {
+fn dtm_result(body: &str) -> Option<&'static str> {
     #[derive(Deserialize)]
-    struct Verdict<'a> {
+    struct Body<'a> {
         #[serde(borrow)]
         dtm_result: Cow<'a, str>,
     }
-    // An array of one string would do for the decoder.
+    // The decoder also accepts an array with one string.
     let object = body.trim_ascii_start().strip_prefix('{').map(|_| body)?;
-    let Verdict { dtm_result } = serde_json::from_str(object).ok()?;
+    let Body { dtm_result } = serde_json::from_str(object).ok()?;
     ["FAILURE", "ONGOING"].into_iter().find(|word| *word == dtm_result)
 }
 
-/// DTM's rules, in DTM's order, unless host or saga have others: the words count in any body, and of the statuses only
-/// 200 means success.
+/// The outcome of a response, by DTM's rules in DTM's order unless `rules` differ: the words count in any body, and only
+/// status 200 means success.
 ///
-/// A success whose body was cut is none: the word that denies it may be in the rest.
-fn understand(answer: &Answer, rules: Rules, call: &Call) -> Outcome {
-    let body = String::from_utf8_lossy(&answer.body);
-    let failed = || format!("HTTP {}: {}", answer.status.as_u16(), excerpt(&body));
-    match answer.status {
-        status if status == StatusCode::TOO_EARLY || rules.says(&body, "ONGOING") => {
-            Outcome::Ongoing { retry_after: None }
+/// A success whose body was cut is no success, since the rest may hold one of the words.
+fn outcome(response: &Response, rules: Rules, call: &Call) -> Outcome {
+    let body = String::from_utf8_lossy(&response.body);
+    let failed = || format!("HTTP {}: {}", response.status.as_u16(), excerpt(&body));
+    match response.status {
+        status if status == StatusCode::TOO_EARLY || rules.has_word(&body, "ONGOING") => Outcome::ongoing(None),
+        status if status == StatusCode::CONFLICT || rules.has_word(&body, "FAILURE") => {
+            Outcome::rejected(excerpt(&body).into_owned())
         }
-        status if status == StatusCode::CONFLICT || rules.says(&body, "FAILURE") => {
-            Outcome::Rejected { reason: excerpt(&body).into_owned() }
-        }
-        status if rules.is_success(status) && answer.whole => {
-            Outcome::Succeeded { output: None, effects: Batch::new() }
-        }
+        status if rules.is_success(status) && !response.is_cut => Outcome::succeeded(None),
         status if rules.is_success(status) => {
-            let bytes = answer.body.len();
-            Outcome::Unknown { error: format!("the answer is longer than the limit of {bytes} bytes") }
+            let bytes = response.body.len();
+            Outcome::unknown(format!("the answer is longer than the limit of {bytes} bytes"))
         }
-        status if rules.is_rejection(status, call) => Outcome::Rejected { reason: failed() },
-        _ => Outcome::Unknown { error: failed() },
+        status if rules.is_rejection(status, call) => Outcome::rejected(failed()),
+        _ => Outcome::unknown(failed()),
     }
 }
 
-/// The text, or as much of its beginning as is kept, marked as cut.
+/// The text, or its beginning followed by `…`.
 pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     if text.len() <= EXCERPT_BYTES_MAX {
         return Cow::Borrowed(text);
@@ -341,52 +347,28 @@ pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{kept}…"))
 }
 
-/// An error and its causes.
-pub(super) fn in_one_line(error: &dyn error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
-}
-
-/// Why an HTTP branch cannot be called as asked for, or none at all. Addresses may hold passwords and are not repeated.
+/// Why an HTTP branch cannot be called. Addresses may hold passwords, so errors do not contain them.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Neither `http` nor `https`.
     #[error("the address does not start with http:// or https://")]
     Scheme,
-    /// Nothing between `://` and the path.
     #[error("the address names no host: write it as http://host:port/path")]
     NoHost,
-    /// For example a line break, which the parser would drop.
+    /// For example a line break, which a URL parser drops.
     #[error("the address holds a control character: remove or percent-encode it")]
     ControlCharacter,
-    /// Longer than servers must accept.
     #[error("the address has {bytes} bytes, the limit is {URL_BYTES_MAX}")]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// Anything else that an address must not be, for example a port above 65535.
+    TooLong { bytes: usize },
+    /// For example a port above 65535.
     #[error("the address is malformed: write it as http://host:port/path")]
     Malformed(#[source] <Url as FromStr>::Err),
-    /// More headers than servers accept.
-    #[error("branch_headers has {headers} entries, the limit is {HEADERS_MAX}")]
-    TooManyHeaders {
-        /// How many there are.
-        headers: usize,
-    },
-    /// Not a header name.
+    #[error("branch_headers has {headers} entries, the limit is {}", Definition::BRANCH_HEADERS_MAX)]
+    TooManyHeaders { headers: usize },
     #[error("branch_headers: {name:?} cannot be the name of a header")]
-    HeaderName {
-        /// As given.
-        name: String,
-    },
-    /// Not a header value. The value may be a secret and is not repeated.
+    HeaderName { name: String },
+    /// The value may be a secret, so the error does not contain it.
     #[error("branch_headers: the value of {name} holds a line break or another control character")]
-    HeaderValue {
-        /// Of which header.
-        name: String,
-    },
-    /// The client cannot be set up, for example because the user agent cannot be sent.
+    HeaderValue { name: String },
     #[error("the HTTP client cannot be set up: check its settings, the user agent first")]
     Setup(#[source] reqwest::Error),
 }
@@ -402,8 +384,8 @@ mod tests {
     }
 
     #[test]
-    fn a_verdict_is_the_whole_value_of_dtm_result() {
-        for (body, verdict) in [
+    fn dtm_result_counts_as_a_whole() {
+        for (body, word) in [
             (r#"{"dtm_result":"FAILURE"}"#, Some("FAILURE")),
             (r#" {"a":{"dtm_result":1},"dtm_result":"ONGOING"} "#, Some("ONGOING")),
             (r#"{"dtm_result":"\u0046AILURE"}"#, Some("FAILURE")),
@@ -416,7 +398,7 @@ mod tests {
             ("FAILURE", None),
             ("", None),
         ] {
-            assert_eq!(verdict_of(body), verdict, "{body}");
+            assert_eq!(dtm_result(body), word, "{body}");
         }
     }
 }

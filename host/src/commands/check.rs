@@ -1,18 +1,19 @@
-//! `wasaga plugin check`: all that the host would find out about a file when it loads it, on one screen.
+//! `wasaga plugin check`: prints what a host finds out about a file when it loads it.
 
 use std::{error::Error, path::Path, sync::Arc, time::Instant};
 
 use super::{
-    Verdict, name_of,
+    name::name_of,
     print::say,
     report::{Report, size},
+    verdict::Verdict,
 };
 use crate::{
     branch::Containment,
     plugin::{self, Code, Fault, Plugin, Runtime, Settings, containment::WAY_OUT},
 };
 
-/// Checks a file and prints what was found.
+/// Checks a file and prints the findings.
 pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdict, Box<dyn Error>> {
     let known_as = name_of(file, name)?;
     let runtime = Runtime::new(settings)?;
@@ -23,7 +24,7 @@ pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdi
         Ok(plugin) => {
             let file = file.display();
             let name = name.map_or_else(String::new, |name| format!(" --name {name}"));
-            say(format_args!("\nIt is a plugin. `wasaga plugin push {file}{name}` hands it to a running host."));
+            say(format_args!("\nIt is a plugin. `wasaga plugin push {file}{name}` uploads it to a running host."));
             let answer = if plugin.classification().containment == Containment::Contained {
                 ""
             } else {
@@ -35,7 +36,7 @@ pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdi
             Ok(Verdict::Good)
         }
         Err(fault) => {
-            say(format_args!("\nIt is no plugin: {fault}"));
+            say(format_args!("\nIt is not a plugin: {fault}"));
             Ok(Verdict::Bad)
         }
     }
@@ -51,7 +52,7 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
     let took = started.elapsed();
     report.add("sha256", plugin.digest().to_string());
     if plugin.code() == Code::Compiled {
-        report.add("compiled", format!("in {} ms; a host does that once and keeps it", took.as_millis()));
+        report.add("compiled", format!("in {} ms; a host compiles it once and caches the result", took.as_millis()));
     }
     report.add("exports", format!("{}: try, cancel", plugin::INTERFACE));
     report.add("imports", plugin.imports().collect::<Vec<_>>().join("\n"));
@@ -62,21 +63,21 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
     Ok(plugin)
 }
 
-/// What it would have to be granted for what it imports.
+/// The grants that the plugin's imports can need.
 fn grants(plugin: &Plugin) -> String {
     let imports = |interface: &str| plugin.imports().any(|import| import.split('@').next() == Some(interface));
-    let mut wants = Vec::new();
+    let mut needed = Vec::new();
     if imports(WAY_OUT) && plugin.classification().containment == Containment::Contained {
-        wants.push("http: the addresses that it may ask, if it is to ask any; without, requests are refused");
+        needed.push("http: the addresses that it may send requests to; without this grant requests are refused");
     }
     if imports("wasi:config/store") {
-        wants.push("config, secrets: the settings that it reads, if it reads any");
+        needed.push("config, secrets: the settings that it reads");
     }
     if imports("wasi:keyvalue/store") {
-        wants.push("shared: the buckets that it has together with others, if any; its own need no grant");
+        needed.push("shared: the buckets that it shares with other plugins; its own buckets need no grant");
     }
-    if wants.is_empty() {
-        return "it needs none".into();
+    if needed.is_empty() {
+        return "none needed".into();
     }
-    format!("[plugins.grants.{}] in the host's settings has\n{}", plugin.name(), wants.join("\n"))
+    format!("[plugins.grants.{}] in the host's settings can have\n{}", plugin.name(), needed.join("\n"))
 }

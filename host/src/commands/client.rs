@@ -1,4 +1,4 @@
-//! `wasaga plugin push` and `list`: the two commands that talk to a running host.
+//! `wasaga plugin push` and `list`: the commands that talk to a running host.
 
 use std::{error::Error, path::Path};
 
@@ -6,17 +6,19 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use super::{
-    Verdict, name_of,
+    name::name_of,
     print::say,
     report::{Side, size, table},
+    verdict::Verdict,
 };
+use crate::causes;
 
-/// Where `make run` serves.
+/// The address that `make run` listens on.
 pub const DEFAULT_HOST: &str = "http://127.0.0.1:36789";
 
-/// What the host says of a plugin, as far as it is shown here.
+/// A plugin in a response of the host; only the fields that are printed.
 #[derive(Deserialize)]
-struct Shown {
+struct PluginInfo {
     name: String,
     #[serde(default)]
     sha256: String,
@@ -41,13 +43,13 @@ pub async fn push(host: &str, file: &Path, name: Option<&str>) -> Result<Verdict
     let bytes = std::fs::read(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let (status, body) = send(Method::PUT, host, &["api", "v1", "plugins", name], bytes).await?;
     if !status.is_success() {
-        say(format_args!("{} is not taken: {}", file.display(), message(status, &body)));
+        say(format_args!("the host refuses {}: {}", file.display(), message(status, &body)));
         return Ok(Verdict::Bad);
     }
-    let shown: Shown = serde_json::from_str(&body)?;
+    let plugin: PluginInfo = serde_json::from_str(&body)?;
     let what = if status == StatusCode::CREATED { "new" } else { "replaced" };
-    say(format_args!("{name} is {what}: sha256:{}, {}: it {}", shown.sha256, shown.reach, shown.reason));
-    say(format_args!("New sagas use it from now on, as wasm://{name}/try and wasm://{name}/cancel."));
+    say(format_args!("{name} is {what}: sha256:{}, {}: it {}", plugin.sha256, plugin.reach, plugin.reason));
+    say(format_args!("New sagas use it from now on, by wasm://{name}/try and wasm://{name}/cancel."));
     Ok(Verdict::Good)
 }
 
@@ -55,7 +57,7 @@ pub async fn push(host: &str, file: &Path, name: Option<&str>) -> Result<Verdict
 pub async fn list(host: &str) -> Result<Verdict, Box<dyn Error>> {
     #[derive(Deserialize)]
     struct List {
-        plugins: Vec<Shown>,
+        plugins: Vec<PluginInfo>,
         refused: Vec<Refused>,
     }
     #[derive(Deserialize)]
@@ -71,16 +73,16 @@ pub async fn list(host: &str) -> Result<Verdict, Box<dyn Error>> {
     let List { plugins, refused } = serde_json::from_str(&body)?;
     let head = ["plugin", "reach", "size", "versions", "open sagas", "sha256"].map(ToOwned::to_owned);
     let mut rows = vec![head];
-    for Shown { name, sha256, bytes, reach, versions, .. } in plugins {
+    for PluginInfo { name, sha256, bytes, reach, versions, .. } in plugins {
         let open: u64 = versions.iter().map(|version| version.open_sagas).sum();
-        // One that has been taken away and is kept for its sagas has no current version.
+        // A plugin that was removed and is kept for its open sagas has no current version.
         let (reach, size) = if sha256.is_empty() { ("gone".to_owned(), String::new()) } else { (reach, size(bytes)) };
         let digest = sha256.get(..12).unwrap_or_default().to_owned();
         rows.push([name, reach, size, versions.len().to_string(), open.to_string(), digest]);
     }
     say(table(&rows, [Side::Left, Side::Left, Side::Right, Side::Right, Side::Right, Side::Left]).trim_end());
     for Refused { file, error } in &refused {
-        say(format_args!("{file} is no plugin: {error}"));
+        say(format_args!("{file} is not a plugin: {error}"));
     }
     Ok(Verdict::Good)
 }
@@ -91,30 +93,32 @@ async fn send(
     path: &[&str],
     body: Vec<u8>,
 ) -> Result<(StatusCode, String), Box<dyn Error>> {
-    // `localhost:36789` would be taken for an address of the scheme `localhost`.
+    // `localhost:36789` would be parsed as a URL with the scheme `localhost`.
     if !host.contains("://") {
         return Err(format!("--host {host}: http:// is missing, as in {DEFAULT_HOST}: take http://{host}").into());
     }
     let mut url = reqwest::Url::parse(host).map_err(|error| format!("--host {host}: {error}, as in {DEFAULT_HOST}"))?;
     url.path_segments_mut().map_err(|()| format!("--host {host}: as in {DEFAULT_HOST}"))?.pop_if_empty().extend(path);
-    // Only who is asked for more than one answer may have set it already.
+    // An error says that a provider is installed already: that one is used.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder().no_proxy().build()?;
     let request = client.request(method, url).body(body).send().await;
-    let answer = request.map_err(|error| {
-        let cause = std::iter::successors(Some(&error as &dyn Error), |&error| error.source()).last();
+    let response = request.map_err(|error| {
+        let cause = causes::chain(&error).last();
         let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
         format!("no host answers at {host}{cause}: start one with `make run`, or say where it is with --host")
     })?;
-    Ok((answer.status(), answer.text().await?))
+    Ok((response.status(), response.text().await?))
 }
 
-/// The host's own words, if these are a host's; if not, something else answers there.
+/// The message of a host's response; if the body holds none, the response is not a host's.
 fn message(status: StatusCode, body: &str) -> String {
     #[derive(Deserialize)]
-    struct Answer {
+    struct Failure {
         message: String,
     }
-    serde_json::from_str::<Answer>(body)
-        .map_or_else(|_| format!("it answers {status}: is a host of Wasaga there?"), |answer| answer.message)
+    serde_json::from_str::<Failure>(body).map_or_else(
+        |_| format!("the response is {status}: does a Wasaga host listen there?"),
+        |failure| failure.message,
+    )
 }

@@ -1,16 +1,16 @@
-//! What commands have to say, on standard output.
+//! Output of commands.
 
 use std::{
     fmt::Display,
     io::{self, ErrorKind, Write as _},
 };
 
-/// Writes a line. Who reads may have seen enough, as `head` has after some lines: the command goes on to its end all the
-/// same, so that its exit status stays true.
+/// Writes a line to standard output. If the reader has closed it, as `head` does, the command still runs to its end, so
+/// that its exit status is correct.
 pub fn say(text: impl Display) {
     match writeln!(io::stdout(), "{text}") {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            // If that does not work either, nobody can be told.
+            // There is no other place to report an error of standard error.
             let _ = writeln!(io::stderr(), "wasaga: standard output cannot be written: {error}");
         }
         _ => {}

@@ -1,18 +1,18 @@
-//! Tables and numbers for a terminal.
+//! Tables and sizes for a terminal.
 
 use std::fmt::Write as _;
 
-/// Lines of a name and what there is to say of it, which may be several lines.
+/// A list of names, each with a text of one or more lines.
 #[derive(Default)]
 pub struct Report(Vec<(String, String)>);
 
 impl Report {
-    /// Adds a line.
+    /// Adds a name and its text.
     pub fn add(&mut self, name: &str, text: impl Into<String>) {
         self.0.push((name.to_owned(), text.into()));
     }
 
-    /// The lines, what they say in one column.
+    /// The list, with the texts in one column.
     pub fn text(&self) -> String {
         let width = self.0.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
         let mut text = String::new();
@@ -27,16 +27,14 @@ impl Report {
     }
 }
 
-/// Where the text of a column stands.
+/// The alignment of a column.
 #[derive(Clone, Copy)]
 pub enum Side {
-    /// As words do.
     Left,
-    /// As numbers do.
     Right,
 }
 
-/// Rows in columns that are as wide as what stands in them.
+/// Rows with columns as wide as their longest cell.
 pub fn table<const N: usize>(rows: &[[String; N]], sides: [Side; N]) -> String {
     let mut widths = [0; N];
     for row in rows {
@@ -60,7 +58,7 @@ pub fn table<const N: usize>(rows: &[[String; N]], sides: [Side; N]) -> String {
     text
 }
 
-/// Bytes as people say them.
+/// A number of bytes with its unit, as in `1.5 KiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["bytes", "KiB", "MiB", "GiB"];
     let (mut whole, mut tenths, mut unit) = (bytes, 0, 0);
@@ -92,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_stands_in_one_column() {
+    fn texts_stand_in_one_column() {
         let mut report = Report::default();
         report.add("a", "one");
         report.add("long", "two\nthree");

@@ -1,4 +1,4 @@
-//! `wasaga plugin new`: a folder that builds, made from an example of the project.
+//! `wasaga plugin new`: creates a folder that builds, from one of the project's examples.
 
 use std::{
     error::Error,
@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    Verdict,
     print::say,
     templates::{Lang, WIT},
+    verdict::Verdict,
 };
 
-/// Makes the folder `name` here.
+/// Creates the folder `name` in the current one.
 pub fn run(name: &str, lang: Lang) -> Result<Verdict, Box<dyn Error>> {
     if !is_name(name) {
         return Err(format!(
@@ -40,7 +40,7 @@ pub fn run(name: &str, lang: Lang) -> Result<Verdict, Box<dyn Error>> {
 /// Writes the files of a template.
 fn write(folder: &Path, name: &str, lang: Lang) -> Result<(), Box<dyn Error>> {
     let template = lang.files().iter().map(|(path, text)| {
-        // Cargo would otherwise take it for a part of the workspace that it may stand in.
+        // Otherwise cargo adds the package to a workspace in a folder above it.
         let end = if *path == "Cargo.toml" { "\n[workspace]\n" } else { "" };
         (PathBuf::from(path), rename(text, lang, name) + end)
     });
@@ -58,11 +58,10 @@ fn at(path: &Path, error: &io::Error) -> String {
     format!("{}: {error}", path.display())
 }
 
-/// Everything that is called after the example is called after the plugin. Only what is meant: `rust` is a word of
-/// many other texts.
+/// Replaces the example's name by the plugin's, in names of files and packages only: `rust` also occurs as a plain word.
 fn rename(text: &str, lang: Lang, name: &str) -> String {
     let example = lang.folder();
-    // Cargo writes the file of a library with underscores.
+    // Cargo names the file of a library with underscores.
     let built = format!("release/{}.wasm", name.replace('-', "_"));
     let text = replace_word(text, &format!("release/{example}.wasm"), &built);
     let text = replace_word(&text, &format!("{example}.wasm"), &format!("{name}.wasm"));
@@ -70,7 +69,7 @@ fn rename(text: &str, lang: Lang, name: &str) -> String {
     text.replace(&format!("\"name\": \"{example}\""), &format!("\"name\": \"{name}\""))
 }
 
-/// Replaces `word` where it is not the end of a longer one.
+/// Replaces `word` where it is not the end of a longer word.
 fn replace_word(text: &str, word: &str, by: &str) -> String {
     let mut replaced = String::with_capacity(text.len());
     let mut rest = text;

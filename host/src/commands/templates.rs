@@ -1,8 +1,8 @@
-//! The examples that `wasaga plugin new` copies, as they stand in `plugins/`: a test compares the lists.
+//! The examples of `plugins/` that `wasaga plugin new` copies. A test compares the lists with the folders.
 
 use clap::ValueEnum;
 
-/// What a plugin can be written in.
+/// The programming languages that there is an example for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Lang {
     /// Built by cargo.
@@ -19,7 +19,7 @@ pub enum Lang {
     C,
 }
 
-/// A file of a template: where it is in the folder, and what is in it.
+/// A file of a template: its path in the folder, and its text.
 pub type File = (&'static str, &'static str);
 
 macro_rules! files {
@@ -28,7 +28,7 @@ macro_rules! files {
     };
 }
 
-/// The contract.
+/// The files of the contract, by their path in `wit/`.
 pub const WIT: &[File] = files!("wit":
     "saga.wit",
     "deps/README.md",
@@ -51,10 +51,10 @@ pub const WIT: &[File] = files!("wit":
 );
 
 impl Lang {
-    /// All of them.
+    /// All languages.
     pub const ALL: [Self; 5] = [Self::Rust, Self::Javascript, Self::Python, Self::Go, Self::C];
 
-    /// The example's folder in `plugins/`, and so its name.
+    /// The name of the example's folder in `plugins/`.
     pub fn folder(self) -> &'static str {
         match self {
             Self::Rust => "rust",
@@ -65,7 +65,7 @@ impl Lang {
         }
     }
 
-    /// As people write it.
+    /// The name of the language, as people write it.
     pub fn title(self) -> &'static str {
         match self {
             Self::Rust => "Rust",
@@ -76,7 +76,7 @@ impl Lang {
         }
     }
 
-    /// Everything in the folder but the contract.
+    /// The files of the example, without the contract.
     pub fn files(self) -> &'static [File] {
         match self {
             Self::Rust => {
@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
 
-    /// The files below a folder of the project, without what is built there.
+    /// The files below a folder of the project, without those that git ignores.
     fn in_project(folder: &str) -> BTreeSet<String> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
         let listed = Command::new("git")

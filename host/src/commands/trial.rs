@@ -1,58 +1,29 @@
-//! `wasaga plugin test`: what a branch does in all the ways in which it can be called, without a server.
+//! `wasaga plugin test`: calls a branch in all the ways that a host can call it, without a host.
 //!
-//! A host never runs a contained attempt twice to an effect, and cancels only what took effect; a branch that asks
-//! others for something over HTTP has no such luxury. Whoever wrote it wants to know what it makes of both.
+//! A contained branch never takes effect twice, and `cancel` is called only if `try` took effect. A branch that sends HTTP
+//! requests has neither guarantee: it must handle repetitions, and `cancel` when the outcome of `try` is unknown. The
+//! test makes both kinds of calls.
 
+pub mod arguments;
 mod branch;
 mod lines;
 mod memory;
 
-use std::{error::Error, path::PathBuf};
-
-use clap::Args;
-use http::StatusCode;
+use std::error::Error;
 
 use self::{
+    arguments::Trial,
     branch::{Branch, Ended},
     lines::Lines,
     memory::{Data, Memory},
 };
-use super::{Verdict, name_of, print::say};
+use super::{name::name_of, print::say, verdict::Verdict};
 use crate::{
-    branch::{Outcome, Reply},
     plugin::{Limits, Settings},
     saga::Op,
 };
 
-/// What is tried, and how.
-#[derive(Debug, Args)]
-pub struct Trial {
-    /// The component, NAME.wasm
-    file: PathBuf,
-    /// Name of the plugin, which grants and settings are for [default: that of the file]
-    #[arg(long)]
-    name: Option<String>,
-    /// What the step is given: a payload that try accepts
-    #[arg(long, value_name = "JSON", default_value = "{}")]
-    payload: String,
-    /// What every request that it is granted is answered; nothing is sent
-    #[arg(long, value_name = "STATUS[:BODY]", value_parser = reply)]
-    answer: Option<Reply>,
-    /// Let cancel leave data behind, where that is meant
-    #[arg(long)]
-    allow_leftovers: bool,
-}
-
-/// Reads `404` or `200:{"id": 7}`.
-fn reply(text: &str) -> Result<Reply, String> {
-    let (status, body) = text.split_once(':').unwrap_or((text, ""));
-    let status = status.parse().ok().filter(|status| (200..600).contains(status));
-    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
-    let status = status.ok_or("a status from 200 to 599 is needed, and may be followed by a colon and a body")?;
-    Ok(Reply { status, body: body.to_owned().into() })
-}
-
-/// Runs all trials and prints what was seen.
+/// Makes all calls and prints what they did.
 pub async fn run(settings: &Settings, trial: &Trial) -> Result<Verdict, Box<dyn Error>> {
     let name = name_of(&trial.file, trial.name.as_deref())?;
     let lines = Lines::default();
@@ -63,28 +34,28 @@ pub async fn run(settings: &Settings, trial: &Trial) -> Result<Verdict, Box<dyn 
     say(format_args!("{name} is {reach}: it {reason} (settings of this name: [plugins.grants.{name}])"));
     let mut trials = Trials { branch, allow_leftovers: trial.allow_leftovers, failed: 0, notes: 0 };
     if !trials.twice().await {
-        let mend = if trials.branch.was_held() {
-            HELD
+        let advice = if trials.branch.was_denied() {
+            REQUEST_DENIED
         } else {
-            "try does not succeed with this payload, so there is nothing more to see: give one that it accepts, --payload"
+            "try does not succeed with this payload, so the test ends here: give a payload that it accepts with --payload"
         };
-        say(format_args!("\n{mend}"));
+        say(format_args!("\n{advice}"));
         return Ok(Verdict::Bad);
     }
     trials.cancelled().await;
     trials.cancelled_without_try().await;
     trials.cancelled_after_lost_try().await;
-    // Every operation on a key is one too many, and the guest is told so.
+    // With a limit of 0, every operation of the key-value store returns an error.
     let limits = Limits { kv_operations: 0, ..settings.limits.clone() };
     let faulty = Settings { limits, ..settings.clone() };
     trials.without_store(&Branch::new(&faulty, trial, name, &lines)?).await;
     Ok(trials.verdict())
 }
 
-/// What helps who wants to try a plugin that sends requests.
-const HELD: &str = "It asks others for something, and this test makes no requests: say what they would answer, as in \
-                    --answer 200 or --answer '200:{\"id\": 7}'. What a whole saga would do up to its first request, \
-                    `POST /api/v1/sagas/plan` of a running host says, which sends nothing either.";
+/// Advice for a plugin that sends requests.
+const REQUEST_DENIED: &str = "It sends requests, and this test makes no requests: give the response that they would get, as in \
+                    --answer 200 or --answer '200:{\"id\": 7}'. `POST /api/v1/sagas/plan` of a running host shows what a \
+                    whole saga would do up to its first request, and sends nothing either.";
 
 struct Trials {
     branch: Branch,
@@ -94,7 +65,7 @@ struct Trials {
 }
 
 impl Trials {
-    /// Whether `try` succeeds at all.
+    /// Returns whether `try` succeeds at all.
     async fn twice(&mut self) -> bool {
         title("try, and try again: a repetition must do no harm");
         let memory = Memory::default();
@@ -108,10 +79,10 @@ impl Trials {
         show("try again", &second);
         let is_same = memory.data() == before && second.output() == first.output();
         let otherwise = if self.branch.is_contained() {
-            "it differs: fine while it is contained, for one counts then"
+            "it differs: harmless for a contained branch, of which only one attempt takes effect"
         } else {
             self.must(second.has_succeeded(), "a repetition must succeed as well");
-            "it differs: have the second find what the first did, by the call's idempotency-key"
+            "it differs: let the second find what the first did, by the call's idempotency-key"
         };
         self.note(is_same, "the second changes nothing more", otherwise);
         true
@@ -129,22 +100,25 @@ impl Trials {
         if is_undone || self.allow_leftovers || !self.branch.is_contained() {
             self.note(is_undone, "all data is as before try", "data stays behind");
         } else {
-            self.must(false, "data stays behind: cancel must take back what try did (meant so? --allow-leftovers)");
+            self.must(
+                false,
+                "data stays behind: cancel must take back what try did (if it is meant to stay: --allow-leftovers)",
+            );
         }
         let before = memory.data();
         let second = self.branch.run(Op::Compensate, 2, Some(&output), &memory).await;
         show("cancel again", &second);
         self.must(second.has_succeeded(), "a repetition of cancel must succeed as well");
         let otherwise = if self.branch.is_contained() {
-            "the second takes back more: fine while it is contained, for one counts then"
+            "the second takes back more: harmless for a contained branch, of which only one attempt takes effect"
         } else {
-            "the second takes back what is not its own"
+            "the second takes back more than try did"
         };
         self.note(memory.data() == before, "the second changes nothing more", otherwise);
     }
 
     async fn cancelled_without_try(&mut self) {
-        title("cancel without try: there is nothing to take back, and cancel is not told");
+        title("cancel without try: there is nothing to take back, and cancel does not know");
         let memory = Memory::default();
         let cancelled = self.branch.run(Op::Compensate, 1, None, &memory).await;
         show("cancel", &cancelled);
@@ -153,23 +127,23 @@ impl Trials {
     }
 
     async fn cancelled_after_lost_try(&mut self) {
-        title("try, whose answer is lost, and cancel: it is not told that try succeeded");
+        title("try, whose outcome is lost, and cancel, which does not know that try succeeded");
         let memory = Memory::default();
         self.branch.run(Op::Action, 1, None, &memory).await;
         let cancelled = self.branch.run(Op::Compensate, 1, None, &memory).await;
         show("cancel", &cancelled);
         self.must(cancelled.has_succeeded(), "cancel must succeed whether try did or not");
         let otherwise = if self.branch.is_contained() {
-            "data stays behind: for a contained branch the host always knows, so this does not happen"
+            "data stays behind: harmless for a contained branch, whose outcome the host always knows"
         } else {
-            "data stays behind: have cancel look for what try did"
+            "data stays behind: let cancel look for what try did"
         };
         self.note(memory.data() == Data::default(), "all data is as before try", otherwise);
     }
 
     async fn without_store(&mut self, faulty: &Branch) {
-        title("try and cancel while the key-value store answers with errors: nobody may take them for a decision");
-        // On what is there before each: a second `try` may be rejected whatever the store does.
+        title("try and cancel while the key-value store returns errors, which must not become a decision");
+        // Each starts with the data that it expects: a second `try` may be rejected whatever the store does.
         let (before, tried) = (Memory::default(), Memory::default());
         let output = self.branch.run(Op::Action, 1, None, &tried).await.output().unwrap_or_default().to_owned();
         for (name, op, output, memory) in
@@ -179,7 +153,7 @@ impl Trials {
             let ended = faulty.run(op, 1, output, &memory).await;
             show(name, &ended);
             if usual.uses_store {
-                let is_open = !matches!(ended.outcome, Outcome::Succeeded { .. } | Outcome::Rejected { .. });
+                let is_open = !ended.is_decided();
                 self.must(is_open, "an error of the store must become `unavailable`, or a trap");
             } else {
                 say("  ok    it uses no store");
@@ -194,7 +168,7 @@ impl Trials {
         }
     }
 
-    /// What is worth knowing and no mistake for certain.
+    /// A finding that need not be a mistake.
     fn note(&mut self, is_good: bool, good: &str, otherwise: &str) {
         if is_good {
             say(format_args!("  ok    {good}"));
@@ -205,13 +179,13 @@ impl Trials {
     }
 
     fn verdict(&self) -> Verdict {
-        if self.branch.was_held() {
-            say(format_args!("\n{HELD}"));
+        if self.branch.was_denied() {
+            say(format_args!("\n{REQUEST_DENIED}"));
         }
         match (self.failed, self.notes) {
             (0, 0) => say("\nNothing wrong was seen."),
             (0, notes) => {
-                say(format_args!("\nNothing wrong was seen; lines that begin with `note`: {notes}, look at them."));
+                say(format_args!("\nNothing wrong was seen. Lines that begin with `note`: {notes}; read them."));
             }
             (failed, _) => say(format_args!("\n{failed} of the above must not be so.")),
         }
@@ -223,7 +197,7 @@ fn title(text: &str) {
     say(format_args!("\n{text}"));
 }
 
-/// What came of a call, and under it what the guest wrote meanwhile.
+/// Prints the outcome of a call, and below it the lines that the guest wrote.
 fn show(name: &str, ended: &Ended) {
     say(format_args!("        {name}: {ended}"));
     for line in &ended.lines {

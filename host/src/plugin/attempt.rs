@@ -34,9 +34,8 @@ use super::{
     transaction::{Fault, Transaction},
 };
 use crate::{
-    branch::{Branch, Call, Containment, Outcome},
-    saga::Op,
-    store::Batch,
+    branch::{Branch, Call, Containment, Host, Outcome},
+    saga::{Op, Verdict},
 };
 
 /// One of the two functions of a plugin, as the engine calls it.
@@ -48,8 +47,8 @@ pub struct Operation {
 }
 
 impl Branch for Operation {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        Box::pin(attempt(&self.plugin, self.op, call))
+    fn call<'a>(&'a self, call: &'a Call, host: &'a Host) -> BoxFuture<'a, Outcome> {
+        Box::pin(attempt(&self.plugin, self.op, call, host))
     }
 
     fn containment(&self) -> Containment {
@@ -60,15 +59,15 @@ impl Branch for Operation {
 /// What a guest that came to an end said: the output of `try`, nothing for `cancel`.
 type Answer = Result<Option<String>, Failure>;
 
-async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
-    let stdio = Stdio::new(origin(plugin, call), plugin.runtime.limits());
+async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host) -> Outcome {
+    let stdio = Stdio::new(origin(plugin, call, host), plugin.runtime.limits());
     let (cpu_meter, refusal, given_up) = (CpuMeter::default(), Refusal::default(), CancellationToken::new());
     // Before the clock starts: that the host is full is not the guest's fault.
     let permit = plugin.permits.take().await;
     let limit = call.timeout.min(plugin.runtime.limits().attempt_timeout);
     // It owns all it needs, as it may move to another thread, and be gone from there only after this has returned.
     let guest = {
-        let (plugin, call) = (plugin.clone(), call.clone());
+        let (plugin, call, host) = (plugin.clone(), call.clone(), host.clone());
         let lasting = Lasting {
             stdio: stdio.clone(),
             refusal: refusal.clone(),
@@ -77,7 +76,7 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
         };
         async move {
             let _permit = permit;
-            decide(&plugin, op, &call, &lasting).await
+            decide(&plugin, op, &call, &host, &lasting).await
         }
     };
     let mut over = Over {
@@ -97,8 +96,8 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call) -> Outcome {
     };
     match (outcome, refusal.get()) {
         // First, as a long text is cut at its end.
-        (Outcome::Unknown { error }, Some(refusal)) => {
-            Outcome::Unknown { error: text(&format!("the host refused {refusal}; {error}"), plugin) }
+        (Outcome::Ended { verdict: Verdict::Unknown { error }, .. }, Some(refusal)) => {
+            Outcome::unknown(text(&format!("the host refused {refusal}; {error}"), plugin))
         }
         (outcome, _) => outcome,
     }
@@ -130,22 +129,22 @@ impl Drop for Over<'_> {
     }
 }
 
-fn origin(plugin: &Plugin, call: &Call) -> Origin {
+fn origin(plugin: &Plugin, call: &Call, host: &Host) -> Origin {
     let (plugin, grants) = (plugin.name.clone(), plugin.grants.clone());
-    Origin { plugin, grants, saga: call.saga.clone(), branch_op: call.branch_op, is_dry_run: call.is_dry_run }
+    Origin { plugin, grants, saga: call.saga.clone(), branch_op: call.branch_op, is_dry_run: host.is_dry_run }
 }
 
 /// Runs of one attempt. Each costs little, so a few spare the engine its pauses where data is only busy for a moment.
 const RUNS_MAX: u32 = 8;
 
 /// Runs the guest until its end counts, or for as often as it may without a pause.
-async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, lasting: &Lasting) -> Outcome {
+async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host, lasting: &Lasting) -> Outcome {
     let Lasting { stdio, refusal, .. } = lasting;
     for run_number in 1..=RUNS_MAX {
-        let transaction = Transaction::new(call.state.clone(), plugin.runtime.limits());
+        let transaction = Transaction::new(host.state.clone(), plugin.runtime.limits());
         let key_value = KeyValue::new(plugin.name.clone(), plugin.grants.clone(), transaction);
         let gate = OutputGate::new(
-            call.egress.clone(),
+            host.egress.clone(),
             Arc::new(key_value.clone()),
             refusal.clone(),
             lasting.given_up.clone(),
@@ -159,8 +158,11 @@ async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, lasting: &Lasting) ->
         };
         match end {
             None => {}
-            Some(Outcome::Succeeded { output, .. }) => {
-                return Outcome::Succeeded { output, effects: key_value.transaction().effects() };
+            Some(Outcome::Ended { verdict: Verdict::Succeeded { output }, .. }) => {
+                return Outcome::Ended {
+                    verdict: Verdict::Succeeded { output },
+                    effects: key_value.transaction().effects(),
+                };
             }
             Some(end) => match key_value.are_current() {
                 Ok(true) => return end,
@@ -252,15 +254,13 @@ async fn call_guest(plugin: &Plugin, op: Op, call: &Call, store: &mut Store<Gues
 fn outcome(op: Op, answer: Answer, plugin: &Plugin) -> Outcome {
     match (answer, op) {
         (Ok(output), _) => succeeded(output, plugin),
-        (Err(Failure::Rejected(reason)), Op::Action) => Outcome::Rejected { reason: text(&reason, plugin) },
+        (Err(Failure::Rejected(reason)), Op::Action) => Outcome::rejected(text(&reason, plugin)),
         (Err(Failure::Rejected(reason)), Op::Compensate) => {
             let error = format!("cancel answered `rejected`, but a compensation never fails: {reason}");
-            Outcome::Unknown { error: text(&error, plugin) }
+            Outcome::unknown(text(&error, plugin))
         }
-        (Err(Failure::Ongoing(ms)), _) => {
-            Outcome::Ongoing { retry_after: ms.map(|ms| Duration::from_millis(ms.into())) }
-        }
-        (Err(Failure::Unavailable(error)), _) => Outcome::Unknown { error: text(&error, plugin) },
+        (Err(Failure::Ongoing(ms)), _) => Outcome::ongoing(ms.map(|ms| Duration::from_millis(ms.into()))),
+        (Err(Failure::Unavailable(error)), _) => Outcome::unknown(text(&error, plugin)),
     }
 }
 
@@ -270,17 +270,17 @@ fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
     if let Some(text) = &output {
         if text.len() > limits.output_bytes {
             let (bytes, limit) = (text.len(), limits.output_bytes);
-            return Outcome::Unknown { error: format!("its output has {bytes} bytes, over {limit} (output_bytes)") };
+            return Outcome::unknown(format!("its output has {bytes} bytes, over {limit} (output_bytes)"));
         }
         if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
-            return Outcome::Unknown { error: format!("its output is not JSON: {error}") };
+            return Outcome::unknown(format!("its output is not JSON: {error}"));
         }
         if let Some(key) = plugin.grants.revealed_by(text) {
             let error = format!("its output holds the secret {key:?}, and outputs are stored and shown: leave it out");
-            return Outcome::Unknown { error };
+            return Outcome::unknown(error);
         }
     }
-    Outcome::Succeeded { output, effects: Batch::new() }
+    Outcome::succeeded(output)
 }
 
 /// `asked`: what the saga would have given it.
@@ -296,7 +296,7 @@ fn unknown(error: String, stdio: &Stdio, plugin: &Plugin) -> Outcome {
         lines if lines.is_empty() => error,
         lines => format!("{error}; it wrote: {lines}"),
     };
-    Outcome::Unknown { error: text(&error, plugin) }
+    Outcome::unknown(text(&error, plugin))
 }
 
 /// Names the limit that a guest broke, if it broke one.

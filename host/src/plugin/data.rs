@@ -4,10 +4,12 @@
 //! bucket's keys begin with another's, and the keys of a bucket are in the order of their bytes. The owner is a
 //! plugin's name, or nothing for a bucket that the host's settings share between plugins.
 
+use crate::keys::Family;
+
 /// Bytes of a bucket's name.
 pub const BUCKET_BYTES_MAX: usize = 128;
 
-const DATA: u8 = b'k';
+const DATA: u8 = Family::Data.byte();
 
 /// Prefix of all keys of a bucket. `owner` and `bucket` have at most 255 bytes.
 pub fn prefix(owner: &str, bucket: &str) -> Vec<u8> {

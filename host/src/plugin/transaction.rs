@@ -15,7 +15,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
     sync::Arc,
 };
 
@@ -371,11 +370,8 @@ impl Transaction {
     /// The stored keys of a range as the own writes change them.
     fn merged(&self, stored: &[Bytes], range: &Range) -> BTreeSet<Bytes> {
         let mut keys: BTreeSet<Bytes> = stored.iter().filter(|key| !self.writes.contains_key(*key)).cloned().collect();
-        if !range.is_empty() {
-            let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-            let written = self.writes.range::<Bytes, _>((Bound::Included(&range.start), end));
-            keys.extend(written.filter(|(_, write)| write.value.is_some()).map(|(key, _)| key.clone()));
-        }
+        let written = self.writes.range::<Bytes, _>(range.bounds());
+        keys.extend(written.filter(|(_, write)| write.value.is_some()).map(|(key, _)| key.clone()));
         keys
     }
 }

@@ -15,18 +15,17 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use wasaga::{
     api::Limits,
-    branch::{Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
+    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
     directory::Branches,
     engine::{Settings, plan},
     plugin::data,
-    saga::{BranchOp, Definition, Digest, Op, Pin, Pins},
+    saga::{BranchOp, Definition, Digest, Op, Pin, Pins, Verdict},
     store::Batch,
 };
 
-use crate::{
-    host::{Answer, Host, TUTORIAL, saga},
-    no_plugins::no_plugins,
-};
+use wasaga_testkit::no_plugins;
+
+use crate::host::{Answer, Host, TUTORIAL, saga};
 
 async fn plan(host: &Host, body: impl Into<Body>) -> Answer {
     host.send(Method::POST, "/api/v1/sagas/plan", body).await
@@ -44,13 +43,13 @@ struct Chest;
 const PIN: [u8; 32] = [0xab; 32];
 
 impl Branch for Chest {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a branch::Host) -> BoxFuture<'a, Outcome> {
         let own = [data::prefix("box", "things"), b"one".to_vec()].concat();
         let shared = [data::prefix("", "log"), b"\xe2\x82\xac".to_vec()].concat();
         let mut effects = Batch::new();
         match call.branch_op.op {
             Op::Action if &*call.payload() == b"no" => {
-                return ready(Outcome::Rejected { reason: "it is full".into() }).boxed();
+                return ready(Outcome::rejected("it is full")).boxed();
             }
             Op::Action => {
                 effects.put(own, call.payload());
@@ -58,7 +57,7 @@ impl Branch for Chest {
             }
             Op::Compensate => effects.delete(own),
         }
-        ready(Outcome::Succeeded { output: Some(r#"{"kept":1}"#.into()), effects }).boxed()
+        ready(Outcome::Ended { verdict: Verdict::Succeeded { output: Some(r#"{"kept":1}"#.into()) }, effects }).boxed()
     }
 
     fn containment(&self) -> Containment {

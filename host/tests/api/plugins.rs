@@ -1,6 +1,6 @@
 //! Plugins as clients of our own API see and replace them.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use axum::http::{Method, Request, header::HOST};
 use serde_json::{Value, json};

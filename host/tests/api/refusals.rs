@@ -128,7 +128,7 @@ async fn bad_requests_about_sagas_have_dtms_words() {
         host.get("/api/dtmsvr/all?position=x").await.parts(),
         (
             400,
-            r#"{"message":"position is \"x\": give the next_position of the page before, or nothing to begin anew"}"#
+            r#"{"message":"position is \"x\": send the next_position of the previous page, or none for the first page"}"#
         )
     );
     for endpoint in ["abort", "forceStop", "resetNextCronTime"] {

@@ -92,7 +92,7 @@ async fn every_message_names_the_mend() {
         fs::write(dir.path().join(&file), &bytes).unwrap();
         let said = wasaga(dir.path(), &["check", &file]);
         assert!(!said.is_good, "{}", said.text);
-        said.must_hold(&["It is no plugin"]);
+        said.must_hold(&["It is not a plugin"]);
         said.must_hold(&words);
 
         let (status, text) = host.put(&format!("/api/v1/plugins/{name}"), bytes).await.unwrap();

@@ -122,7 +122,7 @@ async fn a_plugin_is_pushed_to_a_running_host_and_listed() {
     fs::write(dir.path().join("bad.wasm"), "(module)").unwrap();
     let refused = push(&["bad.wasm"]);
     assert!(!refused.is_good);
-    refused.must_hold(&["bad.wasm is not taken", "not WebAssembly", "wasm32-wasip2"]);
+    refused.must_hold(&["the host refuses bad.wasm", "not WebAssembly", "wasm32-wasip2"]);
     fs::write(dir.path().join("Bad Name.wasm"), "").unwrap();
     push(&["Bad Name.wasm"]).must_hold(&["lowercase", "rename the file", "--name"]);
     push(&["bad.wasm", "--name", ""]).must_hold(&["--name \"\": a plugin's name must consist of"]);
@@ -151,7 +151,7 @@ async fn a_list_keeps_its_columns_and_tells_what_is_no_plugin() {
     let host = Host::start_on(&dir.path().join("data"), &plugins, &[]);
     let list = wasaga(dir.path(), &["list", "--host", &format!("http://{}", host.address)]);
     assert!(list.is_good, "{}", list.text);
-    list.must_hold(&["broken.wasm is no plugin: the file is empty"]);
+    list.must_hold(&["broken.wasm is not a plugin: the file is empty"]);
     let column = |row: usize, word: &str| list.text.lines().nth(row).unwrap().find(word);
     assert!(column(1, name).is_some() && column(2, "b ").is_some(), "{}", list.text);
     let reach = column(0, "reach");

@@ -130,6 +130,6 @@ async fn a_branch_refuses_by_json_rpc() {
     saga["payloads"] = json!(["[1]"]);
     world.submit_and_settle(&saga).await;
     let error = world.query("h").await["branches"][1]["error"].as_str().unwrap().to_owned();
-    assert!(error.contains("the payload is no JSON object"), "{error}");
+    assert!(error.contains("the payload is not a JSON object"), "{error}");
     assert_eq!(world.participant.count("pay"), 1);
 }

@@ -12,15 +12,7 @@ mod outside;
 mod time;
 mod world;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering::Relaxed},
-    },
-    time::Duration,
-};
-
-use tokio::{sync::Notify, time::timeout};
+use std::time::Duration;
 
 /// How long anything may take that should happen at once.
 const PATIENCE: Duration = Duration::from_secs(30);

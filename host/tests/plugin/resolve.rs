@@ -27,9 +27,9 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(registry);
 /// Which of the two services answers: only the second one rejects.
 async fn owner(target: &str) -> Option<&'static str> {
     let branch = REGISTRY.resolve(target, Op::Action).unwrap()?;
-    match branch.call(&call(Op::Action, r#"{"amount":501}"#)).await {
-        Outcome::Succeeded { .. } => Some("service-a"),
-        Outcome::Rejected { .. } => Some("service-b"),
+    match branch.call(&call(Op::Action, r#"{"amount":501}"#), &host()).await {
+        Outcome::Ended { verdict: Verdict::Succeeded { .. }, .. } => Some("service-a"),
+        Outcome::Ended { verdict: Verdict::Rejected { .. }, .. } => Some("service-b"),
         other => panic!("{other:?}"),
     }
 }

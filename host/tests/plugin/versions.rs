@@ -67,7 +67,7 @@ async fn current(registry: &Registry) -> Option<u32> {
 }
 
 async fn version_of(branch: Arc<dyn Branch>) -> u32 {
-    let answer = output(branch.call(&call(Op::Action, r#"{"try":"version"}"#)).await);
+    let answer = output(branch.call(&call(Op::Action, r#"{"try":"version"}"#), &host()).await);
     answer.as_str().unwrap().strip_prefix("version-").unwrap().parse().unwrap()
 }
 

@@ -1,18 +1,17 @@
 //! Accounts that hold money. A transfer is a saga of two steps: out of one account, into another.
 //!
-//! What a step does is in its payload; amounts are integers, in the smallest unit of the currency:
+//! The payload says what a step does. Amounts are integers, in the smallest unit of the currency:
 //!
-//! - `{"account": "alice", "amount": -30}` moves 30 out of the account, and a positive amount moves money in. Rejected if
-//!   there is no such account, or not enough in it.
-//! - `{"account": "alice", "open": 100}` opens the account with 100 in it, as a step of a saga of its own. Rejected if
-//!   there is such an account already.
-//! - `{"account": "alice"}` asks for the balance and changes nothing.
+//! - `{"account": "alice", "amount": -30}` moves 30 out of the account; a positive amount moves money in. Rejected if
+//!   there is no such account, or not enough money in it.
+//! - `{"account": "alice", "open": 100}` opens the account with 100 in it. Rejected if the account exists.
+//! - `{"account": "alice"}` reads the balance and changes nothing.
 //!
-//! The output is the account as it is then: `{"account": "alice", "balance": 70}`.
+//! The output is the account after the step: `{"account": "alice", "balance": 70}`.
 //!
-//! There is no lock here, no mark of what was done already, no check for duplicates. What a call reads and writes takes
-//! effect together with its answer, or not at all, and the host calls `cancel` for a `try` that took effect, and until
-//! that has taken effect: each exactly once. So the code says what a bank does, and nothing else.
+//! The code has no locks, no marks of what is done, and no checks for duplicates. The writes of a call are committed
+//! together with its result, or not at all; and `cancel` is called only for a `try` that took effect, until it takes
+//! effect itself. So each takes effect exactly once.
 
 wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
 
@@ -25,46 +24,48 @@ struct Account;
 
 impl Guest for Account {
     fn try_(call: Call) -> Result<Option<String>, Failure> {
-        let Request { account, wish } = Request::read(&call.payload).map_err(Failure::Rejected)?;
+        let Request { account, operation } = Request::read(&call.payload).map_err(Failure::Rejected)?;
         let accounts = Accounts::open()?;
         let before = accounts.balance(&account)?;
-        let balance = wish.apply(before).map_err(|why| Failure::Rejected(format!("{account}: {why}")))?;
+        let balance = operation.apply(before).map_err(|why| Failure::Rejected(format!("{account}: {why}")))?;
         if before != Some(balance) {
             accounts.set(&account, balance)?;
         }
         Ok(Some(json!({ "account": account, "balance": balance }).to_string()))
     }
 
-    /// Takes the amount back, even if somebody has spent it meanwhile: the account is overdrawn then. An account that
-    /// was opened is closed again, unless others have left money (or debts) in it.
+    /// Takes the amount back, even if it has been spent meanwhile, which overdraws the account. An account that was opened
+    /// is closed again, unless its balance has changed meanwhile.
     fn cancel(call: Call, tried: Option<String>) -> Result<(), Failure> {
-        // A `try` that rejects a payload, or has not succeeded for another reason, leaves nothing to take back.
-        let (Some(_), Ok(Request { account, wish })) = (tried, Request::read(&call.payload)) else { return Ok(()) };
-        let (Wish::Open(amount) | Wish::Move(amount)) = wish else { return Ok(()) };
+        // A `try` that has not succeeded leaves nothing to take back.
+        let (Some(_), Ok(Request { account, operation })) = (tried, Request::read(&call.payload)) else {
+            return Ok(());
+        };
+        let (Operation::Open(amount) | Operation::Move(amount)) = operation else { return Ok(()) };
         let accounts = Accounts::open()?;
         let before = accounts.balance(&account)?.unwrap_or(0);
         let balance = before.checked_sub(amount);
         let balance = balance.ok_or_else(|| Failure::Unavailable(format!("{account}: the balance would overflow")))?;
-        match wish {
-            Wish::Open(_) if balance == 0 => accounts.close(&account),
+        match operation {
+            Operation::Open(_) if balance == 0 => accounts.close(&account),
             _ => accounts.set(&account, balance),
         }
     }
 }
 
-/// What somebody wants of an account.
+/// A payload.
 struct Request {
     account: String,
-    wish: Wish,
+    operation: Operation,
 }
 
-enum Wish {
+enum Operation {
     Open(i64),
     Move(i64),
-    Ask,
+    Read,
 }
 
-/// Bytes of an account's name: less than the store allows for a key.
+/// Longest name of an account, in bytes: less than the store allows for a key.
 const NAME_BYTES_MAX: usize = 128;
 
 impl Request {
@@ -76,34 +77,34 @@ impl Request {
             amount: Option<i64>,
             open: Option<i64>,
         }
-        // An array would pass for a `Payload` too, its elements for the members in order.
+        // serde also reads an array as a struct, its elements as the fields in order.
         if !payload.trim_start().starts_with('{') {
             return Err("invalid request: the payload is no JSON object".into());
         }
         let payload: Payload = serde_json::from_str(payload).map_err(|error| format!("invalid request: {error}"))?;
-        let wish = match (payload.amount, payload.open) {
+        let operation = match (payload.amount, payload.open) {
             (Some(0), None) => return Err("invalid request: the amount is 0".into()),
-            (Some(amount), None) => Wish::Move(amount),
+            (Some(amount), None) => Operation::Move(amount),
             (None, Some(amount)) if amount < 0 => return Err("invalid request: opened with less than 0".into()),
-            (None, Some(amount)) => Wish::Open(amount),
-            (None, None) => Wish::Ask,
+            (None, Some(amount)) => Operation::Open(amount),
+            (None, None) => Operation::Read,
             (Some(_), Some(_)) => return Err("invalid request: both amount and open".into()),
         };
         if payload.account.is_empty() || payload.account.len() > NAME_BYTES_MAX {
             return Err(format!("invalid request: an account's name has from 1 to {NAME_BYTES_MAX} bytes"));
         }
-        Ok(Self { account: payload.account, wish })
+        Ok(Self { account: payload.account, operation })
     }
 }
 
-impl Wish {
-    /// The balance afterwards, or why it is rejected. `None` is an account that does not exist.
+impl Operation {
+    /// The balance after the operation, or why it is rejected. `None` means that the account does not exist.
     fn apply(&self, balance: Option<i64>) -> Result<i64, &'static str> {
         match (self, balance) {
             (Self::Open(amount), None) => Ok(*amount),
             (Self::Open(_), Some(_)) => Err("there is such an account already"),
             (_, None) => Err("there is no such account"),
-            (Self::Ask, Some(balance)) => Ok(balance),
+            (Self::Read, Some(balance)) => Ok(balance),
             (Self::Move(amount), Some(balance)) => match balance.checked_add(*amount) {
                 None => Err("the balance would overflow"),
                 Some(after) if *amount < 0 && after < 0 => Err("insufficient funds"),
@@ -113,7 +114,7 @@ impl Wish {
     }
 }
 
-/// Where the accounts are kept: a bucket of the plugin, with the balance in decimal under the account's name.
+/// The bucket of the accounts: the keys are their names, the values their balances in decimal.
 struct Accounts(Bucket);
 
 impl Accounts {

@@ -1,8 +1,8 @@
-//! Requests as a payload describes them, and as no plugin should make them.
+//! HTTP requests that a payload describes.
 //!
-//! A request is an object: `url` in three parts (`scheme`, `authority`, `path`), `method`, `headers`, `body` (a text, or a
-//! number of letters), `unfinished` (the body never ends), and the three time-outs in milliseconds. What it comes to is an
-//! object too: `status`, `headers` and `body`, or `error`.
+//! A request is an object: the URL in three parts (`scheme`, `authority`, `path`), `method`, `headers`, `body` (a text, or a
+//! number of letters), `unfinished` (the body never ends), and three timeouts in milliseconds. Its result is an object
+//! with `status`, `headers` and `body`, or with `error`.
 
 use serde_json::{Value, json};
 
@@ -20,8 +20,8 @@ use crate::{
     },
 };
 
-/// Makes all `requests`, one after the other or, if `at_once`, all before the first answer is read.
-/// If one comes to an error, it goes on with `or`, else with `afterwards`.
+/// Sends all `requests`, one after the other or, if `at_once`, all before the first response is read. If one fails,
+/// continues with the action `or`, else with `afterwards`.
 pub fn fetch(wish: &Value) -> Result<Option<String>, Failure> {
     let requests = wish["requests"].as_array().cloned().unwrap_or_default();
     let answers: Vec<Value> = if wish["at_once"].as_bool().unwrap_or_default() {
@@ -40,7 +40,7 @@ pub fn fetch(wish: &Value) -> Result<Option<String>, Failure> {
     }
 }
 
-/// Begins all `requests`, waits for none of them, and goes on with `then`.
+/// Begins all `requests`, waits for none of them, and continues with the action `then`.
 pub fn leave_requests(wish: &Value) -> Result<(), Failure> {
     let begun: Vec<_> = wish["requests"].as_array().into_iter().flatten().map(begin).collect();
     let result = match wish["then"].as_str() {
@@ -51,8 +51,8 @@ pub fn leave_requests(wish: &Value) -> Result<(), Failure> {
     result
 }
 
-/// Begins `request`, makes all `requests`, runs the script of `kv`, and only then writes what that gave as the body of
-/// the first one. Its output is what that one comes to.
+/// Begins `request`, sends all `requests`, runs the script `kv`, and then writes the results of the script as the body of
+/// `request`. The output is the result of `request`.
 pub fn stream(wish: &Value) -> Result<Option<String>, Failure> {
     let begun = start(&wish["request"]);
     fetch(wish)?;
@@ -65,7 +65,7 @@ pub fn stream(wish: &Value) -> Result<Option<String>, Failure> {
     Ok(Some(finish(begun).to_string()))
 }
 
-/// Keeps texts in the host's memory, in requests that it never makes.
+/// Tries to fill the host's memory with the texts of requests that are never sent.
 pub fn hoard_requests() -> Result<(), Failure> {
     let long = "A".repeat(1 << 20);
     let mut hoard = Vec::new();
@@ -81,7 +81,7 @@ pub fn hoard_requests() -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is under way. The body is kept open for as long as the request is.
+/// A request that is not finished. Holds the body to keep it open.
 type Begun = Result<(FutureIncomingResponse, Option<OutgoingBody>), String>;
 
 fn begin(wish: &Value) -> Begun {
@@ -91,12 +91,12 @@ fn begin(wish: &Value) -> Begun {
         return Ok((answer, Some(body)));
     }
     match written.and_then(|()| OutgoingBody::finish(body, None).map_err(name)) {
-        // The answer says it better.
+        // The response, or its error, is more precise than an error of the body.
         Ok(()) | Err(_) => Ok((answer, None)),
     }
 }
 
-/// Sends the head.
+/// Sends the head of a request.
 fn start(wish: &Value) -> Result<(FutureIncomingResponse, OutgoingBody), String> {
     let headers: Vec<(String, Vec<u8>)> = wish["headers"]
         .as_array()
@@ -177,7 +177,7 @@ fn name(error: ErrorCode) -> String {
     format!("{error:?}")
 }
 
-/// A text, or as many letters as a number asks for.
+/// A text; a number means that many letters.
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -1,7 +1,7 @@
 //! Operations on the key-value store, as a script: `{"kv": [["set", "k", "v"], ["get", "k"]]}` gives `[null, "v"]`.
 //!
-//! Each operation adds its result, or `{"error": text}` if it failed. Values are text, or as many letters as a number
-//! asks for. They work on the bucket without a name until another one is opened.
+//! The result of a failed operation is `{"error": text}`. Values are texts; a number means that many letters. Operations
+//! use the bucket with the empty name until another one is opened.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Runs the script, and then does what `then` says.
+/// Runs the script, and then the action `then`.
 pub fn run(wish: &Value) -> Result<Value, Failure> {
     let mut bucket = store::open("").map_err(|error| Failure::Unavailable(error.to_string()))?;
     let mut results = Vec::new();
@@ -64,7 +64,7 @@ impl Step<'_> {
                 give(batch::set_many(bucket, &pairs).map(|()| Value::Null))
             }
             "delete many" => give(batch::delete_many(bucket, &self.keys()).map(|()| Value::Null)),
-            // What follows ends with the first error, and tells how often it went well.
+            // The following repeat until the first error, and return the number of successes.
             "fill" => repeat(|at| bucket.set(&format!("{key}{at}"), self.text(2).as_bytes())),
             "read on" => repeat(|_| bucket.get(&key).map(drop)),
             "open on" => {
@@ -109,7 +109,7 @@ fn page(bucket: &Bucket, cursor: Option<&str>) -> Result<Value, Error> {
     Ok(json!({ "keys": page.keys, "cursor": page.cursor }))
 }
 
-/// Exchanges a value for another; the result is the old one.
+/// Swaps a value; the result is the old one.
 fn cas(bucket: &Bucket, key: &str, value: &str) -> Result<Value, Error> {
     let cas = Cas::new(bucket, key)?;
     let before = cas.current()?;
@@ -120,7 +120,8 @@ fn cas(bucket: &Bucket, key: &str, value: &str) -> Result<Value, Error> {
     }
 }
 
-/// The same, but something else is written between; the result is what the new handle shows, with which it goes through.
+/// As [`cas`], but another value is written before the swap, which must fail. The result is the current value of the new
+/// handle, with which the second swap succeeds.
 fn late_cas(bucket: &Bucket, key: &str, between: &str, value: &str) -> Result<Value, Error> {
     let cas = Cas::new(bucket, key)?;
     bucket.set(key, between.as_bytes())?;

@@ -1,7 +1,7 @@
-//! A test fixture: it does what its payload says, which is what no plugin should do.
+//! A test fixture that misbehaves as its payload says.
 //!
-//! The payload is an object: `try` and `cancel` name what each function does, other members are its arguments. Nothing
-//! named: it succeeds without output.
+//! The payload is an object: `try` and `cancel` name the action of each function, the other members are arguments. A
+//! function without an action succeeds without output.
 
 mod keyvalue;
 
@@ -29,7 +29,7 @@ use wasi::{
     },
 };
 
-/// Stays at 1 when every attempt has an instance of its own.
+/// Never more than 1 if every attempt has an instance of its own.
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
 /// Tests make versions of this component by writing another number here, in the finished file.
@@ -59,12 +59,12 @@ impl Guest for Chaos {
     fn cancel(call: Call, tried: Option<String>) -> Result<(), Failure> {
         let wish: Value = serde_json::from_str(&call.payload).unwrap_or_default();
         match wish["cancel"].as_str().unwrap_or_default() {
-            // One who has not done it does not take it back.
+            // Fails unless the version that ran `try` also runs `cancel`.
             "version" if tried != Some(json!(black_box(VERSION)).to_string()) => {
                 Err(Failure::Unavailable(format!("this is {VERSION}, tried was {tried:?}")))
             }
             "version" => Ok(()),
-            // The only way for a compensation to say something.
+            // An error is the only output of a compensation.
             "echo" => Err(Failure::Unavailable(json!({ "tried": tried, "call": echo(&call) }).to_string())),
             other => misbehave(other, &wish),
         }
@@ -106,7 +106,7 @@ fn misbehave(how: &str, wish: &Value) -> Result<(), Failure> {
     }
 }
 
-/// Writes `lines` of level, context and text, as often as `times` says.
+/// Logs `lines` (level, context and text) `times` times.
 fn write_log(wish: &Value) -> Result<(), Failure> {
     for _ in 0..wish["times"].as_u64().unwrap_or(1) {
         for line in wish["lines"].as_array().into_iter().flatten() {
@@ -169,7 +169,7 @@ fn allocate() -> ! {
     }
 }
 
-/// Uses the engine's stack only, none of the memory where Rust keeps what has an address.
+/// Uses only the engine's stack, and none of the stack in linear memory.
 fn recurse(depth: u64) -> u64 {
     if CALLS.load(Relaxed) == u32::MAX { depth } else { recurse(depth + 1).wrapping_mul(3) ^ depth }
 }
@@ -180,7 +180,7 @@ fn spin_for(ms: u64) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes `text` to `stream`, as often as `times` says.
+/// Writes `text` to `stream` `times` times.
 fn print(wish: &Value) -> Result<(), Failure> {
     let text = text(wish, "text");
     for _ in 0..wish["times"].as_u64().unwrap_or(1) {
@@ -196,7 +196,7 @@ fn print(wish: &Value) -> Result<(), Failure> {
     }
 }
 
-/// A string argument, or as many letters as a number asks for.
+/// A string argument; a number means that many letters.
 fn text(wish: &Value, key: &str) -> String {
     match &wish[key] {
         Value::String(text) => text.clone(),

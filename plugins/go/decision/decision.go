@@ -1,4 +1,4 @@
-// Package decision says what a payload comes to. It knows nothing of WebAssembly, so `go test` runs it as it is.
+// Package decision decides about a payload. It does not depend on WebAssembly, so neither do the tests.
 package decision
 
 import (
@@ -14,22 +14,21 @@ var (
 	ErrSimulated = errors.New("simulated failure")
 )
 
-// amountMax is the largest amount that goes through.
+// amountMax is the largest amount that is accepted.
 const amountMax = 500
 
-// customerBytesMax is how many bytes a customer's name has at most: what the host takes as a value and as an output has a
-// limit too.
+// customerBytesMax is the longest name of a customer, in bytes. The host limits the size of values and outputs.
 const customerBytesMax = 1000
 
-// Record is what is kept of an accepted payload.
+// Record is the stored record of an accepted payload.
 type Record struct {
 	Amount   int64  `json:"amount"`
 	Customer string `json:"customer"`
 }
 
-// Decide reads a payload, and says with an error if it is to be rejected.
+// Decide reads a payload. The error is the reason of a rejection.
 func Decide(payload string) (Record, error) {
-	// A map, and not a struct: a struct would take "Amount" for "amount", and null for zero.
+	// A map, since a struct would also accept "Amount", and null for zero.
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(payload), &members); err != nil {
 		return Record{}, ErrInvalid
@@ -62,7 +61,7 @@ func (record Record) JSON() (string, error) {
 	return strings.TrimSuffix(text.String(), "\n"), err
 }
 
-// isWhole says whether a string is all that its JSON text spells: half a surrogate pair is decoded as U+FFFD.
+// isWhole reports whether the decoded string is that of its JSON text: half a surrogate pair is decoded as U+FFFD.
 func isWhole(text json.RawMessage, decoded string) bool {
 	const stopgap = "\uFFFD"
 	spelled := strings.ToLower(strings.ReplaceAll(string(text), `\\`, ""))

@@ -1,14 +1,14 @@
-//! What the branch answers to a payload. Nothing here knows of WebAssembly, so the tests need none.
+//! Decides about a payload. Does not depend on WebAssembly, so neither do the tests.
 
 use serde::{Deserialize, Serialize};
 
-/// The largest amount that goes through.
+/// The largest amount that is accepted.
 const AMOUNT_MAX: i64 = 500;
 
-/// The most bytes of a customer's name: what the host takes as a value and as an output has a limit too.
+/// Longest name of a customer, in bytes. The host limits the size of values and outputs.
 const CUSTOMER_BYTES_MAX: usize = 1000;
 
-/// A payload such as `{"amount": 100, "customer": "Zoë"}`, and what is stored of it.
+/// A payload such as `{"amount": 100, "customer": "Zoë"}`, and the record that is stored.
 #[derive(Deserialize, Serialize)]
 struct Request {
     amount: i64,
@@ -34,9 +34,9 @@ pub fn decide(payload: &str) -> Decision {
     Decision { line: format!("try amount={amount} customer={customer}"), record }
 }
 
-/// The request that a valid payload is. A negative amount is no amount.
+/// The request of a valid payload. The amount must not be negative.
 fn read(payload: &str) -> Option<Request> {
-    // An array would pass for a `Request` too, its elements for the members in order.
+    // serde also reads an array as a struct, its elements as the fields in order.
     let is_object = payload.trim_start().starts_with('{');
     let request: Request = serde_json::from_str(payload).ok()?;
     let is_valid = is_object && request.amount >= 0 && request.customer.len() <= CUSTOMER_BYTES_MAX;
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn only_amounts_up_to_500_go_through() {
+    fn only_amounts_up_to_500_are_accepted() {
         assert!(decide(r#"{"amount": 500}"#).record.is_ok());
         let Decision { line, record } = decide(r#"{"amount": 501}"#);
         assert_eq!((line.as_str(), record), ("try amount=501: simulated failure", Err("simulated failure")));

@@ -1,4 +1,4 @@
-//! A branch that records a customer's amount: what it answers is decided in [`decision`], the rest is here.
+//! A branch that records a customer's amount. [`decision`] decides; this file connects it with the host.
 
 mod decision;
 
@@ -24,8 +24,8 @@ impl Guest for Branch {
         Ok(Some(record))
     }
 
-    /// The store says what there is to take back. `tried` would say it too, but not in the world `plugin`: there it is
-    /// missing when nobody knows whether `try` took effect.
+    /// The store shows whether there is something to take back. `tried` would show it too, but only in the world
+    /// `contained`: in the world `plugin` it is also missing if it is not known whether `try` took effect.
     fn cancel(call: Call, _tried: Option<String>) -> Result<(), Failure> {
         let (key, bucket) = (key_of(&call), store::open("default").map_err(unavailable)?);
         let was_there = bucket.exists(&key).map_err(unavailable)?;
@@ -37,12 +37,12 @@ impl Guest for Branch {
     }
 }
 
-/// One key for a step: a repetition of `try` writes the same again.
+/// The key of the step's record. A repetition of `try` writes the same key again.
 fn key_of(call: &Call) -> String {
     format!("{}/{}", call.gid, call.branch_id)
 }
 
-/// Has the host try again later.
+/// Lets the host retry later.
 fn unavailable(error: store::Error) -> Failure {
     Failure::Unavailable(match error {
         store::Error::NoSuchStore => "no such store".into(),

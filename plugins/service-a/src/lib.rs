@@ -18,7 +18,7 @@ impl Guest for ServiceA {
     }
 }
 
-/// For the log only: whatever the payload is, this service accepts it.
+/// For the log only: this service accepts any payload.
 fn amount(call: &Call) -> String {
     let payload: serde_json::Value = serde_json::from_str(&call.payload).unwrap_or_default();
     payload["amount"].to_string()

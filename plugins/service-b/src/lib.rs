@@ -1,10 +1,10 @@
-//! The tutorial's second service: it rejects amounts over 500, and with them the whole saga.
+//! The tutorial's second service: it rejects amounts over 500, which rolls the whole saga back.
 
 wit_bindgen::generate!({ world: "plugin", path: "../../wit", generate_all });
 
 use exports::wasaga::saga::branch::{Call, Failure, Guest};
 
-/// The largest amount that goes through.
+/// The largest amount that is accepted.
 const AMOUNT_MAX: i128 = 500;
 
 struct ServiceB;
@@ -33,7 +33,7 @@ impl Guest for ServiceB {
     }
 }
 
-/// The integer `amount` of the JSON object that the payload should be.
+/// The integer `amount` of a payload that is a JSON object.
 fn amount(payload: &str) -> Option<i128> {
     let payload: serde_json::Value = serde_json::from_str(payload).ok()?;
     payload.get("amount")?.as_number()?.as_i128()

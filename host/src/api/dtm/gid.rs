@@ -1,8 +1,8 @@
-//! Gids for clients that bring none of their own.
+//! Generates gids for clients that do not choose their own.
 //!
-//! 128 bits in 22 characters: milliseconds since the epoch (48 bits), a counter (16), and 64 bits from a hash that the
-//! system keyed for this process. Digits are in ASCII order and the width is fixed, so gids sort by time, and the
-//! stored keys of new sagas are neighbours. Within a process the counter keeps them apart, between processes the hash.
+//! 128 bits in 22 characters of base 62: milliseconds since the epoch (48 bits), a counter (16 bits), and 64 bits of a
+//! hash with a random key for each process. Digits are in ASCII order and the width is fixed, so gids sort by time, and
+//! the stored keys of new sagas are adjacent. The counter makes gids unique within a process, the hash between processes.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -16,7 +16,7 @@ const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 /// Enough digits for 128 bits: 62^22 > 2^128.
 const CHARS: usize = 22;
 
-/// Makes gids.
+/// Generates gids.
 #[derive(Default)]
 pub struct Source {
     hasher: RandomState,
@@ -24,7 +24,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// A gid that nobody has had.
+    /// A new gid.
     pub fn next(&self, now: Timestamp) -> String {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
         let time = u128::from(now.0) << 80;
@@ -52,11 +52,11 @@ mod tests {
     fn gids_sort_by_time_and_stay_apart() {
         let (one, other) = (Source::default(), Source::default());
         let now = Timestamp(1_767_448_066_123);
-        let same_moment: BTreeSet<_> = (0..1000).flat_map(|_| [one.next(now), other.next(now)]).collect();
-        assert_eq!(same_moment.len(), 2000);
-        assert!(same_moment.iter().all(|gid| gid.len() == CHARS && gid.bytes().all(|c| c.is_ascii_alphanumeric())));
+        let same_time: BTreeSet<_> = (0..1000).flat_map(|_| [one.next(now), other.next(now)]).collect();
+        assert_eq!(same_time.len(), 2000);
+        assert!(same_time.iter().all(|gid| gid.len() == CHARS && gid.bytes().all(|c| c.is_ascii_alphanumeric())));
         let later = other.next(Timestamp(now.0 + 1));
-        assert!(same_moment.iter().all(|gid| *gid < later));
+        assert!(same_time.iter().all(|gid| *gid < later));
     }
 
     #[test]

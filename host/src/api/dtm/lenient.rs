@@ -1,7 +1,7 @@
-//! JSON as DTM's clients write it, and as Go's decoder, which they were written against, reads it.
+//! JSON with the leniency of Go's decoder, on which DTM's clients depend.
 //!
-//! `null` means that a field is absent, unknown keys are ignored, the last of several equal keys counts, and keys match
-//! in any case. Everything is borrowed from the body until it is known to be kept.
+//! `null` means that a field is absent, unknown keys are ignored, the last of several equal keys counts, and the case of
+//! keys is ignored. Values are borrowed from the body where possible.
 
 use std::{borrow::Cow, fmt, marker::PhantomData};
 
@@ -15,28 +15,28 @@ pub trait Fields<'de>: Default {
     /// The names of its fields.
     const NAMES: &'static [&'static str];
 
-    /// Reads the value of one of them.
+    /// Reads the value of the field `name`.
     fn read<A: MapAccess<'de>>(&mut self, name: &'static str, map: &mut A) -> Result<(), A::Error>;
 }
 
-/// Reads the value of the current key into its place, or leaves that alone if it is `null`.
-pub fn set<'de, T, A>(place: &mut impl From<T>, map: &mut A) -> Result<(), A::Error>
+/// Reads the value of the current key into `field`; `null` leaves it unchanged.
+pub fn set<'de, T, A>(field: &mut impl From<T>, map: &mut A) -> Result<(), A::Error>
 where
     T: Deserialize<'de>,
     A: MapAccess<'de>,
 {
     if let Some(value) = map.next_value::<Option<T>>()? {
-        *place = value.into();
+        *field = value.into();
     }
     Ok(())
 }
 
-/// An error that says in which part of the value it is.
+/// Adds to an error the part of the value that it concerns.
 pub fn within<E: Error>(part: impl fmt::Display) -> impl FnOnce(E) -> E {
     move |error| E::custom(format_args!("{part}: {error}"))
 }
 
-/// Reads an object by its [`Fields`].
+/// Deserializes a JSON object into its [`Fields`].
 pub struct Object<T>(pub T);
 
 impl<'de, T: Fields<'de>> Deserialize<'de> for Object<T> {
@@ -68,7 +68,7 @@ impl<'de, T: Fields<'de>> Deserialize<'de> for Object<T> {
     }
 }
 
-/// A string, borrowed from the body where it holds no escapes.
+/// A string, borrowed from the body unless it holds escapes.
 #[derive(Debug, Default)]
 pub struct Text<'a>(pub Cow<'a, str>);
 
@@ -150,11 +150,10 @@ impl<'de> Deserialize<'de> for Whole {
     }
 }
 
-/// An array of which at most `MAX` elements are kept; the others are counted. `null` elements are defaults.
+/// An array of which the first `MAX` elements are kept and all are counted. `null` elements become defaults.
 pub struct Items<T, const MAX: usize> {
-    /// The first elements.
     pub kept: Vec<T>,
-    /// How many there were.
+    /// The number of all elements.
     pub count: usize,
 }
 

@@ -1,17 +1,17 @@
-//! DTM's metrics, by DTM's names (`dtmsvr/metrics.go`), so that its dashboards and alerts go on working.
+//! DTM's metrics, by DTM's names (`dtmsvr/metrics.go`), so that its dashboards and alerts keep working.
 //!
 //! | name                               | labels                              | counts                                    |
 //! |------------------------------------|-------------------------------------|-------------------------------------------|
 //! | `dtm_server_info`                  | `version`                           | 1                                         |
 //! | `dtm_server_process_total`         | `type`, `api`, `status`             | requests                                  |
-//! | `dtm_server_response_duration`     | `type`, `api`                       | seconds until each was answered           |
+//! | `dtm_server_response_duration`     | `type`, `api`                       | seconds until the response                |
 //! | `dtm_transaction_process_total`    | `model`, `status`                   | rounds: work on a saga until it waits     |
-//! | `dtm_transaction_handled_duration` | `model`                             | age of the saga at the end of each, in s  |
+//! | `dtm_transaction_handled_duration` | `model`                             | age of the saga at a round's end, in s    |
 //! | `dtm_branch_process_total`         | `model`, `branchid`, `branchtype`, `status` | attempts; only a success is `ok`  |
 //!
-//! Every label takes a fixed number of values: `api` is a known endpoint or `other` (DTM takes it from the address, so a
-//! query string is part of it), and steps beyond the twentieth are counted as `branchid="more"`. `dtm_server_info` has
-//! no `gin_version` and `grpc_version`: neither is in here.
+//! Every label has a bounded set of values: `api` is a known endpoint or `other` (DTM takes it from the address, query
+//! string included), and steps after the twentieth are counted as `branchid="more"`. `dtm_server_info` has no labels
+//! `gin_version` and `grpc_version`: Wasaga uses neither library.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,6 @@ use prometheus_client::{
 };
 
 use crate::{
-    api::Context,
     engine::{
         Engine,
         counters::{BOUNDS_S, BRANCHES, Durations, OkFail},
@@ -41,7 +40,7 @@ use crate::{
     saga::{BranchId, BranchOp, Op},
 };
 
-/// The endpoints that are counted each by itself: the last part of their path, in small letters as DTM has them.
+/// The values of the label `api`: the last segment of an endpoint's path, in lower case as in DTM.
 const APIS: [&str; 14] = [
     "submit",
     "newgid",
@@ -59,7 +58,7 @@ const APIS: [&str; 14] = [
     "other",
 ];
 
-/// Requests so far, by protocol and endpoint.
+/// Counts of requests, by protocol and endpoint.
 #[derive(Debug, Default)]
 pub struct Requests {
     http: [Endpoint; APIS.len()],
@@ -68,16 +67,16 @@ pub struct Requests {
 
 #[derive(Debug, Default)]
 struct Endpoint {
-    answers: OkFail,
+    results: OkFail,
     durations: Durations,
 }
 
 impl Requests {
-    /// All endpoints that have been asked, with their labels.
-    fn asked(&self) -> impl Iterator<Item = (&Endpoint, [(&'static str, &'static str); 2])> {
+    /// The endpoints that have been called, with their labels.
+    fn called(&self) -> impl Iterator<Item = (&Endpoint, [(&'static str, &'static str); 2])> {
         [("http", &self.http), ("grpc", &self.grpc)].into_iter().flat_map(|(kind, endpoints)| {
-            let asked = endpoints.iter().zip(APIS).filter(|(endpoint, _)| endpoint.answers.read() != [0, 0]);
-            asked.map(move |(endpoint, api)| (endpoint, [("type", kind), ("api", api)]))
+            let called = endpoints.iter().zip(APIS).filter(|(endpoint, _)| endpoint.results.read() != [0, 0]);
+            called.map(move |(endpoint, api)| (endpoint, [("type", kind), ("api", api)]))
         })
     }
 }
@@ -86,26 +85,36 @@ fn count(endpoints: &[Endpoint], path: &MatchedPath, is_ok: bool, duration: Dura
     let name = path.as_str().rsplit('/').next().unwrap_or_default();
     let index = APIS.iter().position(|api| api.eq_ignore_ascii_case(name)).unwrap_or(APIS.len() - 1);
     if let Some(endpoint) = endpoints.get(index) {
-        endpoint.answers.count(is_ok);
+        endpoint.results.count(is_ok);
         endpoint.durations.observe(duration);
     }
 }
 
-/// Counts a request over HTTP. A layer.
-pub async fn count_http(State(context): State<Context>, path: MatchedPath, request: Request, next: Next) -> Response {
-    // Not tokio's clock: this measures the host, also in tests that stop that one.
+/// Middleware that counts a request over HTTP. Statuses below 400 are `ok`.
+pub async fn count_http(
+    State(requests): State<Arc<Requests>>,
+    path: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
+    // The system's clock, not tokio's, which some tests stop.
     let start = Instant::now();
     let response = next.run(request).await;
-    count(&context.requests().http, &path, response.status().as_u16() < 400, start.elapsed());
+    count(&requests.http, &path, response.status().as_u16() < 400, start.elapsed());
     response
 }
 
-/// Counts a request over gRPC, where a refusal is a header. A layer.
-pub async fn count_grpc(State(context): State<Context>, path: MatchedPath, request: Request, next: Next) -> Response {
+/// Middleware that counts a request over gRPC. It is `ok` unless the header `grpc-status` says otherwise.
+pub async fn count_grpc(
+    State(requests): State<Arc<Requests>>,
+    path: MatchedPath,
+    request: Request,
+    next: Next,
+) -> Response {
     let start = Instant::now();
     let response = next.run(request).await;
     let is_ok = response.headers().get("grpc-status").is_none_or(|status| status == "0");
-    count(&context.requests().grpc, &path, is_ok, start.elapsed());
+    count(&requests.grpc, &path, is_ok, start.elapsed());
     response
 }
 
@@ -143,13 +152,13 @@ impl Collector for Metrics {
 impl Metrics {
     fn encode_requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let mut total = counter(encoder, "dtm_server_process", "Requests answered")?;
-        for (endpoint, [kind, api]) in self.requests.asked() {
-            ratio(&mut total, &endpoint.answers, |status| [kind, api, status])?;
+        for (endpoint, [kind, api]) in self.requests.called() {
+            ok_fail(&mut total, &endpoint.results, |status| [kind, api, status])?;
         }
         let help = "Seconds until a request was answered";
         let mut durations =
             encoder.encode_descriptor("dtm_server_response_duration", help, None, MetricType::Histogram)?;
-        for (endpoint, labels) in self.requests.asked() {
+        for (endpoint, labels) in self.requests.called() {
             histogram(&mut durations, &endpoint.durations, &labels)?;
         }
         Ok(())
@@ -158,7 +167,7 @@ impl Metrics {
     fn encode_rounds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let counters = self.engine.counters();
         let mut total = counter(encoder, "dtm_transaction_process", "Rounds of work on sagas")?;
-        ratio(&mut total, &counters.rounds, |status| [MODEL, status])?;
+        ok_fail(&mut total, &counters.rounds, |status| [MODEL, status])?;
         let (name, help) = ("dtm_transaction_handled_duration", "Age of a saga at the end of each round, in seconds");
         let mut ages = encoder.encode_descriptor(name, help, None, MetricType::Histogram)?;
         histogram(&mut ages, &counters.ages, &[MODEL])
@@ -170,10 +179,11 @@ impl Metrics {
         for step in 0..=BRANCHES {
             let branch = if step < BRANCHES { BranchId(step).to_string() } else { "more".to_owned() };
             for op in [Op::Action, Op::Compensate] {
-                if let Some(attempts) = counters.attempts(BranchOp { step, op }).filter(|ratio| ratio.read() != [0, 0])
+                if let Some(attempts) =
+                    counters.attempts(BranchOp { step, op }).filter(|counts| counts.read() != [0, 0])
                 {
                     let labels = |status| [MODEL, ("branchid", branch.as_str()), ("branchtype", op.as_str()), status];
-                    ratio(&mut total, attempts, labels)?;
+                    ok_fail(&mut total, attempts, labels)?;
                 }
             }
         }
@@ -181,7 +191,7 @@ impl Metrics {
     }
 }
 
-/// The encoder adds `_total`.
+/// Begins a counter. The encoder adds `_total` to its name.
 fn counter<'a>(
     encoder: &'a mut DescriptorEncoder<'_>,
     name: &'a str,
@@ -190,12 +200,12 @@ fn counter<'a>(
     encoder.encode_descriptor(name, help, None, MetricType::Counter)
 }
 
-fn ratio<'a, L: EncodeLabelSet>(
+fn ok_fail<'a, L: EncodeLabelSet>(
     encoder: &mut MetricEncoder<'_>,
-    ratio: &OkFail,
+    counts: &OkFail,
     labels: impl Fn((&'a str, &'a str)) -> L,
 ) -> fmt::Result {
-    for (status, count) in ["ok", "fail"].into_iter().zip(ratio.read()) {
+    for (status, count) in ["ok", "fail"].into_iter().zip(counts.read()) {
         ConstCounter::new(count).encode(encoder.encode_family(&labels(("status", status)))?)?;
     }
     Ok(())
@@ -204,8 +214,8 @@ fn ratio<'a, L: EncodeLabelSet>(
 fn histogram(encoder: &mut MetricEncoder<'_>, durations: &Durations, labels: &impl EncodeLabelSet) -> fmt::Result {
     let counts = durations.counts();
     let bounds = BOUNDS_S.into_iter().chain([f64::INFINITY]);
-    let classes: Vec<_> = bounds.zip(counts).collect();
+    let buckets: Vec<_> = bounds.zip(counts).collect();
     let none: Option<&Exemplars> = None;
     let sum_s = durations.sum().as_secs_f64();
-    encoder.encode_family(labels)?.encode_histogram(sum_s, counts.iter().sum(), &classes, none)
+    encoder.encode_family(labels)?.encode_histogram(sum_s, counts.iter().sum(), &buckets, none)
 }

@@ -1,6 +1,6 @@
-//! `custom_data` of a saga: JSON in a string that says in which order the actions may start and, an addition of ours,
-//! how the answers of HTTP branches are understood: `any_2xx_succeeds` and `rejects_5xx_after`. DTM ignores both, and
-//! its clients can set them, since they let the program write `custom_data`.
+//! `custom_data` of a saga: JSON in a string. `concurrent` and `orders` say in which order the actions may start. Wasaga
+//! adds `any_2xx_succeeds` and `rejects_5xx_after`, rules for the responses of HTTP branches: DTM ignores them, and DTM's
+//! clients can set them, since they let the program choose `custom_data`.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,7 +12,7 @@ use serde::{
 use super::lenient::{Fields, Object, Text, Whole, set, within};
 use crate::saga::{Order, Results};
 
-/// Reads it. Nothing, `null`, `{}` and, since PHP knows no other empty map, `[]` mean one step after the other.
+/// Decodes `custom_data`. An empty text, `null`, `{}` and `[]` (PHP's empty map) mean one step after the other.
 pub fn decode(custom_data: &str) -> Result<(Order, Results), serde_json::Error> {
     match custom_data.trim_ascii() {
         "" | "null" | "[]" => Ok(Default::default()),
@@ -39,7 +39,7 @@ impl<'de> Fields<'de> for Custom {
     }
 }
 
-/// Step index, as text, to the indexes of the steps before it.
+/// For each step, by its index as text, the indexes of the steps that it waits for.
 struct Orders(BTreeMap<usize, Vec<usize>>);
 
 impl From<Orders> for BTreeMap<usize, Vec<usize>> {
@@ -88,7 +88,7 @@ struct Index(usize);
 impl<'de> Deserialize<'de> for Index {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let index = u64::from(Whole::deserialize(deserializer)?);
-        // What does not fit is no step either, and is refused as such.
+        // An index that does not fit is not that of a step, and is refused as such.
         Ok(Self(usize::try_from(index).unwrap_or(usize::MAX)))
     }
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_send_is_understood() {
+    fn orders_of_clients_are_decoded() {
         for empty in ["", " ", "null", "{}", "[]", r#"{"orders":null,"concurrent":null}"#, r#"{"orders":[]}"#] {
             assert_eq!(decode(empty).unwrap(), (Order::default(), Results::default()), "{empty}");
         }
@@ -113,17 +113,17 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_mean_can_be_said() {
+    fn rules_for_responses_are_decoded() {
         let results = |json| decode(json).unwrap().1;
-        let said = Results { any_2xx_succeeds: Some(true), rejects_5xx_after: Some(3) };
-        assert_eq!(results(r#"{"any_2xx_succeeds":true,"rejects_5xx_after":3}"#), said);
-        let unsaid = Results { any_2xx_succeeds: Some(false), rejects_5xx_after: None };
-        assert_eq!(results(r#"{"any_2xx_succeeds":false,"rejects_5xx_after":null}"#), unsaid);
+        let given = Results { any_2xx_succeeds: Some(true), rejects_5xx_after: Some(3) };
+        assert_eq!(results(r#"{"any_2xx_succeeds":true,"rejects_5xx_after":3}"#), given);
+        let absent = Results { any_2xx_succeeds: Some(false), rejects_5xx_after: None };
+        assert_eq!(results(r#"{"any_2xx_succeeds":false,"rejects_5xx_after":null}"#), absent);
         assert!(decode(r#"{"rejects_5xx_after":-1}"#).is_err() && decode(r#"{"any_2xx_succeeds":1}"#).is_err());
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_its_place() {
+    fn mistakes_are_refused_with_their_place() {
         for (custom_data, message) in [
             ("concurrent", "expected value at line 1 column 1"),
             ("[1]", "invalid type: sequence, expected a JSON object at line 1 column 0"),

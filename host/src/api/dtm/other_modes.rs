@@ -1,7 +1,7 @@
 //! Endpoints of DTM that belong to its other transaction modes, and to topics, which only messages use.
 //!
-//! Whatever asks to change something is refused: a client must not believe that its branch is registered. The two that
-//! DTM's admin pages read are answered as by a DTM without topics.
+//! A request to change something is refused, so that no client believes its branch is registered. The two endpoints that
+//! DTM's admin pages read answer as a DTM without topics does.
 
 use std::future::{Ready, ready};
 
@@ -12,8 +12,7 @@ use axum::{
     routing::{delete, get, post},
 };
 
-use super::response;
-use crate::api::{Context, error::Error};
+use crate::api::{context::Context, error::Error, json};
 
 pub(super) fn routes() -> Router<Context> {
     Router::new()
@@ -33,5 +32,5 @@ fn refuse(endpoint: &'static str) -> Ready<Error> {
 }
 
 fn no_rows(body: &'static str) -> Response {
-    response::json(StatusCode::OK, body)
+    json::response(StatusCode::OK, body)
 }

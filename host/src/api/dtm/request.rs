@@ -1,9 +1,8 @@
-//! What clients send: the body of `submit` and `prepare`, as DTM reads it (its `TransGlobal`), made a [`Definition`].
+//! Decodes the body of `submit` and `prepare` (DTM's `TransGlobal`) into a [`Definition`].
 //!
-//! Lenient where DTM's clients need it ([`lenient`](super::lenient)), and in one thing more: a payload may be given as
-//! a JSON object or array instead of a string that holds one. Strict in what could never work; DTM would answer with
-//! an accidental error, or keep the saga and never finish it. Fields that a client has no business to set (`id`,
-//! `status`, `owner`, `retry_count`, ...) are ignored.
+//! Lenient where DTM's clients need it ([`lenient`](super::lenient)); in addition, a payload may be a JSON object or array
+//! instead of a string that holds one. A saga that could never work is refused, where DTM fails by accident, or keeps the
+//! saga and never finishes it. Fields that only the server sets (`id`, `status`, `owner`, `retry_count`, ...) are ignored.
 
 use std::{borrow::Cow, collections::BTreeMap, fmt};
 
@@ -18,12 +17,9 @@ use super::{
     lenient::{Fields, Items, Object, Text, Whole, set, within},
     order,
 };
-use crate::{
-    branch::http::HEADERS_MAX,
-    saga::{Definition, Gid, Invalid, Options, Step, Timestamp},
-};
+use crate::saga::{Definition, Gid, Invalid, Options, Step, Timestamp};
 
-/// Largest payload of one step, in bytes: it is held in memory while its saga runs, and copied into every call.
+/// Largest payload of one step, in bytes. It is in memory while its saga runs, and copied into every call.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
 
 /// Most bytes of all branch headers of one saga, names and values. Common servers refuse 8 KiB and more.
@@ -32,91 +28,64 @@ pub const HEADERS_BYTES_MAX: usize = 8 << 10;
 /// Longest `custom_data`, in bytes. DTM's column ends at 1024; a thousand steps with orders need more.
 pub const CUSTOM_DATA_BYTES_MAX: usize = 64 << 10;
 
-/// The transaction modes of DTM that Wasaga knows by name only.
+/// DTM's other transaction modes, which Wasaga refuses.
 const OTHER_MODES: [&str; 4] = ["msg", "tcc", "xa", "workflow"];
 
-/// Longest part of a client's words that is repeated in an error, in characters.
+/// Longest quote of a request in an error, in characters.
 pub(super) const EXCERPT_CHARS_MAX: usize = 40;
 
-/// Why a body describes no saga. Nothing has been stored; mend it and send it again.
+/// Why a body is refused. Nothing has been stored.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// JSON is UTF-8. Guessing another encoding would damage payloads silently.
+    /// JSON is UTF-8. Guessing another encoding could damage payloads.
     #[error("the body is not UTF-8 from byte {at} on: send JSON in UTF-8")]
     Encoding {
-        /// Offset of the first byte that is not.
+        /// Offset of the first byte that is not UTF-8.
         at: usize,
     },
-    /// Not JSON, or a field of the wrong type.
+    /// Not JSON, or a field has the wrong type.
     #[error("the body cannot be read")]
     Json(#[source] serde_json::Error),
-    /// Another mode of DTM.
     #[error("trans_type is {mode:?}, but Wasaga runs sagas only: send that to DTM, or write it as a \"saga\"")]
-    OtherMode {
-        /// Which one.
-        mode: &'static str,
-    },
-    /// No mode of DTM.
+    OtherMode { mode: &'static str },
     #[error("trans_type is {given:?}: it must be \"saga\"")]
-    UnknownMode {
-        /// The beginning of what was given.
-        given: String,
-    },
-    /// Step i has the payload i.
+    UnknownMode { given: String },
     #[error("step {step} (counted from 0) has no payload: send one payload a step, \"\" for none")]
-    PayloadMissing {
-        /// The first step without one.
-        step: usize,
-    },
-    /// A limit.
+    PayloadMissing { step: usize },
     #[error("the payload of step {step} (counted from 0) has {bytes} bytes, the limit is {PAYLOAD_BYTES_MAX}")]
-    PayloadTooLarge {
-        /// Of which step.
-        step: usize,
-        /// Its size.
-        bytes: usize,
-    },
-    /// A limit.
+    PayloadTooLarge { step: usize, bytes: usize },
     #[error("branch_headers have {bytes} bytes, the limit is {HEADERS_BYTES_MAX}")]
-    HeadersTooLarge {
-        /// Names and values together.
-        bytes: usize,
-    },
-    /// A limit.
+    HeadersTooLarge { bytes: usize },
     #[error("custom_data has {bytes} bytes, the limit is {CUSTOM_DATA_BYTES_MAX}")]
-    CustomDataTooLarge {
-        /// Its size.
-        bytes: usize,
-    },
-    /// Not the JSON that says in which order steps run.
+    CustomDataTooLarge { bytes: usize },
     #[error(
         "custom_data cannot be read: write it like \"{{\\\"concurrent\\\":true,\\\"orders\\\":{{\\\"1\\\":[0]}}}}\""
     )]
     CustomData(#[source] serde_json::Error),
-    /// The parts are well-formed, the whole makes no sense.
+    /// The fields are well-formed, but the saga is not valid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
 }
 
-/// Reads the body of `submit` or `prepare`. `now` becomes the saga's time of creation.
+/// Decodes the body of `submit` or `prepare`. `now` becomes the saga's time of creation.
 pub fn decode(body: &[u8], now: Timestamp) -> Result<Definition, Error> {
     decode_or_name(body, now, String::new)
 }
 
-/// As [`decode`], for a saga that is not to be stored: if it has no gid it goes by the one that `name` gives.
+/// As [`decode`], for a saga that will not be stored: a missing gid is replaced by that of `name`.
 pub fn decode_or_name(body: &[u8], now: Timestamp, name: impl FnOnce() -> String) -> Result<Definition, Error> {
-    let Body { gid, trans_type, steps, payloads, options } = read(body)?;
+    let Submission { gid, trans_type, steps, payloads, options } = read(body)?;
     let gid = if gid.is_empty() { name().into() } else { gid };
     define(&gid, &trans_type, steps, payloads.kept, options, now)
 }
 
-/// The steps of a saga, as the text of a JSON array: gRPC carries them so.
+/// Decodes the steps of a gRPC request, which are a JSON array in a string.
 pub fn decode_steps(text: &str) -> Result<Steps, Error> {
     let steps: Option<Steps> = serde_json::from_str(text).map_err(Error::Json)?;
     Ok(steps.unwrap_or_default())
 }
 
-/// Checks the parts of a request, however they came, and makes them a definition.
+/// Checks the parts of a decoded request and makes them a definition.
 pub fn define(
     gid: &str,
     trans_type: &str,
@@ -141,12 +110,12 @@ pub fn define(
     Ok(Definition::new(gid, steps, order, options, now)?)
 }
 
-/// Reads only the gid from the body of a request about a saga that exists; empty if there is none.
+/// Decodes only the gid of a request about an existing saga; empty if there is none.
 pub fn decode_gid(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     #[derive(Default)]
-    struct About<'a>(Cow<'a, str>);
+    struct GidField<'a>(Cow<'a, str>);
 
-    impl<'de> Fields<'de> for About<'de> {
+    impl<'de> Fields<'de> for GidField<'de> {
         const NAMES: &'static [&'static str] = &["gid"];
 
         fn read<A: MapAccess<'de>>(&mut self, _: &'static str, map: &mut A) -> Result<(), A::Error> {
@@ -154,11 +123,11 @@ pub fn decode_gid(body: &[u8]) -> Result<Cow<'_, str>, Error> {
         }
     }
 
-    let About(gid) = read(body)?;
+    let GidField(gid) = read(body)?;
     Ok(gid)
 }
 
-/// Reads JSON of known fields.
+/// Decodes a JSON object.
 pub(super) fn read<'a, T: Fields<'a>>(body: &'a [u8]) -> Result<T, Error> {
     let text = str::from_utf8(body).map_err(|error| Error::Encoding { at: error.valid_up_to() })?;
     let Object(fields) = serde_json::from_str(text).map_err(Error::Json)?;
@@ -175,8 +144,8 @@ fn check_mode(trans_type: &str) -> Result<(), Error> {
     })
 }
 
-/// Gives step i the payload i of `payloads`, continued by the `data` of the steps that have any (DTM's old form, in
-/// which a step brings its payload along).
+/// Gives step i payload i. `payloads` is continued by the `data` of the steps that have any, which is DTM's older form of
+/// a payload.
 fn assign_payloads(steps: &mut [Step], mut payloads: Vec<Payload>) -> Result<(), Error> {
     let data = steps.iter_mut().map(|step| std::mem::take(&mut step.payload));
     payloads.extend(data.filter(|data| !data.is_empty()).map(Payload));
@@ -200,17 +169,17 @@ fn check_headers(headers: &[(String, String)]) -> Result<(), Error> {
 }
 
 #[derive(Default)]
-struct Body<'a> {
+struct Submission<'a> {
     gid: Cow<'a, str>,
     trans_type: Cow<'a, str>,
-    /// With the old form's `data` in the place of the payload.
+    /// A step's payload is its `data`, the older form.
     steps: Steps,
-    /// No saga has a use for more.
+    /// More payloads than steps are ignored.
     payloads: Items<Payload, { Definition::STEPS_MAX }>,
     options: Options,
 }
 
-impl<'de> Fields<'de> for Body<'de> {
+impl<'de> Fields<'de> for Submission<'de> {
     const NAMES: &'static [&'static str] = &[
         "gid",
         "trans_type",
@@ -249,10 +218,10 @@ impl<'de> Fields<'de> for Body<'de> {
     }
 }
 
-/// The steps of a request. No saga has a use for more.
+/// The steps of a request, up to the limit.
 pub type Steps = Items<StepText, { Definition::STEPS_MAX }>;
 
-/// A step: in DTM a map of strings, so its keys match exactly and every value must be a string, known or not.
+/// A step. In DTM it is a map of strings, so the case of keys counts, and the values of unknown keys must be strings too.
 pub struct StepText(Step);
 
 impl Default for StepText {
@@ -314,8 +283,11 @@ impl<'de> Deserialize<'de> for Headers {
                 let mut headers = BTreeMap::new();
                 while let Some((name, value)) = next_text(&mut map)? {
                     headers.insert(name.into_owned(), value.into_owned());
-                    if headers.len() > HEADERS_MAX {
-                        return Err(serde::de::Error::custom(format_args!("the limit is {HEADERS_MAX} headers")));
+                    if headers.len() > Definition::BRANCH_HEADERS_MAX {
+                        return Err(serde::de::Error::custom(format_args!(
+                            "the limit is {} headers",
+                            Definition::BRANCH_HEADERS_MAX
+                        )));
                     }
                 }
                 Ok(Headers(headers))
@@ -328,14 +300,14 @@ impl<'de> Deserialize<'de> for Headers {
 
 type Entry<'a> = (Cow<'a, str>, Cow<'a, str>);
 
-/// The next entry of a map of strings, in which `null` is the empty string.
+/// The next entry of a map of strings. `null` means the empty string.
 fn next_text<'de, A: MapAccess<'de>>(map: &mut A) -> Result<Option<Entry<'de>>, A::Error> {
     let Some(Text(key)) = map.next_key()? else { return Ok(None) };
     let value = map.next_value::<Option<Text<'de>>>().map_err(within(&key))?;
     Ok(Some((key, value.unwrap_or_default().0)))
 }
 
-/// A payload: the content of a string, or the text of an object or an array, byte for byte.
+/// A payload: the content of a string, or the unchanged text of an object or array.
 #[derive(Default)]
 pub struct Payload(pub Bytes);
 
@@ -374,7 +346,7 @@ mod tests {
         decode(body.as_bytes(), NOW).unwrap_or_else(|error| panic!("{error:?}: {body}"))
     }
 
-    /// The message; of what is wrong with the JSON itself, that of the decoder without line and column.
+    /// The message of the error; for JSON errors that of the decoder, without line and column.
     fn refused(body: &str) -> String {
         match decode(body.as_bytes(), NOW).unwrap_err() {
             Error::Json(source) => format!("JSON: {}", source.to_string().split(" at line ").next().unwrap()),
@@ -535,8 +507,11 @@ mod tests {
             let all: Vec<_> = (0..count).map(|i| format!(r#""n{i}":"""#)).collect();
             saga_with(&format!(r#""branch_headers":{{{}}}"#, all.join(",")))
         };
-        decoded(&headers(HEADERS_MAX));
-        assert!(refused(&headers(HEADERS_MAX + 1)).starts_with("JSON: branch_headers: the limit is 64 headers"));
+        decoded(&headers(Definition::BRANCH_HEADERS_MAX));
+        assert!(
+            refused(&headers(Definition::BRANCH_HEADERS_MAX + 1))
+                .starts_with("JSON: branch_headers: the limit is 64 headers")
+        );
 
         let custom_data = |bytes: usize| saga_with(&format!(r#""custom_data":"{{}}{}""#, " ".repeat(bytes - 2)));
         decoded(&custom_data(CUSTOM_DATA_BYTES_MAX));
@@ -563,7 +538,7 @@ mod tests {
         assert!(matches!(decode_gid(b""), Err(Error::Json(_))));
     }
 
-    /// Valid bodies with random damage: bytes changed, removed, repeated, cut. Whatever comes of it, it is an answer.
+    /// Valid bodies with random damage (bytes changed, removed, repeated, cut): decoding never panics.
     #[test]
     fn damage_is_answered_never_a_panic() {
         let valid = saga_with(

@@ -1,15 +1,14 @@
-//! Sagas as `query` and `all` show them: DTM's keys, in DTM's order, left out when DTM leaves them out.
+//! Sagas in the responses of `query` and `all`: DTM's keys, in DTM's order, left out when DTM leaves them out.
 //!
 //! The structs mirror DTM's `TransGlobalStore`, `TransOptions` and `TransBranchStore` (`dtmsvr/storage/trans.go`). Typed
-//! clients do not accept `null` for times and numbers, so what is absent is left out; `id` is 0, as it is in DTM
-//! without an SQL database. Keys of ours come last: `stuck`, and of a branch `attempts`, `error` and `output`.
+//! clients do not accept `null` for times and numbers, so absent values are left out; `id` is 0, as in a DTM without an
+//! SQL database. Wasaga's own keys come last: `stuck`, and of a branch `attempts`, `error` and `output`.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Serialize, Serializer};
 
-use super::response::to_json;
 use crate::{
-    api::time::Time,
+    api::{json, time::Time},
     engine::Record,
     saga::{
         AbortReason, BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
@@ -20,18 +19,18 @@ use crate::{
 /// The body of `query`: a saga with its branches, or neither.
 pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
     #[derive(Serialize)]
-    struct Body<'a> {
+    struct QueryView<'a> {
         branches: Vec<Branch<'a>>,
         transaction: Option<Transaction<'a>>,
     }
     let saga = record.map(|record| &record.saga);
-    to_json(&Body {
+    json::encode(&QueryView {
         branches: saga.map(branches).unwrap_or_default(),
         transaction: saga.map(|saga| Transaction::of(saga, policy)),
     })
 }
 
-/// The body of `all`, saga by saga.
+/// The body of `all`, built saga by saga.
 #[derive(Default)]
 pub struct List(Vec<u8>);
 
@@ -41,24 +40,24 @@ impl List {
         if !self.0.is_empty() {
             self.0.push(b',');
         }
-        self.0.extend(to_json(&Transaction::of(&record.saga, policy)));
+        self.0.extend(json::encode(&Transaction::of(&record.saga, policy)));
     }
 
-    /// How long it is so far.
+    /// The length of the encoded sagas so far.
     pub fn bytes(&self) -> usize {
         self.0.len()
     }
 
-    /// The body, with the position at which the next page begins; empty at the end of the list.
+    /// The body. `next_position` is where the next page begins, and empty at the end of the list.
     pub fn finish(self, next_position: &str) -> Vec<u8> {
-        let position = to_json(&next_position);
+        let position = json::encode(&next_position);
         [b"{\"next_position\":", &*position, b",\"transactions\":[", &*self.0, b"]}"].concat()
     }
 }
 
-/// The body of `all` when one saga was asked for that does not exist.
+/// The body of `all` for the gid of a saga that does not exist.
 pub fn no_list(position: &str) -> Vec<u8> {
-    [b"{\"next_position\":", &*to_json(&position), b",\"transactions\":null}"].concat()
+    [b"{\"next_position\":", &*json::encode(&position), b",\"transactions\":null}"].concat()
 }
 
 /// Why a saga is, or was, rolled back, in DTM's words.
@@ -67,11 +66,11 @@ pub fn rollback_reason(saga: &Saga) -> Option<String> {
     Some(match saga.reason()? {
         Reason::Rejected { step } => {
             let branch_op = BranchOp { step: *step, op: Op::Action };
-            let words = match saga.op(branch_op).map(|action| &action.progress) {
+            let text = match saga.op(branch_op).map(|action| &action.progress) {
                 Some(Progress::Rejected { reason }) => reason,
                 _ => "",
             };
-            format!("url:{} return failed: {words} FAILURE", saga.definition().target(branch_op))
+            format!("url:{} return failed: {text} FAILURE", saga.definition().target(branch_op))
         }
         Reason::Aborted(AbortReason::Timeout) => format!("Timeout after {} seconds", options.timeout_to_fail_s),
         Reason::Aborted(AbortReason::RetryLimit) => {
@@ -135,7 +134,7 @@ impl<'a> Transaction<'a> {
             finish_time: ended(Status::Succeed),
             rollback_time: ended(Status::Failed),
             rollback_reason: rollback_reason(saga),
-            options: String::from_utf8(to_json(&TransOptions::of(options, 0))).unwrap_or_default(),
+            options: String::from_utf8(json::encode(&TransOptions::of(options, 0))).unwrap_or_default(),
             custom_data: &options.custom_data,
             next_cron_interval: retry.map_or(0, |retry| retry.interval_s),
             next_cron_time: retry.map(|retry| Time(retry.at)),
@@ -145,7 +144,7 @@ impl<'a> Transaction<'a> {
     }
 }
 
-/// The payloads if all are text; what gRPC clients send is shown with the branches, in base64, as under DTM.
+/// The payloads, if all are text. Others, which gRPC clients can send, are in `bin_data` of the branches, as in DTM.
 fn payloads(definition: &Definition) -> Vec<&str> {
     let texts = definition.steps().iter().map(|step| str::from_utf8(&step.payload).ok());
     texts.collect::<Option<_>>().unwrap_or_default()
@@ -235,7 +234,7 @@ struct Branch<'a> {
     output: Option<&'a str>,
 }
 
-/// DTM stores the compensation of a step before its action.
+/// All operations that have a state. As in DTM, the compensation of a step comes before its action.
 fn branches(saga: &Saga) -> Vec<Branch<'_>> {
     let branch_ops =
         (0..saga.steps().len()).flat_map(|step| [Op::Compensate, Op::Action].map(|op| BranchOp { step, op }));
@@ -274,15 +273,15 @@ impl<'a> Branch<'a> {
     }
 }
 
-/// When something is tried again.
+/// The next retry of an operation.
 #[derive(Clone, Copy)]
 struct Retry {
     at: Timestamp,
-    /// How long the wait for it is, in whole seconds.
+    /// The whole wait, in seconds.
     interval_s: u64,
 }
 
-/// The earliest retry that the saga waits for.
+/// The earliest retry of the saga's pending operations.
 fn next_retry(saga: &Saga) -> Option<Retry> {
     let op = match saga.status() {
         Status::Submitted => Op::Action,
@@ -298,7 +297,7 @@ fn next_retry(saga: &Saga) -> Option<Retry> {
     retries.min_by_key(|retry| retry.at)
 }
 
-/// Bytes, as Go writes them.
+/// Bytes as Go writes them to JSON; `None` if empty.
 fn base64(bytes: &[u8]) -> Option<String> {
     (!bytes.is_empty()).then(|| BASE64_STANDARD.encode(bytes))
 }

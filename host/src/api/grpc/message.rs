@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::super::{
-    dtm::request::{self, Payload},
-    error::Error,
+use crate::{
+    api::{
+        dtm::request::{self, Payload},
+        error::Error,
+    },
+    saga::{Definition, Options, Timestamp},
 };
-use crate::saga::{Definition, Options, Timestamp};
 
-/// What `Submit`, `Prepare` and `Abort` are sent. `ReqExtra` (8) and `RollbackReason` (9) are of other modes.
+/// The request of `Submit`, `Prepare` and `Abort`. Fields 8 (`ReqExtra`) and 9 (`RollbackReason`) belong to other modes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct DtmRequest {
     #[prost(string, tag = "1")]
@@ -21,7 +23,7 @@ pub struct DtmRequest {
     pub options: Option<TransOptions>,
     #[prost(string, tag = "4")]
     pub custom_data: String,
-    /// One for each step, any bytes.
+    /// One for each step; any bytes.
     #[prost(bytes = "bytes", repeated, tag = "5")]
     pub payloads: Vec<Bytes>,
     #[prost(string, tag = "6")]
@@ -31,7 +33,7 @@ pub struct DtmRequest {
     pub steps: String,
 }
 
-/// The options of a transaction. Times are in seconds; 0 is the default, as everywhere in DTM.
+/// The options of a transaction. Times are in seconds; 0 means the default.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct TransOptions {
     #[prost(bool, tag = "1")]
@@ -48,7 +50,7 @@ pub struct TransOptions {
     pub retry_limit: i64,
 }
 
-/// What `NewGid` answers.
+/// The response of `NewGid`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct GidReply {
     #[prost(string, tag = "1")]
@@ -56,7 +58,7 @@ pub struct GidReply {
 }
 
 impl DtmRequest {
-    /// What an HTTP client would have got by the same request. `now` becomes the saga's time of creation.
+    /// The same definition that the HTTP API makes of this request. `now` becomes the saga's time of creation.
     pub fn into_definition(self, now: Timestamp) -> Result<Definition, Error> {
         let options = Options {
             protocol: "grpc".to_owned(),

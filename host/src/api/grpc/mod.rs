@@ -1,12 +1,12 @@
-//! DTM's gRPC service for sagas, `dtmgimp.Dtm`: the same requests as over HTTP, so the same engine behind them.
+//! DTM's gRPC service for sagas, `dtmgimp.Dtm`: the operations of the HTTP API in another encoding.
 //!
 //! ```text
 //!  connection ──> router ──> body ──> message ──> dtm::request ──> engine ──> status
 //!  (serve_http2)
 //! ```
 //!
-//! A verdict is a status code, as in DTM's `DtmError2GrpcError` (`client/dtmgrpc/type.go`): `Aborted` stands for FAILURE.
-//! Methods of other transaction modes answer `Unimplemented`.
+//! Results are status codes, as in DTM's `DtmError2GrpcError` (`client/dtmgrpc/type.go`): `Aborted` means FAILURE. Methods
+//! of other transaction modes return `Unimplemented`.
 
 mod message;
 
@@ -28,66 +28,66 @@ use tonic::{
 
 use self::message::{DtmRequest, GidReply};
 use super::{
-    Context,
     body::Body,
-    dtm,
-    error::{Answer, Error},
+    context::Context,
+    dtm::{metrics, operations},
+    error::{Error, Rendered},
 };
 use crate::branch::grpc::Raw;
 
-/// The methods of the service that no saga needs.
+/// The methods of the service that belong to other transaction modes.
 const OTHER_MODES: [&str; 5] = ["RegisterBranch", "PrepareWorkflow", "Subscribe", "Unsubscribe", "DeleteTopic"];
 
-/// All methods, each with its full path.
+/// The routes: one path for each method.
 pub fn router(context: Context) -> Router {
     Router::new()
         .route("/dtmgimp.Dtm/NewGid", post(new_gid))
         .route("/dtmgimp.Dtm/Prepare", post(prepare))
         .route("/dtmgimp.Dtm/Submit", post(submit))
         .route("/dtmgimp.Dtm/Abort", post(abort))
-        .route_layer(from_fn_with_state(context.clone(), dtm::metrics::count_grpc))
+        .route_layer(from_fn_with_state(context.requests().clone(), metrics::count_grpc))
         .fallback(unimplemented)
         .with_state(context)
 }
 
 async fn new_gid(State(context): State<Context>, request: Request) -> Response {
     let next = async |context: Context, ()| Ok(GidReply { gid: context.gids().next(context.engine().now()) });
-    answer(context, request, next).await
+    handle(context, request, next).await
 }
 
 async fn prepare(State(context): State<Context>, request: Request) -> Response {
     let prepare = async |context: Context, request: DtmRequest| {
-        let engine = context.engine();
-        engine.prepare(request.into_definition(engine.now())?).await.map_err(Error::Prepare)
+        operations::prepare(&context, request.into_definition(context.engine().now())?).await
     };
-    answer(context, request, prepare).await
+    handle(context, request, prepare).await
 }
 
 async fn submit(State(context): State<Context>, request: Request) -> Response {
     let submit = async |context: Context, request: DtmRequest| {
-        dtm::run(&context, request.into_definition(context.engine().now())?).await
+        operations::submit(&context, request.into_definition(context.engine().now())?).await
     };
-    answer(context, request, submit).await
+    handle(context, request, submit).await
 }
 
 async fn abort(State(context): State<Context>, request: Request) -> Response {
-    let abort =
-        async |context: Context, request: DtmRequest| Err::<(), _>(dtm::refuse_abort_of(&context, &request.gid).await);
-    answer(context, request, abort).await
+    let abort = async |context: Context, request: DtmRequest| {
+        Err::<(), _>(operations::refuse_abort(&context, &request.gid).await)
+    };
+    handle(context, request, abort).await
 }
 
 async fn unimplemented(request: Request) -> Response {
     let path = request.uri().path();
     let method = path.strip_prefix("/dtmgimp.Dtm/").unwrap_or_default();
-    let refusal = match OTHER_MODES.into_iter().find(|known| *known == method) {
+    let refused = match OTHER_MODES.into_iter().find(|known| *known == method) {
         Some(endpoint) => status(Error::OtherModes { endpoint }),
         None => Status::unimplemented("there is no such method: call NewGid, Prepare, Submit or Abort of dtmgimp.Dtm"),
     };
-    refusal.into_http()
+    refused.into_http()
 }
 
-/// Reads the one message of a call, within the limits of bodies, and answers with one message or a status.
-async fn answer<I, O, F>(context: Context, request: Request, method: F) -> Response
+/// Reads the one message of a call, within the limits of bodies, and responds with one message or a status.
+async fn handle<I, O, F>(context: Context, request: Request, method: F) -> Response
 where
     I: Message + Default,
     O: Message,
@@ -107,9 +107,9 @@ where
     grpc.unary(method, Request::from_parts(parts, body)).await.map(HttpBody::new)
 }
 
-/// A refusal, in the words of HTTP and with gRPC's code for it.
+/// An error with the message of HTTP and the matching code of gRPC.
 fn status(error: Error) -> Status {
-    let Answer { status, message, .. } = error.into();
+    let Rendered { status, message, .. } = error.into();
     let code = match status {
         StatusCode::CONFLICT => Code::Aborted,
         StatusCode::BAD_REQUEST => Code::InvalidArgument,
@@ -117,24 +117,24 @@ fn status(error: Error) -> Status {
         StatusCode::REQUEST_TIMEOUT => Code::DeadlineExceeded,
         StatusCode::NOT_IMPLEMENTED => Code::Unimplemented,
         StatusCode::SERVICE_UNAVAILABLE => Code::Unavailable,
-        // As DTM answers whatever is no verdict.
+        // As in DTM, for an error that says nothing about the saga.
         _ => Code::Unknown,
     };
     Status::new(code, message)
 }
 
-/// A function as the service of one method.
+/// A function as tonic's service of one method.
 struct Unary<F>(F);
 
-impl<F, Answering> UnaryService<Bytes> for Unary<F>
+impl<F, Reply> UnaryService<Bytes> for Unary<F>
 where
-    F: FnMut(Bytes) -> Answering,
-    Answering: Future<Output = Result<tonic::Response<Bytes>, Status>>,
+    F: FnMut(Bytes) -> Reply,
+    Reply: Future<Output = Result<tonic::Response<Bytes>, Status>>,
 {
     type Response = Bytes;
-    type Future = Answering;
+    type Future = Reply;
 
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Answering {
+    fn call(&mut self, request: tonic::Request<Bytes>) -> Reply {
         (self.0)(request.into_inner())
     }
 }

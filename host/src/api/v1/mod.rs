@@ -1,9 +1,10 @@
-//! Our own API: what DTM's has no place for.
+//! Wasaga's own API, for what DTM's does not cover: plugins, plans, and sagas with the outputs of their branches.
 
 mod plan;
 pub mod plugins;
 mod saga;
 mod shown;
+pub mod uploads;
 
 use axum::{
     Router,
@@ -13,7 +14,7 @@ use axum::{
     routing::{get, post},
 };
 
-use super::{Context, dtm::response, error::Error};
+use super::{context::Context, error::Error, json};
 use crate::{
     engine::{self, Record},
     saga::render,
@@ -24,7 +25,7 @@ pub fn routes() -> Router<Context> {
     Router::new()
         .route("/api/v1/plugins", get(plugins::list))
         .route("/api/v1/plugins/{name}", get(plugins::show).put(plugins::upload))
-        // A saga may be called so as well.
+        // `plan` is also a valid gid, so a GET reads the saga of that name.
         .route(
             "/api/v1/sagas/plan",
             post(plan::plan).get(async |context| saga(context, Ok(Path("plan".to_owned()))).await),
@@ -33,24 +34,24 @@ pub fn routes() -> Router<Context> {
         .route("/api/v1/sagas/{gid}/log", get(log))
 }
 
-/// A saga, with what its branches gave.
+/// A saga with the outputs of its branches.
 async fn saga(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
     let record = find(&context, gid).await?;
-    Ok(response::json(StatusCode::OK, saga::json(&record.saga, context.engine().policy())))
+    Ok(json::response(StatusCode::OK, saga::encode(&record.saga, context.engine().policy())))
 }
 
-/// A saga's log, as people read it.
+/// A saga's log as text.
 async fn log(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
     let record = find(&context, gid).await?;
     let log = render::log(record.saga.definition(), &record.log).map_err(engine::Error::Illegal)?;
     Ok((StatusCode::OK, [(CONTENT_TYPE, "text/plain; charset=utf-8")], log).into_response())
 }
 
-/// The part of a path that names a saga.
+/// The path segment that holds a saga's gid.
 type Gid = Result<Path<String>, PathRejection>;
 
 async fn find(context: &Context, gid: Gid) -> Result<Record, Error> {
-    // The only thing that can be wrong with one part of a path is its encoding, and no gid is in another than UTF-8.
+    // A rejected segment is not UTF-8, and every gid is.
     let Path(gid) = gid.map_err(|_| Error::NotFound { gid: String::new() })?;
     context.engine().find(&gid).await?.ok_or(Error::NotFound { gid })
 }

@@ -1,4 +1,4 @@
-//! What a saga would do, in JSON.
+//! Plans: what a saga would do, in JSON.
 
 use std::collections::BTreeMap;
 
@@ -6,48 +6,15 @@ use axum::{extract::State, http::StatusCode, response::Response};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Serialize;
 
-use super::{
-    super::{
-        Context,
-        body::Body,
-        dtm::{request, response},
-        error::Error,
-    },
-    shown::{Component, Output},
-};
+use super::shown::{Component, Output};
 use crate::{
+    api::{body::Body, context::Context, dtm::request, error::Error, json},
     engine::plan,
-    saga::{BranchId, Definition, Op},
+    saga::{BranchId, Definition, Op, Verdict},
 };
 
-/// `POST /api/v1/sagas/plan`: takes the body of a submission and says what the saga would do, and what if a step failed.
-/// The plugins really run, on the data as it is now; nothing is stored, committed or sent.
-///
-/// The gid may be left out, and may be that of a stored saga: it makes no difference to the plan, and remains free or
-/// taken as it was. The answer:
-///
-/// - `gid`; `existing`: the status of the stored saga with this gid, if there is one;
-/// - `outcome`: `succeed` or `failed`;
-/// - `steps`, `compensations`: what would be called, in this order. Steps that are missing would not be reached. Of
-///   each: `branch_id`, `target`, `component` (`plugin`, `sha256`), `outcome`, `changes`, `requests`, and `assumed` if
-///   the plan goes on as though it `succeeds` although nobody knows. `outcome` is one of
-///   - `succeeded` (with `output`) and `rejected` (with `reason`);
-///   - `ongoing` (with `retry_after_ms`) and `unknown` (with `error`), which would be tried again;
-///   - `not_called` (with `why`): steps outside the host;
-///   - `depends` (with `depends_on`): the plugin wanted to send this, and what it would do then is not known;
-/// - `not_needed`: branches that were tried without effect and need no compensation, and `why`;
-/// - `changes`: how the data would differ at the end from what it is now. Of each: `plugin`, or `shared` if the bucket
-///   belongs to no plugin, `bucket`, `key`, `before`, `after`. A value is text; or `null`: there is none; or an object
-///   with its length in `bytes` and the value in `base64`, if it is no text, or its beginning in `text` or `base64` if
-///   it is long (`is_cut`). Where a plugin's secret stands, `[secret KEY]` is shown. `changes_left_out` says how many changes are not shown because there are too many;
-/// - `unknown_changes_of`: branches that `changes` does not tell of, since something of them is only assumed;
-/// - `failures`: for each step whose action does not fail by itself, what would happen if it did: `failing_branch`,
-///   `succeeded_before`, `compensated`, `not_needed`, `data_is_restored` (whether nothing is left, of what is known),
-///   `left`: the changes that remain, `left_out`, `unknown_changes_of`.
-///
-/// A body that is wrong is answered as a submission is. 400 as well for more steps than `saga.plan.steps_max`, 422 for
-/// more data than `saga.plan.data_bytes_max`, 504 after `saga.plan.time_max`; 503 with `Retry-After` when the host is
-/// busy with plans (`saga.plan.at_once`), when the data changes faster than it can be planned, or when it is stopping.
+/// `POST /api/v1/sagas/plan`: takes the body of a submission and returns what the saga would do, without doing it.
+/// `host/docs/plan.md` describes every field of the response.
 pub(super) async fn plan(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
     let engine = context.engine();
     let now = engine.now();
@@ -56,11 +23,11 @@ pub(super) async fn plan(State(context): State<Context>, Body(body): Body) -> Re
     let plan = engine.plan(definition).await?;
     let existing = engine.find(plan.saga.gid().as_str()).await?;
     let existing = existing.map(|record| record.saga.status().as_str());
-    Ok(response::json(StatusCode::OK, response::to_json(&Answer::new(&plan, existing))))
+    Ok(json::response(StatusCode::OK, json::encode(&PlanView::new(&plan, existing))))
 }
 
 #[derive(Serialize)]
-struct Answer<'a> {
+struct PlanView<'a> {
     gid: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     existing: Option<&'static str>,
@@ -105,9 +72,9 @@ struct Act<'a> {
     output: Option<Output<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
-    /// The words that belong to the outcome, under its name for them.
+    /// The text that belongs to the outcome, by its key: `reason`, `error`, `why` or `depends_on`.
     #[serde(flatten)]
-    said: BTreeMap<&'static str, &'a str>,
+    text: BTreeMap<&'static str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     assumed: Option<&'static str>,
     changes: Vec<Change<'a>>,
@@ -142,7 +109,7 @@ enum Value<'a> {
     },
 }
 
-impl<'a> Answer<'a> {
+impl<'a> PlanView<'a> {
     fn new(plan: &'a plan::Plan, existing: Option<&'static str>) -> Self {
         let plan::Plan { saga, trace, failures } = plan;
         let acts = |op| acts(saga, trace.acts.iter().filter(move |act| act.branch_op.op == op));
@@ -179,7 +146,7 @@ impl<'a> Failure<'a> {
 
 impl<'a> Act<'a> {
     fn new(saga: &'a Definition, act: &'a plan::Act) -> Self {
-        let told = Self {
+        let common = Self {
             branch_id: BranchId(act.branch_op.step).to_string(),
             target: saga.target(act.branch_op),
             component: act.component.as_ref().map(Component::new),
@@ -189,21 +156,21 @@ impl<'a> Act<'a> {
             requests: &act.requests,
             ..Self::default()
         };
-        let said = |outcome, name, words| Self { outcome, said: [(name, words)].into(), ..Self::default() };
-        let Self { outcome, output, retry_after_ms, said, .. } = match &act.ending {
-            plan::Ending::Succeeded { output } => {
+        let with_text = |outcome, key, text| Self { outcome, text: [(key, text)].into(), ..Self::default() };
+        let Self { outcome, output, retry_after_ms, text, .. } = match &act.ending {
+            plan::Ending::Verdict(Verdict::Succeeded { output }) => {
                 Self { outcome: "succeeded", output: output.as_deref().map(Output), ..Self::default() }
             }
-            plan::Ending::Ongoing { retry_after } => {
+            plan::Ending::Verdict(Verdict::Ongoing { retry_after }) => {
                 let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 Self { outcome: "ongoing", retry_after_ms, ..Self::default() }
             }
-            plan::Ending::Rejected { reason } => said("rejected", "reason", reason),
-            plan::Ending::Unknown { error } => said("unknown", "error", error),
-            plan::Ending::NotCalled { why } => said("not_called", "why", why),
-            plan::Ending::Depends { on } => said("depends", "depends_on", on),
+            plan::Ending::Verdict(Verdict::Rejected { reason }) => with_text("rejected", "reason", reason),
+            plan::Ending::Verdict(Verdict::Unknown { error }) => with_text("unknown", "error", error),
+            plan::Ending::NotCalled { why } => with_text("not_called", "why", why),
+            plan::Ending::Depends { on } => with_text("depends", "depends_on", on),
         };
-        Self { outcome, output, retry_after_ms, said, ..told }
+        Self { outcome, output, retry_after_ms, text, ..common }
     }
 }
 
@@ -223,7 +190,7 @@ impl<'a> Value<'a> {
         let is_cut = start.len() < *bytes;
         let text = match str::from_utf8(start) {
             Ok(text) => Some(text),
-            // The last character was cut through.
+            // The cut is inside the last character, which is left out.
             Err(error) if is_cut && error.error_len().is_none() => {
                 start.get(..error.valid_up_to()).and_then(|whole| str::from_utf8(whole).ok())
             }
@@ -256,7 +223,7 @@ fn ids(branches: &[BranchId]) -> Vec<String> {
     branches.iter().map(ToString::to_string).collect()
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }

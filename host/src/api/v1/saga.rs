@@ -2,34 +2,31 @@
 
 use serde::Serialize;
 
-use super::{
-    super::{
-        dtm::{response::to_json, view::rollback_reason},
-        time::Time,
+use super::shown::{Component, Output};
+use crate::{
+    api::{dtm::view::rollback_reason, json, time::Time},
+    saga::{
+        BranchId, BranchOp, Op, Policy, Saga,
+        state::{OpState, Progress, StepState},
     },
-    shown::{Component, Output},
-};
-use crate::saga::{
-    BranchId, BranchOp, Op, Policy, Saga,
-    state::{OpState, Progress, StepState},
 };
 
 /// The body of `GET /api/v1/sagas/{gid}`:
 ///
-/// - `gid`, `status`, `created_at`, `updated_at`; `reason`: why it is or was rolled back; `is_stuck`: whether it needs
-///   somebody's help;
-/// - `steps`, in the order of submission. Of each: `branch_id`, `may_have_effect` (whether something of it would have to
-///   be taken back now), and its two operations `action` and `compensation`.
+/// - `gid`, `status`, `created_at`, `updated_at`; `reason`, if it is or was rolled back; `is_stuck`: it has failed so
+///   often in a row that a person should look;
+/// - `steps`, in the order of submission. Each has `branch_id`, `may_have_effect` (a rollback would have to compensate it)
+///   and its two operations `action` and `compensation`.
 ///
-/// Of each operation: `target`; `component` (`plugin`, `sha256`): the code that carries it out, if it is a plugin's;
-/// `attempts`; `updated_at` and `retry_at`, if any; `state`, and what belongs to it:
+/// Each operation has `target`; `component` (`plugin`, `sha256`), if the target is a plugin; `attempts`; `updated_at` and
+/// `retry_at`, if any; and `state`:
 ///
 /// - `pending`: not called yet, or to be called again; with the newest `error`, if there was one;
-/// - `succeeded`, with `output`, if it gave one;
+/// - `succeeded`, with `output`, if there is one;
 /// - `rejected`, with the branch's `reason`;
-/// - `not_needed`: there was nothing to take back.
-pub fn json(saga: &Saga, policy: &Policy) -> Vec<u8> {
-    to_json(&View {
+/// - `not_needed`: there was nothing to compensate.
+pub fn encode(saga: &Saga, policy: &Policy) -> Vec<u8> {
+    json::encode(&SagaView {
         gid: saga.definition().gid().as_str(),
         status: saga.status().as_str(),
         created_at: Time(saga.definition().created_at()),
@@ -41,7 +38,7 @@ pub fn json(saga: &Saga, policy: &Policy) -> Vec<u8> {
 }
 
 #[derive(Serialize)]
-struct View<'a> {
+struct SagaView<'a> {
     gid: &'a str,
     status: &'static str,
     created_at: Time,

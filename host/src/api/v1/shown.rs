@@ -1,11 +1,11 @@
-//! What several answers of our API show in the same way.
+//! Parts that several responses of `/api/v1` have in common.
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::saga::Pin;
 
-/// A plugin's code.
+/// The code of a plugin.
 #[derive(Serialize)]
 pub struct Component<'a> {
     plugin: &'a str,
@@ -13,12 +13,13 @@ pub struct Component<'a> {
 }
 
 impl<'a> Component<'a> {
+    /// The component that an operation is pinned to.
     pub fn new(pin: &'a Pin) -> Self {
         Self { plugin: &pin.plugin, sha256: pin.digest.to_string() }
     }
 }
 
-/// What an action gave: JSON, as it is; a text if it is none.
+/// The output of an action: JSON unchanged, anything else as a JSON string.
 pub struct Output<'a>(pub &'a str);
 
 impl Serialize for Output<'_> {
@@ -36,7 +37,7 @@ mod tests {
 
     #[test]
     fn an_output_is_shown_as_it_is() {
-        // Its numbers are not to be read: a double could not hold them.
+        // Numbers are not parsed: a double could not hold the first one.
         for (output, shown) in [
             (r#"{"a":9007199254740993.10}"#, r#"{"a":9007199254740993.10}"#),
             ("null", "null"),

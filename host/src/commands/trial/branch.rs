@@ -1,4 +1,4 @@
-//! A step that is carried out by the plugin, without a host around it.
+//! Runs the plugin as the one step of a saga, without a host.
 
 use std::{
     error::Error,
@@ -14,27 +14,27 @@ use std::{
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 
-use super::{Trial, lines::Lines, memory::Memory};
+use super::{arguments::Trial, lines::Lines, memory::Memory};
 use crate::{
-    branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Outcome, Reply},
+    branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Host, Outcome, Reply},
     plugin::{self, Plugin, Runtime, Settings, containment::Classification},
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
     store::Batch,
 };
 
-/// How long one attempt may take: a host's own default, when the saga does not say.
+/// Longest time of one attempt: the default of a host.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The plugin as a step of a saga, and the world around it.
+/// The plugin as the step of a saga.
 pub struct Branch {
     plugin: Arc<Plugin>,
     saga: Arc<Definition>,
     lines: Lines,
-    world: Arc<World>,
+    egress: Arc<NoEgress>,
 }
 
 impl Branch {
-    /// Loads the plugin under this name.
+    /// Loads the plugin, with the grants of this name.
     pub fn new(settings: &Settings, trial: &Trial, name: &str, lines: &Lines) -> Result<Self, Box<dyn Error>> {
         let plugin = load(settings, &trial.file, name)?;
         let target = |function: &str| format!("wasm://{name}/{function}");
@@ -42,26 +42,26 @@ impl Branch {
         let step = Step { action: target("try"), compensation: target("cancel"), payload };
         let gid = Gid::new("plugin-test")?;
         let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0))?;
-        let world = World { reply: trial.answer.clone(), lines: lines.clone(), has_held: AtomicBool::default() };
-        Ok(Self { plugin, saga: Arc::new(saga), lines: lines.clone(), world: Arc::new(world) })
+        let egress = NoEgress { reply: trial.answer.clone(), lines: lines.clone(), has_denied: AtomicBool::default() };
+        Ok(Self { plugin, saga: Arc::new(saga), lines: lines.clone(), egress: Arc::new(egress) })
     }
 
-    /// What it can do outside.
+    /// Whether the plugin is contained, and why.
     pub fn classification(&self) -> &Classification {
         self.plugin.classification()
     }
 
-    /// Whether nothing that it does can leave the host.
+    /// Whether no attempt can have an effect outside the host.
     pub fn is_contained(&self) -> bool {
         self.classification().containment == Containment::Contained
     }
 
-    /// Whether it wanted to ask for something, and nobody has said what the answer is.
-    pub fn was_held(&self) -> bool {
-        self.world.has_held.load(Relaxed)
+    /// Whether a request was denied because no response is given for it.
+    pub fn was_denied(&self) -> bool {
+        self.egress.has_denied.load(Relaxed)
     }
 
-    /// Makes one attempt; its effects are kept if it succeeds, as a host would keep them.
+    /// Makes one attempt. Commits its effects to `memory` if it succeeds, as a host does.
     pub async fn run(&self, op: Op, attempt: u32, tried: Option<&str>, memory: &Memory) -> Ended {
         let call = Call {
             saga: self.saga.clone(),
@@ -70,14 +70,12 @@ impl Branch {
             results: Arc::default(),
             tried: tried.map(Into::into),
             timeout: TIMEOUT,
-            state: Arc::new(memory.clone()),
-            egress: Some(self.world.clone()),
-            is_dry_run: false,
         };
+        let host = Host { state: Arc::new(memory.clone()), egress: Some(self.egress.clone()), is_dry_run: false };
         let reads = memory.reads();
-        let outcome = self.plugin.operation(op).call(&call).await;
+        let outcome = self.plugin.operation(op).call(&call, &host).await;
         let mut uses_store = memory.reads() > reads;
-        if let Outcome::Succeeded { effects, .. } = &outcome {
+        if let Outcome::Ended { verdict: Verdict::Succeeded { .. }, effects } = &outcome {
             uses_store |= !effects.is_empty();
             memory.commit(effects);
         }
@@ -88,24 +86,24 @@ impl Branch {
 fn load(settings: &Settings, file: &Path, name: &str) -> Result<Arc<Plugin>, Box<dyn Error>> {
     let runtime = Runtime::new(settings)?;
     let loaded = plugin::read(file, runtime.limits()).and_then(|bytes| Plugin::load(&runtime, name, &bytes));
-    Ok(loaded.map_err(|fault| format!("{} is no plugin: {fault}", file.display()))?)
+    Ok(loaded.map_err(|fault| format!("{} is not a plugin: {fault}", file.display()))?)
 }
 
-/// Nothing leaves, but people see what would.
-struct World {
+/// Prints requests instead of sending them.
+struct NoEgress {
     reply: Option<Reply>,
     lines: Lines,
-    has_held: AtomicBool,
+    has_denied: AtomicBool,
 }
 
-impl Egress for World {
+impl Egress for NoEgress {
     fn request(&self, EgressRequest { what }: EgressRequest) -> BoxFuture<'_, Result<(), EgressDenied>> {
         async move {
             if let Some(Reply { status, .. }) = &self.reply {
                 self.lines.push(format!("ASKED {what}; answered {}, and not sent", status.as_u16()));
                 return Ok(());
             }
-            self.has_held.store(true, Relaxed);
+            self.has_denied.store(true, Relaxed);
             Err(EgressDenied(format!("it would ask for {what}, and this test makes no requests")))
         }
         .boxed()
@@ -116,26 +114,30 @@ impl Egress for World {
     }
 }
 
-/// What came of an attempt.
+/// A finished attempt.
 pub struct Ended {
-    /// Its end.
     pub outcome: Outcome,
-    /// Whether it has read or written a key.
+    /// Whether the attempt has read or written a key.
     pub uses_store: bool,
-    /// What it has written and asked for.
+    /// The lines that the guest has written, and its requests.
     pub lines: Vec<String>,
 }
 
 impl Ended {
-    /// Whether it took effect.
+    /// Whether the attempt succeeded.
     pub fn has_succeeded(&self) -> bool {
-        matches!(self.outcome, Outcome::Succeeded { .. })
+        self.outcome.has_succeeded()
     }
 
-    /// What it gave, if it took effect and gave something.
+    /// Whether it took effect or was rejected.
+    pub fn is_decided(&self) -> bool {
+        matches!(self.outcome, Outcome::Ended { verdict: Verdict::Succeeded { .. } | Verdict::Rejected { .. }, .. })
+    }
+
+    /// The output, if the attempt succeeded and has one.
     pub fn output(&self) -> Option<&str> {
         match &self.outcome {
-            Outcome::Succeeded { output, .. } => output.as_deref(),
+            Outcome::Ended { verdict: Verdict::Succeeded { output }, .. } => output.as_deref(),
             _ => None,
         }
     }
@@ -144,20 +146,20 @@ impl Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
-            Outcome::Succeeded { output, effects } => {
+            Outcome::Ended { verdict: Verdict::Succeeded { output }, effects } => {
                 let output = output.as_deref().unwrap_or("no output");
                 write!(f, "succeeded, {output}{}", changes(effects))
             }
-            Outcome::Rejected { reason } => write!(f, "rejected: {reason}"),
-            Outcome::Ongoing { .. } => f.write_str("ongoing"),
-            Outcome::Unknown { error } => write!(f, "unavailable: {error}"),
-            // Nobody else changes the data here.
-            Outcome::Stale => f.write_str("to be made again"),
+            Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } => write!(f, "rejected: {reason}"),
+            Outcome::Ended { verdict: Verdict::Ongoing { .. }, .. } => f.write_str("ongoing"),
+            Outcome::Ended { verdict: Verdict::Unknown { error }, .. } => write!(f, "unavailable: {error}"),
+            // Does not occur: nothing else changes the data.
+            Outcome::Stale => f.write_str("stale"),
         }
     }
 }
 
-/// What an attempt has written.
+/// The writes of an attempt, as text.
 fn changes(effects: &Batch) -> String {
     let mut text = String::new();
     for (key, value) in effects.writes() {

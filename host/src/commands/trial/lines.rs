@@ -1,11 +1,10 @@
-//! What a guest writes while it is tried, to be shown under the call that it belongs to.
+//! Collects the lines that a guest writes, to print them below the call that wrote them.
 
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use crate::store::sync::lock;
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
@@ -15,18 +14,20 @@ use tracing_subscriber::{
     Layer, filter::Targets, layer::Context, layer::SubscriberExt as _, util::SubscriberInitExt as _,
 };
 
-/// Where guests' lines come from; all that they say counts here. Of the host itself only warnings do.
+use crate::store::sync::lock;
+
+/// The log target of guests' lines, which are all collected. Of the host's own lines only warnings are.
 const GUESTS: &str = "wasaga::plugin::stdio";
 
-/// Lines that nobody has taken yet. Clones are the same.
+/// Collected lines. Clones share them.
 #[derive(Clone, Default)]
 pub struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    /// Receives what is logged in this process from now on.
+    /// Begins to collect what this process logs.
     pub fn listen(&self) {
         let kinds = Targets::new().with_target(GUESTS, LevelFilter::TRACE).with_target("wasaga", LevelFilter::WARN);
-        // Where somebody else listens already, that one shows them.
+        // An error says that another subscriber is installed, which then shows the lines.
         let _ = tracing_subscriber::registry().with(kinds).with(self.clone()).try_init();
     }
 
@@ -35,7 +36,7 @@ impl Lines {
         self.lock().push(line);
     }
 
-    /// What has come since they were taken last.
+    /// Removes and returns all lines.
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut *self.lock())
     }
@@ -55,7 +56,7 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 }
 
-/// The parts of an event that are not the same for all lines of a trial.
+/// The parts of a log event that are printed.
 #[derive(Default)]
 struct Line {
     message: String,

@@ -32,6 +32,7 @@ use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
 use super::{address::is_public, body::Outbound};
+use crate::causes;
 
 /// How long an unused connection is kept. Shorter than the 5 s after which usual servers close one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -155,7 +156,7 @@ impl Service<Name> for Resolver {
 
 /// What became of a request, in the words of `wasi:http`.
 pub fn code(error: &legacy::Error) -> Error {
-    let causes = || std::iter::successors(error.source(), |&cause| cause.source());
+    let causes = || error.source().into_iter().flat_map(causes::chain);
     for cause in causes() {
         if let Some(error) = cause.downcast_ref::<Error>() {
             return of_body(error);
@@ -235,11 +236,9 @@ mod tests {
             let (resolver, asked) = fickle(private, answers);
             let mut connector = HttpConnector::new_with_resolver(resolver);
             let connected = connector.call(format!("http://a.example:{port}/").parse().unwrap()).await;
-            let refusal = connected.err().map(|error| {
-                let mut causes =
-                    std::iter::successors(Some(&error as &(dyn StdError + 'static)), |&error| error.source());
-                causes.find_map(|cause| cause.downcast_ref::<io::Error>().and_then(of_io))
-            });
+            let refusal = connected
+                .err()
+                .map(|error| causes::chain(&error).find_map(|cause| cause.downcast_ref::<io::Error>().and_then(of_io)));
             (refusal.map(|code| matches!(code, Some(Error::DestinationIpProhibited))), asked.load(Relaxed))
         };
         assert_eq!(connect(true, &[&["127.0.0.1"], &["10.0.0.1"]]).await, (None, 1));

@@ -10,7 +10,7 @@ use wasaga::{
     branch::Directory,
     engine::{Clock, Engine, Record, Settings},
     saga::{Saga, Status},
-    store::{self, LocalStore, Store},
+    store::{self, LocalStore},
 };
 
 use super::{Plan, TestDisk, TestStore};

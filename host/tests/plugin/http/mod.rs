@@ -6,11 +6,7 @@ mod pieces;
 mod refusals;
 mod tls;
 
-use std::{
-    collections::BTreeMap,
-    sync::Mutex,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::{collections::BTreeMap, sync::Mutex};
 
 use futures_util::future::BoxFuture;
 use tokio::{
@@ -81,8 +77,8 @@ fn granted_all_of(server: &Server) -> Registry {
 
 async fn attempt(plugins: &Registry, door: Option<Arc<Door>>, payload: &Value) -> Outcome {
     let egress = door.map(|door| door as Arc<dyn Egress>);
-    let call = Call { egress, ..call(Op::Action, &payload.to_string()) };
-    branch(plugins, "chaos", Op::Action).call(&call).await
+    let host = Host { egress, ..host() };
+    branch(plugins, "chaos", Op::Action).call(&call(Op::Action, &payload.to_string()), &host).await
 }
 
 /// What the requests came to, one after the other.
@@ -152,8 +148,9 @@ async fn a_repeated_attempt_repeats_its_keys() {
     let mut spans = Vec::new();
     for attempt in [1, 2] {
         let payload = json!({"try": "fetch", "requests": requests}).to_string();
-        let call = Call { attempt, egress: Some(Door::open()), ..call(Op::Action, &payload) };
-        output(branch(&plugins, "chaos", Op::Action).call(&call).await);
+        let call = Call { attempt, ..call(Op::Action, &payload) };
+        let host = Host { egress: Some(Door::open()), ..host() };
+        output(branch(&plugins, "chaos", Op::Action).call(&call, &host).await);
         for n in [1, 2] {
             let headers = server.asked().await.headers;
             assert_eq!(headers["idempotency-key"], format!("gid-1-02-action-{n}"));
@@ -224,8 +221,9 @@ async fn nothing_leaves_on_what_is_no_longer_so() {
     let (world, door) = (World::new(), Door::open());
     let state = Meddler::new(&world.store, 1);
     let payload = json!({"try": "kv", "kv": [["get", "k"]], "then": "fetch", "requests": [get(&server, "/hello")]});
-    let call = Call { state: state.clone(), egress: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
-    assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call).await), json!(["1"]));
+    let call = call(Op::Action, &payload.to_string());
+    let host = Host { state: state.clone(), egress: Some(door.clone()), is_dry_run: false };
+    assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call, &host).await), json!(["1"]));
     assert_eq!((state.gets(), door.asked().len(), server.requests()), (2, 1, 1));
 }
 

@@ -1,4 +1,4 @@
-// Package export_wasaga_saga_branch is what the host calls. The generated code asks for this name.
+// Package export_wasaga_saga_branch has the functions that the host calls. The generated code requires its name.
 package export_wasaga_saga_branch
 
 import (
@@ -17,7 +17,7 @@ type (
 	output  = wit_types.Option[string]
 )
 
-// Try does the work of the step: it keeps what the payload asks for.
+// Try does the work of the step: it stores the record.
 func Try(call call) wit_types.Result[output, failure] {
 	record, err := decision.Decide(call.Payload)
 	switch err {
@@ -42,8 +42,8 @@ func Try(call call) wit_types.Result[output, failure] {
 	return wit_types.Ok[output, failure](wit_types.Some(text))
 }
 
-// Cancel takes back what Try did. The store says what there is to take back. Try's output would say it too, but not in
-// the world `plugin`: there it is missing when nobody knows whether Try took effect.
+// Cancel takes back what Try did. The store shows whether there is something to take back. Try's output would show it too,
+// but only in the world `contained`: in the world `plugin` it is also missing if it is not known whether Try took effect.
 func Cancel(call call, _ output) wit_types.Result[wit_types.Unit, failure] {
 	found, err := remove(key(call))
 	if err != nil {
@@ -57,7 +57,7 @@ func Cancel(call call, _ output) wit_types.Result[wit_types.Unit, failure] {
 	return wit_types.Ok[wit_types.Unit, failure](wit_types.Unit{})
 }
 
-// key is where this step of this saga keeps its record.
+// key is the key of the step's record. A repetition of Try writes the same key again.
 func key(call call) string {
 	return call.Gid + "/" + call.BranchId
 }

@@ -11,7 +11,7 @@ import (
 // bucket is this plugin's own; no other plugin sees it.
 const bucket = "default"
 
-// write keeps a value under a key.
+// write stores a value.
 func write(key string, value []byte) error {
 	store, err := result(wasi_keyvalue_store.Open(bucket))
 	if err != nil {
@@ -22,7 +22,7 @@ func write(key string, value []byte) error {
 	return err
 }
 
-// remove deletes a key if it is there, and says whether it was.
+// remove deletes a key if it exists, and reports whether it did.
 func remove(key string) (bool, error) {
 	store, err := result(wasi_keyvalue_store.Open(bucket))
 	if err != nil {
@@ -36,7 +36,7 @@ func remove(key string) (bool, error) {
 	return found, err
 }
 
-// result makes an ordinary Go result of a result of the store.
+// result converts a result of the store to a value and an error.
 func result[T any](result wit_types.Result[T, wasi_keyvalue_store.Error]) (value T, err error) {
 	if result.IsOk() {
 		return result.Ok(), nil

@@ -7,6 +7,16 @@
 //!
 //! Little-endian throughout. `synced` is the highest sequence number that was on disk when the record was written. It
 //! tells a torn tail from damage: a record that was acknowledged, but cannot be read, is followed by one that knows.
+//!
+//! **The 24 bytes of the header keep their place and meaning in every version**: that is how a version knows a file of
+//! a newer one, whatever lies behind the header, and leaves it alone. [`Reader::open`] tells four cases apart:
+//!
+//! | header | file |
+//! | --- | --- |
+//! | right magic and checksum, the version that this one reads | sound |
+//! | right magic and checksum, a greater version | [`OpenError::Newer`] |
+//! | another magic, not all zeros, and no record of ours behind it | [`OpenError::Foreign`] |
+//! | anything else: cut, zeros (as a power cut leaves it), a wrong checksum or number, a lower version | damaged |
 
 use std::{
     fs,
@@ -17,15 +27,22 @@ use std::{
 
 use bytes::Bytes;
 
-/// Version of the header, the records and their payloads.
+use crate::{
+    codec::{self, Unreadable},
+    error::{Failure, Newer, OpenError},
+    limits::PAYLOAD_BYTES_MAX,
+};
+
+/// Version of the records and their payloads.
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 24;
+pub(crate) const HEADER_BYTES: usize = 24;
+const MAGIC_BYTES: usize = 8;
 /// Bytes of a record besides its payload.
 pub(crate) const RECORD_OVERHEAD: usize = 24;
 /// `seq` and `synced`: the least length that a record can state.
 const FIXED_BYTES: usize = 16;
-/// More than this is no record of ours. The limit of a batch is a setting; it cannot go beyond this one.
-pub(crate) const PAYLOAD_BYTES_MAX: usize = 256 << 20;
+/// What is wrong with a record in which no version's operations are.
+pub(crate) const MALFORMED: &str = "its operations are malformed";
 
 /// What a file is, by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +52,47 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const fn magic(self) -> &'static [u8; 8] {
+    const fn magic(self) -> &'static [u8; MAGIC_BYTES] {
         match self {
             Self::Journal => b"wasaga-j",
             Self::Base => b"wasaga-b",
         }
     }
+}
+
+/// What the header says about a file.
+enum Header {
+    Sound,
+    Newer(u32),
+    Damaged,
+    /// Damaged, or not ours: the records behind it decide.
+    Unknown,
+}
+
+impl Header {
+    /// `bytes`: the first [`HEADER_BYTES`] of the file, or all there are.
+    fn of(bytes: &[u8], kind: Kind, first: u64) -> Self {
+        if bytes == header(kind, first) {
+            return Self::Sound;
+        }
+        let magic = bytes.get(..MAGIC_BYTES).unwrap_or(bytes);
+        if !kind.magic().starts_with(magic) {
+            let is_blank = bytes.iter().all(|byte| *byte == 0);
+            return if is_blank { Self::Damaged } else { Self::Unknown };
+        }
+        match whole_version(bytes) {
+            Some(version) if version > VERSION => Self::Newer(version),
+            _ => Self::Damaged,
+        }
+    }
+}
+
+/// The version in a header whose checksum is right.
+fn whole_version(bytes: &[u8]) -> Option<u32> {
+    let (checked, crc) = bytes.split_last_chunk::<4>()?;
+    let version = checked.get(MAGIC_BYTES..)?.first_chunk()?;
+    let is_whole = bytes.len() == HEADER_BYTES && crc32fast::hash(checked) == u32::from_le_bytes(*crc);
+    is_whole.then_some(u32::from_le_bytes(*version))
 }
 
 /// One record as it was read.
@@ -74,6 +126,19 @@ pub(crate) fn encode_record(out: &mut Vec<u8>, seq: u64, synced: u64, payload: &
     out.extend_from_slice(payload);
 }
 
+/// Whether a record with a right checksum holds operations that can be read: `false` if they are malformed. Operations
+/// of a newer version are refused.
+pub(crate) fn operations_are_whole(file: &Path, payload: &[u8]) -> Result<bool, OpenError> {
+    match codec::check(payload) {
+        Ok(()) => Ok(true),
+        Err(Unreadable::Malformed) => Ok(false),
+        Err(Unreadable::Newer(tag)) => {
+            let (file, found) = (file.to_owned(), Newer::Operation(tag));
+            Err(OpenError::Newer { file, found, supported: codec::NEWEST.into() })
+        }
+    }
+}
+
 /// What comes next in a file.
 #[derive(Debug)]
 pub(crate) enum Next {
@@ -96,15 +161,41 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Opens a file that should begin with this header.
-    pub(crate) fn open(path: &Path, kind: Kind, first: u64) -> io::Result<Self> {
+    /// Opens a file that should begin with this header. A file that is not ours, or a newer version's, is refused.
+    pub(crate) fn open(path: &Path, kind: Kind, first: u64) -> Result<Self, OpenError> {
+        let failed = Failure::disk("read", path);
+        match Self::try_open(path, kind, first) {
+            Ok(Ok(reader)) => Ok(reader),
+            Ok(Err(error)) => Err(error),
+            Err(error) => Err(failed(error).into()),
+        }
+    }
+
+    fn try_open(path: &Path, kind: Kind, first: u64) -> io::Result<Result<Self, OpenError>> {
         let mut file = fs::File::open(path)?;
         let len = file.metadata()?.len();
         let mut found = Vec::with_capacity(HEADER_BYTES);
         Read::by_ref(&mut file).take(HEADER_BYTES as u64).read_to_end(&mut found)?;
-        let header_is_sound = found == header(kind, first);
-        let offset = if header_is_sound { HEADER_BYTES as u64 } else { 0 };
-        Ok(Self { file: BufReader::with_capacity(1 << 18, file), len, offset, header_is_sound })
+        let mut reader = Self { file: BufReader::with_capacity(1 << 18, file), len, offset: 0, header_is_sound: false };
+        match Header::of(&found, kind, first) {
+            Header::Sound => (reader.offset, reader.header_is_sound) = (HEADER_BYTES as u64, true),
+            Header::Damaged => {}
+            Header::Newer(version) => {
+                let (file, found) = (path.to_owned(), Newer::Format(version));
+                return Ok(Err(OpenError::Newer { file, found, supported: VERSION }));
+            }
+            Header::Unknown => {
+                let before_first = match kind {
+                    Kind::Journal => first.saturating_sub(1),
+                    Kind::Base => 0,
+                };
+                if reader.resume(before_first)?.is_none() {
+                    return Ok(Err(OpenError::Foreign { file: path.to_owned() }));
+                }
+                (reader.offset, reader.header_is_sound) = (0, false);
+            }
+        }
+        Ok(Ok(reader))
     }
 
     /// Where the next record begins.
@@ -129,7 +220,7 @@ impl Reader {
     /// The record at the current offset, `None` at a clean end, or why there is none.
     pub(crate) fn record(&mut self) -> io::Result<Result<Option<Record>, &'static str>> {
         if !self.header_is_sound {
-            return Ok(Err("the header is not one of this version"));
+            return Ok(Err("the header is damaged"));
         }
         let remaining = self.len - self.offset;
         if remaining == 0 {

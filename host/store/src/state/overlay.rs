@@ -3,18 +3,17 @@
 use std::{
     collections::BTreeMap,
     mem,
-    ops::Bound,
     sync::{Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
 
-use super::{
-    Range,
+use crate::{
     batch::{Expected, Scope},
     codec,
+    range::Range,
+    sync::lock,
 };
-use crate::sync::lock;
 
 /// The newest value of each key that sled does not have yet. While a key is here, readers do not ask sled for it, so
 /// the follower can change it there unseen.
@@ -60,12 +59,7 @@ impl Overlay {
 
     /// The entries of `range`, least key first.
     pub(crate) fn range(&self, range: &Range) -> impl DoubleEndedIterator<Item = (&Bytes, &Entry)> {
-        let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        // `BTreeMap::range` panics on an inverted range.
-        (!range.is_empty())
-            .then(|| self.entries.range::<Bytes, _>((Bound::Included(&range.start), end)))
-            .into_iter()
-            .flatten()
+        self.entries.range::<Bytes, _>(range.bounds())
     }
 
     /// A check begins. Returns the newest record, to be given to [`Overlay::first_change`] and [`Overlay::end_check`].

@@ -1,7 +1,10 @@
 //! The bytes that the store holds. Stores on disks out there hold them too: when one of these fails, the type needs a
 //! new version and a reader for the old one, not a new snapshot.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use super::*;
 use crate::saga::{AbortReason, BranchOp, Digest, Failure, Op, Options, Order, Pins, Results, Step};
@@ -139,9 +142,48 @@ fn the_bytes_of_every_event() {
     assert_eq!(bytes, wanted);
     for event in events() {
         let bytes = bytes_of(|log| write_event(log, &event));
-        let (read, rest): (Entry<Definition, Event>, _) = take("saga", &bytes[1..]).unwrap();
-        assert!(matches!(read, Entry::Event(read) if read == event) && rest.is_empty());
+        let (read, rest): (v1::Entry, _) = take(LOG, &bytes[1..]).unwrap();
+        let v1::Entry::Event(read) = read else { panic!("{read:?}") };
+        assert_eq!((Event::from(read), rest), (event, &[][..]));
     }
+    let kinds: BTreeSet<u8> = events().iter().map(|event| bytes_of(|log| write_event(log, event))[2]).collect();
+    assert!(kinds.into_iter().eq(0..v1::EVENTS), "a new kind of event needs a new version, not a longer version 1");
+    assert!(v1::RESERVED_EVENTS.iter().map(|(number, _)| *number).eq(v1::EVENTS..16), "each number is reserved once");
+}
+
+#[test]
+fn an_event_of_a_later_version_is_refused_by_its_name() {
+    let first = bytes_of(|log| write_definition(log, &definition()));
+    for (number, named) in [(11, "paused"), (14, "repinned"), (99, "unknown")] {
+        let log = [&*first, &[EVENT_ENTRY, number, 0]].concat();
+        let refused = read_log(SagaId(1), [&*log]).unwrap_err();
+        assert!(
+            matches!(refused, Unreadable::UnknownEvent { number: found, name } if found == number && name == named)
+        );
+        assert!(refused.is_newer());
+    }
+}
+
+#[test]
+fn a_chunk_of_another_version_takes_no_more_entries() {
+    assert!(takes_more(&new_chunk()));
+    assert!(!takes_more(&[LOG_VERSION + 1]));
+    assert!(!takes_more(&[LOG_VERSION - 1]));
+    assert!(!takes_more(&[]));
+    assert!(!takes_more(&[LOG_VERSION; CHUNK_BYTES]), "it is full");
+}
+
+#[test]
+fn rows_of_a_newer_version_are_refused_by_name() {
+    let row = [OPEN_VERSION + 1, 0, 0, 1, b'g'];
+    let refused = read_open(&row).unwrap_err();
+    assert!(matches!(refused, Unreadable::Newer { found: 3, supported: 2, .. }) && refused.is_newer());
+    let words = "the row of the unfinished saga was written by a newer Wasaga, version 3; this one reads up to 2: start \
+                 that one";
+    assert_eq!(refused.to_string(), words);
+    assert!(read_id(&[GID_VERSION + 1, 0, 0, 0, 0, 0, 0, 0, 1]).unwrap_err().is_newer());
+    assert!(!read_open(&[0]).unwrap_err().is_newer(), "version 0 was never written");
+    assert!(!read_open(&[]).unwrap_err().is_newer());
 }
 
 #[test]
@@ -211,12 +253,13 @@ fn a_damaged_log_is_refused_or_read() {
     assert!(matches!(read_log(SagaId(1), [&*second]), Err(Unreadable::NoDefinition)));
     assert!(matches!(read_log(SagaId(1), [&*first, &*first]), Err(Unreadable::NoDefinition)));
     assert!(matches!(read_log(SagaId(1), [&*first, &*second, &*second]), Err(Unreadable::Illegal(_))));
-    for version in [0, 2, 255] {
+    for version in [2, 255] {
         let newer = [&[version], &first[1..]].concat();
-        assert!(
-            matches!(read_log(SagaId(1), [&*newer]), Err(Unreadable::Version { version: found, .. }) if found == version)
-        );
+        let refused = read_log(SagaId(1), [&*newer]).unwrap_err();
+        assert!(matches!(refused, Unreadable::Newer { found, supported: 1, .. } if found == version));
     }
+    let never_written = [&[0], &first[1..]].concat();
+    assert!(matches!(read_log(SagaId(1), [&*never_written]), Err(Unreadable::Decode { .. })));
     let mut refused = 0;
     for index in 0..first.len() {
         refused += u32::from(read_log(SagaId(1), [&first[..index], &second]).is_err());

@@ -13,11 +13,14 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
-    Failure, Range, codec,
+use crate::{
+    codec,
     disk::{Disk, File},
-    segment::{self, Kind, Reader, Record},
-    state::{Change, Meta, State, Sum, hash},
+    error::{Failure, OpenError},
+    files,
+    journal::segment::{self, Kind, Reader, Record},
+    range::Range,
+    state::sled::{Change, Meta, State, Sum, hash},
 };
 
 /// Bytes copied at a time, between which the follower looks for other work.
@@ -36,15 +39,25 @@ pub(crate) struct Base {
     pub(crate) bytes: u64,
 }
 
-pub(crate) fn path(dir: &Path, seq: u64) -> PathBuf {
-    dir.join(format!("{seq:020}.base"))
-}
-
 /// Why a base cannot be used.
 #[derive(Debug)]
 pub(crate) enum Unusable {
+    /// Another base may do.
     Damaged(&'static str),
-    Failed(Failure),
+    /// The store cannot be opened, whatever else there is.
+    Refused(OpenError),
+}
+
+impl From<OpenError> for Unusable {
+    fn from(error: OpenError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<Failure> for Unusable {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(failure.into())
+    }
 }
 
 /// Reads and checks a whole base; `load` is given the writes of each record. Returns also up to which record it may
@@ -54,8 +67,8 @@ pub(crate) fn read(
     seq: u64,
     mut load: impl FnMut(codec::Writes<'_>) -> Result<(), Failure>,
 ) -> Result<(Base, u64), Unusable> {
-    let unreadable = |source| Unusable::Failed(Failure::disk("read", path)(source));
-    let mut reader = Reader::open(path, Kind::Base, seq).map_err(unreadable)?;
+    let unreadable = |source| Failure::disk("read", path)(source);
+    let mut reader = Reader::open(path, Kind::Base, seq)?;
     let mut found = Sum::default();
     let mut last = 0;
     loop {
@@ -74,12 +87,15 @@ pub(crate) fn read(
             return Ok((Base { path: path.to_owned(), seq, bytes: reader.len() }, reached));
         }
         last += 1;
-        let writes = codec::decode(&record.payload);
-        if record.seq != last || !codec::is_whole(&record.payload) {
-            return Err(Unusable::Damaged("a record is out of place"));
+        if record.seq != last {
+            return Err(Unusable::Damaged("its numbers are out of order"));
         }
+        if !segment::operations_are_whole(path, &record.payload)? {
+            return Err(Unusable::Damaged(segment::MALFORMED));
+        }
+        let writes = codec::decode(&record.payload);
         writes.clone().for_each(|write| write.value.into_iter().for_each(|value| found.add(hash(write.key, value))));
-        load(writes).map_err(Unusable::Failed)?;
+        load(writes)?;
     }
 }
 
@@ -115,7 +131,7 @@ pub(crate) struct Copy {
 impl Copy {
     /// Begins the copy of a state that holds everything up to `seq`.
     pub(crate) fn begin(dir: &Path, seq: u64, disk: &dyn Disk) -> Result<Self, Failure> {
-        let draft = path(dir, seq).with_extension("draft");
+        let draft = files::draft(&files::base(dir, seq));
         let header = segment::header(Kind::Base, seq);
         let mut file = disk.create(&draft).map_err(Failure::disk("create", &draft))?;
         file.append(&header).map_err(Failure::disk("write", &draft))?;
@@ -174,7 +190,7 @@ impl Copy {
         }
         self.append(END, &encode_end(self.written, meta.reached))?;
         self.sync()?;
-        let path = path(dir, self.seq);
+        let path = files::base(dir, self.seq);
         disk.rename(&self.draft, &path).map_err(Failure::disk("rename", &self.draft))?;
         disk.sync_dir(dir).map_err(Failure::disk("sync", dir))?;
         Ok(Base { path, seq: self.seq, bytes: self.bytes })

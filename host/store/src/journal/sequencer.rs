@@ -2,13 +2,15 @@
 
 use std::{
     mem,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard},
 };
 
 use bytes::Bytes;
 
-use super::segment::RECORD_OVERHEAD;
-use crate::sync::lock;
+use crate::{
+    journal::segment::RECORD_OVERHEAD,
+    sync::{self, lock},
+};
 
 /// A batch with its place in the commit order.
 #[derive(Clone, Debug)]
@@ -95,7 +97,7 @@ impl Sequencer {
                 return false;
             }
             queue.idle = true;
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = sync::wait(&self.arrived, queue);
         }
     }
 

@@ -2,25 +2,25 @@
 //!
 //! There is no timer. While one sync runs, the next group gathers by itself; lingering only adds latency.
 
-use std::{mem, path::Path, path::PathBuf, sync::Arc};
+use std::{mem, path::PathBuf, sync::Arc};
 
-use super::{
-    Failure,
+use crate::{
+    counters::add,
     disk::File,
-    segment::{self, Kind},
-    sequencer::Accepted,
-    shared::{Segment, Shared, Watch, add},
+    error::Failure,
+    files,
+    journal::{
+        segment::{self, Kind},
+        segments::Segment,
+        sequencer::Accepted,
+    },
+    shared::{Shared, Watch},
 };
 
 /// Bytes after which a group is written even if more is queued: bounds the write buffer.
 const GROUP_BYTES: usize = 8 << 20;
 /// A buffer that a big record has blown up is given back.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
-
-/// `<dir>/<first>.journal`, so that names sort in order.
-pub(crate) fn segment_path(dir: &Path, first: u64) -> PathBuf {
-    dir.join(format!("{first:020}.journal"))
-}
 
 pub(crate) struct Journal {
     shared: Arc<Shared>,
@@ -103,7 +103,7 @@ impl Journal {
 /// Create, header, sync, sync the directory: only then may a record go there, because only then will recovery find it.
 fn create_segment(shared: &Shared, first: u64) -> Result<(Box<dyn File>, PathBuf, u64), Failure> {
     let dir = shared.settings.journal_dir();
-    let path = segment_path(&dir, first);
+    let path = files::segment(&dir, first);
     let disk = &shared.settings.disk;
     let header = segment::header(Kind::Journal, first);
     let mut file = disk.create(&path).map_err(Failure::disk("create", &path))?;

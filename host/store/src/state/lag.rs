@@ -2,12 +2,14 @@
 
 use std::{
     mem,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
-use super::sequencer::Accepted;
-use crate::sync::lock;
+use crate::{
+    journal::sequencer::Accepted,
+    sync::{self, lock},
+};
 
 #[derive(Debug)]
 pub(crate) struct Lag {
@@ -48,7 +50,7 @@ impl Lag {
     pub(crate) fn wait_for_room(&self, given_up: impl Fn() -> bool) -> bool {
         let mut pending = self.lock();
         while pending.bytes > self.bytes_max && !given_up() {
-            pending = self.room.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            pending = sync::wait(&self.room, pending);
         }
         !given_up()
     }
@@ -85,14 +87,13 @@ impl Lag {
                 return Turn::Closed;
             }
             let Some(wake_at) = round_ends.into_iter().chain(until).min() else {
-                pending = self.changed.wait(pending).unwrap_or_else(PoisonError::into_inner);
+                pending = sync::wait(&self.changed, pending);
                 continue;
             };
             if wake_at <= now {
                 return Turn::Idle;
             }
-            let waited = self.changed.wait_timeout(pending, wake_at - now);
-            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+            pending = sync::wait_timeout(&self.changed, pending, wake_at - now);
         }
     }
 

@@ -1,15 +1,17 @@
 //! Reading the journal at start: what is there, what is missing, and where it ends.
 
 use std::{
-    fs, io, mem,
+    mem,
     path::{Path, PathBuf},
 };
 
-use super::{
-    Corruption, Failure,
-    journal::segment_path,
-    segment::{Kind, Next, Reader, Record},
-    shared::Segment,
+use crate::{
+    error::{Corruption, Failure, OpenError},
+    files,
+    journal::{
+        segment::{self, Kind, MALFORMED, Next, RECORD_OVERHEAD, Reader, Record},
+        segments::Segment,
+    },
 };
 
 /// What the journal holds.
@@ -36,22 +38,22 @@ pub struct TornTail {
     pub bytes: u64,
 }
 
-/// Reads the whole journal.
-pub(crate) fn survey(dir: &Path) -> Result<Survey, Failure> {
-    let segments = list(dir, "journal").map_err(Failure::disk("list", dir))?;
+/// Reads the whole journal, and changes nothing. Refuses what another program or a newer version has written.
+pub(crate) fn survey(dir: &Path) -> Result<Survey, OpenError> {
+    let segments = files::list(dir, files::SEGMENT).map_err(Failure::disk("list", dir))?;
     let segments: Vec<_> = segments.into_iter().map(|(first, path)| Segment { first, path }).collect();
     let mut survey =
         Survey { end: segments.first().map_or(0, |segment| segment.first.saturating_sub(1)), ..Survey::default() };
     for (index, segment) in segments.iter().enumerate() {
         let (expected, first) = (survey.end + 1, segment.first);
         if first > expected {
-            survey.hole(&segment_path(dir, expected), 0, expected, first - 1, "the file is missing");
+            survey.hole(&files::segment(dir, expected), 0, expected, first - 1, "the file is missing");
         } else if first < expected {
             survey.hole(&segment.path, 0, first, expected, "it overlaps the file before it");
         }
         survey.end = first.saturating_sub(1);
         let next_first = segments.get(index + 1).map(|next| next.first);
-        survey.segment(segment, next_first).map_err(Failure::disk("read", &segment.path))?;
+        survey.segment(segment, next_first)?;
     }
     survey.segments = segments;
     Ok(survey)
@@ -66,7 +68,7 @@ impl Survey {
     /// The first loss that matters to a state which holds everything up to `seq`.
     pub(crate) fn first_hole_after(&self, seq: u64, dir: &Path) -> Option<Corruption> {
         let before = self.first().filter(|first| *first > seq + 1).map(|first| Corruption {
-            file: segment_path(dir, seq + 1),
+            file: files::segment(dir, seq + 1),
             offset: 0,
             first_seq: seq + 1,
             last_seq: first - 1,
@@ -81,13 +83,14 @@ impl Survey {
 
     /// `next_first`: where the next segment begins; `None` for the last one. A segment is begun only when the one
     /// before it is on disk as a whole, so only the last one can be torn.
-    fn segment(&mut self, segment: &Segment, next_first: Option<u64>) -> io::Result<()> {
+    fn segment(&mut self, segment: &Segment, next_first: Option<u64>) -> Result<(), OpenError> {
         let mut reader = Reader::open(&segment.path, Kind::Journal, segment.first)?;
+        let failed = |source| Failure::disk("read", &segment.path)(source);
         // Damage that nothing has shown to be of acknowledged records yet.
         let mut suspects: Vec<Corruption> = Vec::new();
         loop {
             let offset = reader.offset();
-            let (damage, record) = match reader.next(self.end)? {
+            let (damage, record) = match reader.next(self.end).map_err(failed)? {
                 Next::End => break,
                 Next::Record(record) if record.seq <= self.end => {
                     self.hole(&segment.path, offset, record.seq, self.end + 1, "its numbers are out of order");
@@ -112,6 +115,10 @@ impl Survey {
             let Some(record) = record else { break };
             self.confirm(&mut suspects, &record);
             self.end = record.seq;
+            if !segment::operations_are_whole(&segment.path, &record.payload)? {
+                let offset = reader.offset() - (RECORD_OVERHEAD + record.payload.len()) as u64;
+                self.hole(&segment.path, offset, record.seq, record.seq, MALFORMED);
+            }
         }
         if next_first.is_some() {
             self.end = self.end.max(suspects.last().map_or(0, |suspect| suspect.last_seq));
@@ -133,18 +140,4 @@ impl Survey {
         *suspects = open;
         self.holes.extend::<Vec<_>>(acknowledged);
     }
-}
-
-/// The files `<number>.<extension>` in `dir`, least number first.
-pub(crate) fn list(dir: &Path, extension: &str) -> io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
-        if path.extension().is_some_and(|found| found == extension) {
-            found.extend(number.map(|number| (number, path)));
-        }
-    }
-    found.sort();
-    Ok(found)
 }

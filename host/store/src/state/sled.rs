@@ -18,25 +18,36 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use bytes::{Bytes, BytesMut};
 use sled::IVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use super::{Failure, Range, segment::PAYLOAD_BYTES_MAX};
+use crate::{error::Failure, limits::PAYLOAD_BYTES_MAX, range::Range};
 
 /// Values above this are split. See above.
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 const SEGMENT_BYTES: usize = 8 << 20;
-const META_VERSION: u8 = 1;
+/// Version of the meta row and of all rows.
+pub(crate) const META_VERSION: u8 = 1;
 
 const META: &[u8] = &[0];
 const ROW: u8 = 1;
 const CHUNK: u8 = 2;
 const INLINE: u8 = 0;
 const SPLIT: u8 = 1;
+
+/// What the meta row holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MetaRow {
+    /// Nothing has ever been applied, or the row is lost.
+    Missing,
+    Sound(Meta),
+    /// A newer version's.
+    Newer(u8),
+}
 
 /// What sled says about itself, changed with every batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -114,10 +125,10 @@ impl State {
         Ok(Self { db })
     }
 
-    /// `None` if nothing has ever been applied.
-    pub(crate) fn meta(&self) -> Result<Option<Meta>, Failure> {
-        let Some(row) = guarded("read its meta row", || self.db.get(META))? else { return Ok(None) };
-        decode_meta(&row).map(Some).ok_or_else(|| Failure::Damaged("its meta row is unreadable".into()))
+    /// Reads the meta row.
+    pub(crate) fn meta(&self) -> Result<MetaRow, Failure> {
+        let Some(row) = guarded("read its meta row", || self.db.get(META))? else { return Ok(MetaRow::Missing) };
+        decode_meta(&row).ok_or_else(|| Failure::Damaged("its meta row is unreadable".into()))
     }
 
     /// Whether it holds nothing at all.
@@ -202,7 +213,7 @@ impl State {
         Ok(changes)
     }
 
-    /// Hands everything to the operating system. Not durable before the caller has synced [`State::file`].
+    /// Hands everything to the operating system. Not durable before the caller has synced `files::state_file`.
     pub(crate) fn flush(&self) -> Result<(), Failure> {
         guarded("flush", || self.db.flush()).map(drop)
     }
@@ -210,11 +221,6 @@ impl State {
     /// Closes a sled that is not to be used. Damaged ones may panic even now.
     pub(crate) fn discard(self) {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self)));
-    }
-
-    /// The file that holds everything, under sled's directory `dir`.
-    pub(crate) fn file(dir: &Path) -> PathBuf {
-        dir.join("db")
     }
 
     /// Reads everything and compares it with `meta`. Costs a full scan: about a second per million small entries.
@@ -327,8 +333,16 @@ fn encode_meta(meta: &Meta) -> Vec<u8> {
     out
 }
 
-fn decode_meta(row: &[u8]) -> Option<Meta> {
-    let (&META_VERSION, mut rest) = row.split_first()? else { return None };
+/// `None`: damaged. In every version the first byte is the version, and the last four the checksum of all before them.
+fn decode_meta(row: &[u8]) -> Option<MetaRow> {
+    let (checked, crc) = row.split_last_chunk()?;
+    let (version, mut rest) = checked.split_first()?;
+    if crc32fast::hash(checked) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    if *version > META_VERSION {
+        return Some(MetaRow::Newer(*version));
+    }
     let mut number = || -> Option<u64> {
         let (number, tail) = rest.split_first_chunk()?;
         rest = tail;
@@ -336,7 +350,7 @@ fn decode_meta(row: &[u8]) -> Option<Meta> {
     };
     let (applied, reached, count, digest) = (number()?, number()?, number()?, number()?);
     let meta = Meta { applied, reached, sum: Sum { count, digest } };
-    (encode_meta(&meta) == row).then_some(meta)
+    (encode_meta(&meta) == row).then_some(MetaRow::Sound(meta))
 }
 
 fn unreadable(key: &[u8]) -> Failure {

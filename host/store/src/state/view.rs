@@ -2,16 +2,21 @@
 
 use std::{
     iter::Peekable,
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
 use bytes::Bytes;
 
-use super::{
-    Failure, Range,
+use crate::{
     batch::Expected,
-    overlay::{Entry, Overlay},
-    state::{Rows, State, Stored},
+    check::{self, PageSizes, Source},
+    error::Failure,
+    range::Range,
+    state::{
+        overlay::{Entry, Overlay},
+        sled::{Rows, State, Stored},
+    },
+    sync,
 };
 
 /// The newest accepted value of every key.
@@ -29,7 +34,41 @@ impl View {
         Self { overlay: RwLock::new(Overlay::starting_after(last_seq)), state }
     }
 
-    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Failure> {
+    fn merged<'a>(
+        &'a self,
+        overlay: &'a Overlay,
+        range: &'a Range,
+    ) -> impl Iterator<Item = Result<(Bytes, Found), Failure>> {
+        let fresh = overlay.range(range);
+        let fresh: Box<dyn Iterator<Item = _>> = if range.reverse { Box::new(fresh.rev()) } else { Box::new(fresh) };
+        Merge { fresh: fresh.peekable(), settled: self.state.rows(range).peekable(), reverse: range.reverse }
+    }
+
+    /// Whether everything is as it was read, each part in the state that it is compared with. To know whether all of it
+    /// holds in one state, begin a [`Check`] first.
+    pub(crate) fn check(&self, expected: &[Expected]) -> Result<(), Refusal> {
+        let conflict = check::first_difference(self, expected, COMPARED_AT_ONCE)?;
+        conflict.map_or(Ok(()), |key| Err(Refusal::Conflict(key)))
+    }
+
+    /// From now on, whatever is written is remembered until this is dropped.
+    pub(crate) fn begin_check(&self) -> Check<'_> {
+        Check { view: self, since: self.overlay().begin_check() }
+    }
+
+    pub(crate) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
+        sync::read(&self.overlay)
+    }
+
+    pub(crate) fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
+        sync::write(&self.overlay)
+    }
+}
+
+impl Source for View {
+    type Error = Failure;
+
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Failure> {
         if let Some(entry) = self.overlay().get(key) {
             return Ok(entry.value.clone());
         }
@@ -44,7 +83,7 @@ impl View {
         overlay.get(key).map_or_else(|| self.state.get(key), |entry| Ok(entry.value.clone()))
     }
 
-    pub(crate) fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Failure> {
+    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Failure> {
         let overlay = self.overlay();
         let value = |(key, found): (Bytes, Found)| {
             let value = match found {
@@ -57,51 +96,9 @@ impl View {
     }
 
     /// The same without the values, of which large ones are not even read.
-    pub(crate) fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Failure> {
+    fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Failure> {
         let overlay = self.overlay();
         self.merged(&overlay, range).take(limit).map(|entry| Ok(entry?.0)).collect()
-    }
-
-    fn merged<'a>(
-        &'a self,
-        overlay: &'a Overlay,
-        range: &'a Range,
-    ) -> impl Iterator<Item = Result<(Bytes, Found), Failure>> {
-        let fresh = overlay.range(range);
-        let fresh: Box<dyn Iterator<Item = _>> = if range.reverse { Box::new(fresh.rev()) } else { Box::new(fresh) };
-        Merge { fresh: fresh.peekable(), settled: self.state.rows(range).peekable(), reverse: range.reverse }
-    }
-
-    /// Whether everything is as it was expected to be, each part at some moment. To know whether it is so at one moment,
-    /// begin a [`Check`] first.
-    pub(crate) fn check(&self, expected: &[Expected]) -> Result<(), Refusal> {
-        for expected in expected {
-            let conflict = match expected {
-                Expected::Key(key, value) => (self.get(key)? != *value).then(|| key.clone()),
-                Expected::Range(range, entries) => {
-                    let page = |range: &Range, limit| self.scan(range, limit);
-                    first_difference(range, entries, ROWS_AT_ONCE, page, |(key, _)| key)?
-                }
-                Expected::Keys(range, keys) => {
-                    first_difference(range, keys, KEYS_AT_ONCE, |range, limit| self.keys(range, limit), |key| key)?
-                }
-            };
-            conflict.map_or(Ok(()), |key| Err(Refusal::Conflict(key)))?;
-        }
-        Ok(())
-    }
-
-    /// From now on, whatever is written is remembered until this is dropped.
-    pub(crate) fn begin_check(&self) -> Check<'_> {
-        Check { view: self, since: self.overlay().begin_check() }
-    }
-
-    pub(crate) fn overlay(&self) -> RwLockReadGuard<'_, Overlay> {
-        self.overlay.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn overlay_mut(&self) -> RwLockWriteGuard<'_, Overlay> {
-        self.overlay.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -139,34 +136,8 @@ impl Drop for Check<'_> {
     }
 }
 
-/// Entries that are compared while commits are held back: with their values, which may be long, and without.
-const ROWS_AT_ONCE: usize = 16;
-const KEYS_AT_ONCE: usize = 256;
-
-/// The key at which a range, read in pages, and what is expected of it part.
-fn first_difference<T: PartialEq>(
-    range: &Range,
-    mut expected: &[T],
-    at_once: usize,
-    page: impl Fn(&Range, usize) -> Result<Vec<T>, Failure>,
-    key: impl Fn(&T) -> &Bytes,
-) -> Result<Option<Bytes>, Failure> {
-    let mut rest = range.clone();
-    loop {
-        let (part, further) = expected.split_at(expected.len().min(at_once));
-        // After the last one there must be nothing.
-        let found = page(&rest, part.len() + usize::from(further.is_empty()))?;
-        let at = found.iter().zip(part).take_while(|(found, expected)| found == expected).count();
-        if let Some(other) = found.get(at).or(part.get(at)) {
-            return Ok(Some(key(other).clone()));
-        }
-        match part.last() {
-            Some(last) if !further.is_empty() => rest = rest.beyond(key(last)),
-            _ => return Ok(None),
-        }
-        expected = further;
-    }
-}
+/// Commits are held back while a page is read and compared, so these pages are small.
+const COMPARED_AT_ONCE: PageSizes = PageSizes { rows: 16, keys: 256 };
 
 /// Where the newest value of a key is.
 enum Found {

@@ -1,8 +1,13 @@
-//! Opening a damaged journal at the price of what comes after the damage. Only on request.
+//! Opening a damaged journal without the records after the damage. Only on request.
 
-use std::{ffi::OsString, fs, path::Path};
+use std::{fs, path::Path};
 
-use super::{Corruption, Failure, local::Settings, survey::Survey};
+use crate::{
+    error::{Corruption, Failure},
+    files,
+    journal::survey::Survey,
+    settings::Settings,
+};
 
 /// Cuts the journal before `corruption`. What is cut off is kept under the name `*.damaged`. `false` if there is
 /// nothing to cut.
@@ -15,8 +20,9 @@ pub(crate) fn cut(settings: &Settings, survey: &Survey, corruption: &Corruption)
             cut_file(settings, &segment.path, if is_damaged { corruption.offset } else { 0 })?;
         }
     }
-    let dir = settings.journal_dir();
-    settings.disk.sync_dir(&dir).map_err(Failure::disk("sync", dir))?;
+    if found {
+        settings.sync_dir(&settings.journal_dir())?;
+    }
     Ok(found)
 }
 
@@ -24,9 +30,8 @@ pub(crate) fn cut(settings: &Settings, survey: &Survey, corruption: &Corruption)
 fn cut_file(settings: &Settings, path: &Path, len: u64) -> Result<(), Failure> {
     let disk = &settings.disk;
     let mut kept = fs::read(path).map_err(Failure::disk("read", path))?;
-    let mut aside = OsString::from(path);
-    aside.push(".damaged");
-    disk.rename(path, Path::new(&aside)).map_err(Failure::disk("rename", path))?;
+    let aside = files::damaged(path).map_err(Failure::disk("find a name beside", path))?;
+    settings.rename(path, &aside)?;
     kept.truncate(usize::try_from(len).unwrap_or(usize::MAX));
     if !kept.is_empty() {
         let mut file = disk.create(path).map_err(Failure::disk("create", path))?;

@@ -1,0 +1,75 @@
+//! What the protocols of DTM's API (HTTP, JSON-RPC, gRPC) have in common: prepare, submit and abort.
+
+use super::{request, view};
+use crate::{
+    api::{context::Context, error::Error},
+    engine::Submitted,
+    saga::{Definition, Saga, Status},
+};
+
+/// Stores the saga that a JSON body describes.
+pub async fn prepare_json(context: &Context, body: &[u8]) -> Result<(), Error> {
+    let definition = request::decode(body, context.engine().now())?;
+    prepare(context, definition).await
+}
+
+/// Stores a saga.
+pub async fn prepare(context: &Context, definition: Definition) -> Result<(), Error> {
+    context.engine().prepare(definition).await.map_err(Error::Prepare)
+}
+
+/// Runs the saga that a JSON body describes. Frees the body before it waits for the saga.
+pub async fn submit_json(context: &Context, body: impl AsRef<[u8]>) -> Result<(), Error> {
+    let definition = request::decode(body.as_ref(), context.engine().now())?;
+    drop(body);
+    submit(context, definition).await
+}
+
+/// Runs a saga. Returns when it is stored or, with `wait_result`, when it has a result.
+pub async fn submit(context: &Context, definition: Definition) -> Result<(), Error> {
+    match context.engine().submit(definition).await.map_err(Error::Submit)? {
+        Submitted::Accepted => Ok(()),
+        Submitted::Settled(saga) => result_of(&saga),
+    }
+}
+
+/// The result for a client with `wait_result`. An error says only that the saga has not succeeded: if it is unfinished
+/// the error carries its status.
+fn result_of(saga: &Saga) -> Result<(), Error> {
+    match saga.status() {
+        Status::Succeed => Ok(()),
+        Status::Aborting | Status::Failed => {
+            let reason = view::rollback_reason(saga).unwrap_or_default();
+            Err(Error::Unsuccessful { message: with_failure_suffix(reason), unfinished: None })
+        }
+        status @ (Status::Prepared | Status::Submitted) => {
+            let message = "wait result not return success: FAILURE".to_owned();
+            Err(Error::Unsuccessful { message, unfinished: Some(status.as_str()) })
+        }
+    }
+}
+
+/// DTM's clients look for `FAILURE` at the end of the message.
+fn with_failure_suffix(mut reason: String) -> String {
+    if !reason.ends_with("FAILURE") {
+        reason.push_str(" FAILURE");
+    }
+    reason
+}
+
+/// The refusal of `abort` for the saga that a JSON body names.
+pub async fn refuse_abort_json(context: &Context, body: &[u8]) -> Error {
+    match request::decode_gid(body) {
+        Ok(gid) => refuse_abort(context, &gid).await,
+        Err(error) => error.into(),
+    }
+}
+
+/// The refusal of `abort`, in DTM's words: as under DTM, clients cannot abort a saga.
+pub async fn refuse_abort(context: &Context, gid: &str) -> Error {
+    match context.engine().find(gid).await {
+        Ok(Some(record)) => Error::Abort(record.saga.status()),
+        Ok(None) => Error::Unknown { gid: gid.to_owned() },
+        Err(error) => error.into(),
+    }
+}
