@@ -39,6 +39,8 @@
 pub use wasaga_saga as saga;
 pub use wasaga_store as store;
 
+mod files;
+
 pub mod branch;
 
 pub mod plugin;

@@ -14,7 +14,7 @@ use tracing::error;
 use super::dtm::{request, response};
 use crate::{
     engine::{self, PlanError, SubmitError},
-    plugin::Fault,
+    plugin::{ComponentError, PublishError},
     saga::Status,
 };
 
@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// It cannot become a version of a plugin.
     #[error(transparent)]
-    Plugin(Fault),
+    Plugin(PublishError),
     /// A setting.
     #[error(
         "plugins cannot be replaced this way here: upload = \"loopback\" under [plugins] allows it on the machine itself, by \
@@ -198,11 +198,11 @@ impl Answer {
     }
 }
 
-fn refused_plugin(fault: &Fault) -> StatusCode {
-    match fault {
-        Fault::Name => StatusCode::BAD_REQUEST,
-        Fault::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Fault::NotKept(_) | Fault::NotPlaced(_) => StatusCode::INTERNAL_SERVER_ERROR,
+fn refused_plugin(error: &PublishError) -> StatusCode {
+    match error {
+        PublishError::Component(ComponentError::Name(_)) => StatusCode::BAD_REQUEST,
+        PublishError::Component(ComponentError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        PublishError::NotKept(_) | PublishError::NotPlaced(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

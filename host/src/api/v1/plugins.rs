@@ -18,7 +18,7 @@ use super::super::{
 };
 use crate::{
     branch::Containment,
-    plugin::{Fault, Known, Plugin, Published, Refused, Registry},
+    plugin::{ComponentError, InvalidName, Known, Plugin, Published, Refused, Registry},
 };
 
 /// Who may replace plugins. Whoever may do that decides what is done with a plugin's data and grants.
@@ -57,7 +57,7 @@ pub async fn list(State(context): State<Context>) -> Response {
     let plugins = context.plugins();
     let refused = |refused: &Arc<Refused>| RefusedView {
         file: refused.file.file_name().unwrap_or(refused.file.as_os_str()).to_string_lossy().into_owned(),
-        error: refused.fault.to_string(),
+        error: refused.error.to_string(),
     };
     let refused = plugins.refused().iter().map(refused).collect();
     json(StatusCode::OK, to_json(&View { plugins: views(plugins), refused }))
@@ -86,7 +86,7 @@ pub async fn upload(
     request: Request,
 ) -> Result<Response, Error> {
     check_permission(context.uploads(), &headers)?;
-    let Path(name) = name.map_err(|_| Error::Plugin(Fault::Name))?;
+    let Path(name) = name.map_err(|_| Error::Plugin(InvalidName.into()))?;
     let place = context.upload_places().clone().try_acquire_owned().map_err(|_| Error::UploadsBusy)?;
     let plugins = context.plugins().clone();
     let limit = plugins.component_bytes_max();
@@ -94,7 +94,7 @@ pub async fn upload(
     let Body(bytes) =
         Body::read(request, bytes_max, context.limits().body_timeout).await.map_err(|error| match error {
             // The limit has a name of its own.
-            Error::BodyTooLarge { .. } => Error::Plugin(Fault::TooLarge { limit }),
+            Error::BodyTooLarge { .. } => Error::Plugin(ComponentError::TooLarge { limit }.into()),
             other => other,
         })?;
     let of = name.clone();

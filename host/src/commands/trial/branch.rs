@@ -17,7 +17,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use super::{Trial, lines::Lines, memory::Memory};
 use crate::{
     branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Outcome, Reply},
-    plugin::{self, Plugin, Runtime, Settings, containment::Classification},
+    plugin::{self, Plugin, Runtime, Settings, grants::containment::Classification},
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::Batch,
 };
@@ -161,7 +161,9 @@ impl fmt::Display for Ended {
 fn changes(effects: &Batch) -> String {
     let mut text = String::new();
     for (key, value) in effects.writes() {
-        let Some(plugin::data::Place { bucket, key, .. }) = plugin::data::place(key) else { continue };
+        let Some(plugin::keyvalue_keys::Place { bucket, key, .. }) = plugin::keyvalue_keys::place(key) else {
+            continue;
+        };
         // Writing to a string does not fail.
         let _ = match value {
             Some(value) => write!(text, "; {bucket}/{key} is now {}", String::from_utf8_lossy(value)),
