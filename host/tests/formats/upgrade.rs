@@ -4,11 +4,7 @@ use std::{process::Command, thread, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::{
-    Folder,
-    common::Host,
-    service::Service,
-};
+use crate::{Folder, common::Host, service::Service};
 
 /// All sagas of a fixture, and their statuses while the service is gone.
 const LEFT: [(&str, &str); 13] = [
