@@ -51,6 +51,9 @@ pub mod causes;
 // The layout of the data folder, and which versions may touch it.
 pub mod data_folder;
 
+// Files and folders that are on disk when the call returns.
+mod files;
+
 // The families of keys in the store.
 pub mod keys;
 

@@ -116,7 +116,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         uploads => uploads,
     };
     let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
-    let collector = tokio::spawn(collector::keep(plugins.clone(), store.clone(), every, engine.unread() == 0));
+    let collector = tokio::spawn(collector::run(plugins.clone(), store.clone(), every, engine.unread() == 0));
     let context = context(&engine, plugins, uploads, &store, config);
     let stopping = CancellationToken::new();
     let connections = &config.api.connections;

@@ -18,7 +18,7 @@ use wasaga::{
     branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
     directory::Branches,
     engine::{Settings, plan},
-    plugin::data,
+    plugin::keyvalue_keys,
     saga::{BranchOp, Definition, Digest, Op, Pin, Pins, Verdict},
     store::Batch,
 };
@@ -44,8 +44,8 @@ const PIN: [u8; 32] = [0xab; 32];
 
 impl Branch for Chest {
     fn call<'a>(&'a self, call: &'a Call, _: &'a branch::Host) -> BoxFuture<'a, Outcome> {
-        let own = [data::prefix("box", "things"), b"one".to_vec()].concat();
-        let shared = [data::prefix("", "log"), b"\xe2\x82\xac".to_vec()].concat();
+        let own = [keyvalue_keys::prefix("box", "things"), b"one".to_vec()].concat();
+        let shared = [keyvalue_keys::prefix("", "log"), b"\xe2\x82\xac".to_vec()].concat();
         let mut effects = Batch::new();
         match call.branch_op.op {
             Op::Action if &*call.payload() == b"no" => {

@@ -19,7 +19,7 @@ use wasaga::{
         PlanError, SubmitError,
         plan::{Act, Changes, Ending, Plan as Planned, Settings, Trace},
     },
-    plugin::data,
+    plugin::keyvalue_keys,
     saga::{BranchId, BranchOp, Definition, Digest, Op, Pin, Pins, Status, Verdict},
     store::{Batch, Range, Read, Store},
 };
@@ -42,7 +42,7 @@ fn pin() -> Pin {
 }
 
 fn key(account: &str) -> Vec<u8> {
-    [data::prefix("bank", ""), account.as_bytes().to_vec()].concat()
+    [keyvalue_keys::prefix("bank", ""), account.as_bytes().to_vec()].concat()
 }
 
 fn balance(state: &dyn Read, account: &str) -> Option<i64> {
@@ -67,10 +67,10 @@ fn add(call: &Call, state: &dyn Read, sign: i64) -> Outcome {
 }
 
 fn accounts(state: &dyn Read) -> Outcome {
-    let rows = state.scan(&Range::prefix(&data::prefix("bank", "")), 100).unwrap();
+    let rows = state.scan(&Range::prefix(&keyvalue_keys::prefix("bank", "")), 100).unwrap();
     let text: Vec<_> = rows.iter().map(|(_, value)| str::from_utf8(value).unwrap()).collect();
     let mut effects = Batch::new();
-    effects.expect_range(Range::prefix(&data::prefix("bank", "")), rows.clone());
+    effects.expect_range(Range::prefix(&keyvalue_keys::prefix("bank", "")), rows.clone());
     Outcome::Ended { verdict: Verdict::Succeeded { output: Some(text.join(" ")) }, effects }
 }
 

@@ -7,7 +7,7 @@ use std::env;
 
 use tracing::Level;
 use wasaga::{
-    plugin::{Limits, data},
+    plugin::{Limits, keyvalue_keys},
     store::Store,
 };
 
@@ -63,7 +63,7 @@ async fn run(branches: &Registry, language: &str, call: &Call) -> Outcome {
 fn changes(outcome: &Outcome) -> Vec<(String, String, Value)> {
     let Outcome::Ended { verdict: Verdict::Succeeded { .. }, effects } = outcome else { panic!("{outcome:?}") };
     let change = |(key, value): (&[u8], Option<&[u8]>)| {
-        let data::Place { bucket, key, .. } = data::place(key).unwrap();
+        let keyvalue_keys::Place { bucket, key, .. } = keyvalue_keys::place(key).unwrap();
         let value = value.map_or(Value::Null, |value| serde_json::from_slice(value).unwrap());
         (bucket.to_owned(), key.to_owned(), value)
     };

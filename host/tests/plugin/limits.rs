@@ -1,6 +1,6 @@
 //! One guest for each limit that breaks it. The error names the limit, and the next attempt is undisturbed.
 
-use wasaga::plugin::{Fault, Limits};
+use wasaga::plugin::{ComponentError, Limits, PublishError};
 
 use super::*;
 
@@ -101,6 +101,9 @@ async fn components_that_need_more_than_the_limits_are_refused_when_loaded() {
     ] {
         let registry = load(&settings(limits.clone()), &component_dir("fixtures"));
         let refused = &registry.refused()[0];
-        assert!(matches!(refused.fault, Fault::OverLimits { .. }), "{limits:?}: {refused:?}");
+        assert!(
+            matches!(refused.error, PublishError::Component(ComponentError::OverLimits { .. })),
+            "{limits:?}: {refused:?}"
+        );
     }
 }

@@ -17,7 +17,7 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 use super::{arguments::Trial, lines::Lines, memory::Memory};
 use crate::{
     branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Host, Outcome, Reply},
-    plugin::{self, Plugin, Runtime, Settings, containment::Classification},
+    plugin::{self, Plugin, Runtime, Settings, grants::containment::Classification},
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
     store::Batch,
 };
@@ -163,7 +163,9 @@ impl fmt::Display for Ended {
 fn changes(effects: &Batch) -> String {
     let mut text = String::new();
     for (key, value) in effects.writes() {
-        let Some(plugin::data::Place { bucket, key, .. }) = plugin::data::place(key) else { continue };
+        let Some(plugin::keyvalue_keys::Place { bucket, key, .. }) = plugin::keyvalue_keys::place(key) else {
+            continue;
+        };
         // Writing to a string does not fail.
         let _ = match value {
             Some(value) => write!(text, "; {bucket}/{key} is now {}", String::from_utf8_lossy(value)),

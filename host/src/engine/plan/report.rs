@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     branch::Directory,
-    plugin::data,
+    plugin::keyvalue_keys,
     saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict},
     store::{Error, Read},
 };
@@ -142,7 +142,7 @@ impl Changes {
     ) -> Result<Self, Error> {
         let mut changes = Self::default();
         for key in keys {
-            let Some(place) = data::place(key) else { continue };
+            let Some(place) = keyvalue_keys::place(key) else { continue };
             let (before, after) = (before.get(key)?, after.get(key)?);
             if before == after {
                 continue;

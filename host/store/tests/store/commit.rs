@@ -36,7 +36,7 @@ async fn a_commit_is_visible_at_once_and_durable_later() {
     let ticket = store.commit(put("k", "v")).unwrap();
     assert_eq!((ticket.seq(), ticket.is_durable()), (1, false));
     assert_eq!(store.get(b"k").unwrap().as_deref(), Some(&b"v"[..]));
-    assert_eq!(contents(store), [("k".into(), "v".into())]);
+    assert_eq!(contents(&store), [("k".into(), "v".into())]);
     let barrier = store.barrier();
     assert_eq!((barrier.seq(), barrier.is_durable()), (1, false));
     disk.open_gate();

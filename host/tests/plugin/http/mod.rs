@@ -15,7 +15,7 @@ use tokio::{
 };
 use wasaga::{
     branch::{Egress, EgressDenied, EgressRequest},
-    plugin::{Grants, Limits, grants, http::rule::Allowed},
+    plugin::{Grants, Limits, grants, grants::rule::Allowed},
 };
 
 use super::{

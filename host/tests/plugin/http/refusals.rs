@@ -1,6 +1,6 @@
 //! What no grant covers does not leave the host.
 
-use wasaga::plugin::secret::Source;
+use wasaga::plugin::grants::secret::Source;
 
 use super::*;
 
