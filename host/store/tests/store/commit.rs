@@ -167,6 +167,38 @@ fn long_lists_of_keys_are_compared_while_others_commit() {
     assert!(keys.iter().eq((0..3000 + WRITERS * EACH).map(|n| format!("k/{n:04}")).collect::<Vec<_>>().iter()));
 }
 
+/// Preconditions longer than any page are compared in pages, by [`Batch::check`] as by a store.
+#[test]
+fn preconditions_longer_than_a_scan_are_checked_to_their_end() {
+    const COUNT: usize = 9000;
+    let entries = (0..COUNT).map(|n| (Bytes::from(format!("k{n:05}")), Bytes::from("v"))).collect();
+    let store = Memory::of(entries);
+    let rows: Vec<_> = store.entries().into_iter().collect();
+    for reverse in [false, true] {
+        let range = Range { reverse, ..Range::prefix(b"k") };
+        let mut rows = rows.clone();
+        if reverse {
+            rows.reverse();
+        }
+        let check = |rows: Vec<(Bytes, Bytes)>| {
+            let (mut by_row, mut by_key) = (Batch::new(), Batch::new());
+            by_key.expect_keys(range.clone(), rows.iter().map(|(key, _)| key.clone()).collect());
+            by_row.expect_range(range.clone(), rows);
+            [by_row, by_key].map(|batch| {
+                let checked = batch.check(&store);
+                assert_eq!(store.is_current(&batch).unwrap(), checked.is_ok());
+                checked.err().map(|error| conflict(Err(error)))
+            })
+        };
+        assert_eq!(check(rows.clone()), [None, None]);
+        for at in [0, 15, 16, 255, 256, 4094, 4095, 4096, 8190, COUNT - 1] {
+            let mut fewer = rows.clone();
+            let (key, _) = fewer.remove(at);
+            assert_eq!(check(fewer), [Some(key.clone()), Some(key)], "{at}");
+        }
+    }
+}
+
 #[test]
 fn a_big_value_is_read_whole_while_it_is_replaced() {
     let dir = tempdir().unwrap();
@@ -203,7 +235,7 @@ fn refused_batch(store: &dyn Store) {
     batch.append(put("k", "x"));
     batch.expect("k", None);
     assert_eq!(conflict(store.commit(batch)), "k");
-    assert_eq!(contents(&store), [("k".into(), "v".into())]);
+    assert_eq!(contents(store), [("k".into(), "v".into())]);
     assert_eq!(store.barrier().seq(), before, "no number is spent");
 }
 

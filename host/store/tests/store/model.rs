@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use tempfile::tempdir;
-use wasaga_store::{Batch, CommitError, Memory, Range, Read, Settings, StateOrigin, Store};
+use wasaga_store::{Batch, CommitError, Memory, Range, Settings, StateOrigin, Store};
 
 use crate::support::{contents, open, small};
 
