@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Little-endian throughout. `synced` is the highest sequence number that was on disk when the record was written. It
-//! tells a torn tail from damage: a record that was acknowledged, but cannot be read, is followed by one that knows.
+//! tells a torn tail from damage: an acknowledged record that cannot be read is followed by one that says it was on disk.
 //!
 //! **The 24 bytes of the header keep their place and meaning in every version**: that is how a version knows a file of
 //! a newer one, whatever lies behind the header, and leaves it alone. [`Reader::open`] tells four cases apart:
@@ -139,7 +139,7 @@ pub(crate) fn operations_are_whole(file: &Path, payload: &[u8]) -> Result<bool, 
     }
 }
 
-/// What comes next in a file.
+/// The next item in a file.
 #[derive(Debug)]
 pub(crate) enum Next {
     Record(Record),
@@ -245,11 +245,10 @@ impl Reader {
         Ok(Ok(Some(record)))
     }
 
-    /// Looks for a readable record behind the current offset and stands behind it.
+    /// Looks for a readable record after the current offset, and continues after it.
     ///
     /// Its number must be plausible: above that of the unreadable one (`last + 1`, or the header), and no greater than
-    /// fits into the bytes between. So bytes inside a payload are hardly ever tried as a record before the checksum
-    /// decides.
+    /// fits into the bytes between. So the checksum is hardly ever computed for bytes inside a payload.
     fn resume(&mut self, last: u64) -> io::Result<Option<Record>> {
         self.file.seek(SeekFrom::Start(self.offset))?;
         let mut rest = Vec::new();
