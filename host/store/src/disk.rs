@@ -1,5 +1,5 @@
-//! The interface to the disk. Every step that changes a file of the store, or makes it durable, goes through it, so that
-//! tests can stop, count and fail each of them. (sled writes its own file by itself; only its sync is here.)
+//! The interface to the disk. Every step that changes a file of the store, or makes it durable, goes through it, so
+//! that tests can stop, count and fail each of them. (sled writes its own file by itself; only its sync is here.)
 
 use std::{fmt, fs, io, io::Write as _, path::Path};
 

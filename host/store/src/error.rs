@@ -4,12 +4,16 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
+use crate::{
+    codec,
+    limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
+};
 
 /// Why a read failed or a ticket will never resolve.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk or sled failed. Final for this process: acknowledged commits are safe, the outcome of others is unknown.
+    /// The disk or sled failed. Final for this process: acknowledged commits are safe, the outcome of others is
+    /// unknown.
     #[error("the store has failed and accepts nothing more: restart the host, it recovers from its journal")]
     Failed(#[source] Arc<Failure>),
     /// [`crate::LocalStore::close`] was called.
@@ -146,8 +150,7 @@ impl fmt::Display for Newer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format(version) => write!(out, "format {version}"),
-            // Reserved: the name is known before the operation is.
-            Self::Operation(3) => out.write_str("operation 3 (FINISH)"),
+            Self::Operation(codec::FINISH) => write!(out, "operation {} (FINISH)", codec::FINISH),
             Self::Operation(tag) => write!(out, "operation {tag}"),
         }
     }
@@ -155,7 +158,10 @@ impl fmt::Display for Newer {
 
 /// Acknowledged records that are unreadable or missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} is damaged at offset {offset}: records {first_seq} to {last_seq} are needed and unreadable ({what})", file.display())]
+#[error(
+    "{} is damaged at offset {offset}: records {first_seq} to {last_seq} are needed and unreadable ({what})",
+    file.display()
+)]
 pub struct Corruption {
     /// The file, or where it should have been.
     pub file: PathBuf,

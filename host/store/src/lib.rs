@@ -60,8 +60,8 @@
 //!    split values in `state`.
 //! 6. **Base + journal rebuild sled at any time.** A journal segment is removed only when a base covers it and sled has
 //!    been checkpointed past it; a base is removed only when a newer one is durable.
-//! 7. **A failed sync is final.** The kernel may have dropped the pages, so a second sync would succeed although data is lost:
-//!    every waiter and every later commit fails, and the next start recovers from what is on disk.
+//! 7. **A failed sync is final.** The kernel may have dropped the pages, so a second sync would succeed although data
+//!    is lost: every waiter and every later commit fails, and the next start recovers from what is on disk.
 //! 8. **What this version cannot read, it does not touch.** A file of a newer version or of another program stops the
 //!    opening before anything is changed ([`OpenError::Newer`], [`OpenError::Foreign`]).
 //!

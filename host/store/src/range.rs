@@ -27,8 +27,8 @@ impl Range {
         Self { reverse: true, ..self }
     }
 
-    /// The part that a scan has seen which stopped at its limit after `last`: what to give to
-    /// [`crate::Batch::expect_range`] together with its entries.
+    /// The part up to and including `last`: all that a scan has read which stopped there at its limit. For
+    /// [`crate::Batch::expect_range`], together with the scan's entries.
     #[must_use]
     pub fn through(self, last: &[u8]) -> Self {
         if self.reverse {
@@ -38,7 +38,7 @@ impl Range {
         }
     }
 
-    /// The part that such a scan has not seen yet: the next page.
+    /// The part after `last`: the next page.
     #[must_use]
     pub fn beyond(self, last: &[u8]) -> Self {
         if self.reverse {

@@ -27,8 +27,8 @@ impl Shared {
         self.progress.failure().is_some()
     }
 
-    /// Fails the store: all waiters are woken, and nothing more is accepted. Returns the error for callers, which is that
-    /// of the first failure.
+    /// Fails the store: all waiters are woken, and nothing more is accepted. Returns the error for callers, which is
+    /// that of the first failure.
     pub(crate) fn fail(&self, failure: Failure) -> Error {
         let rebuild = matches!(failure, Failure::State { .. } | Failure::Damaged(_));
         let error = Error::Failed(Arc::new(failure));

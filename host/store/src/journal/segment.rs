@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Little-endian throughout. `synced` is the highest sequence number that was on disk when the record was written. It
-//! tells a torn tail from damage: an acknowledged record that cannot be read is followed by one that says it was on disk.
+//! tells a torn tail from damage: an acknowledged record that cannot be read is followed by one which says that it was
+//! on disk.
 //!
 //! **The 24 bytes of the header keep their place and meaning in every version**: that is how a version knows a file of
 //! a newer one, whatever lies behind the header, and leaves it alone. [`Reader::open`] tells four cases apart:

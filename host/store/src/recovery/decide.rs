@@ -40,7 +40,8 @@ pub(super) enum Source {
 }
 
 impl Plan {
-    /// Bytes of journal that a rebuild would read; the maximum if no rebuild is possible, so that a base is written soon.
+    /// Bytes of journal that a rebuild would read; the maximum if no rebuild is possible, so that a base is written
+    /// soon.
     pub(super) fn journal_since_base(&self, settings: &Settings, survey: &Survey) -> u64 {
         let seq = self.base.as_ref().map_or(0, |base| base.seq);
         if survey.end < self.last_seq || survey.first_hole_after(seq, &settings.journal_dir()).is_some() {
@@ -112,8 +113,8 @@ fn contradiction(settings: &Settings, survey: &Survey, meta: &Meta) -> Result<Op
         let reason = format!("it holds records up to {} only, and the journal does not go on from there", meta.applied);
         return Ok(Some(Contradiction { reason, hole: Some(hole) }));
     }
-    // sled only gets records that are on disk in the journal. If the journal ends earlier in unreadable bytes, these were
-    // the records that sled has. If it ends cleanly, sled's claim is false.
+    // sled only gets records that are on disk in the journal. If the journal ends earlier in unreadable bytes, these
+    // were the records that sled has. If it ends cleanly, sled's claim is false.
     let explained = survey.torn.is_some() || settings.salvage;
     if meta.reached <= survey.end || (explained && meta.reached == meta.applied) {
         return Ok(None);
@@ -188,7 +189,8 @@ fn base_to_keep(settings: &Settings, bases: Vec<(u64, PathBuf)>) -> Result<(Opti
     match base::read(&path, seq, |_| Ok(())) {
         Ok((base, _)) => Ok((Some(base), None)),
         Err(Unusable::Damaged(what)) => {
-            tracing::error!(base = %path.display(), what, "the base is damaged: it is renamed, and a new one will be written");
+            let base = path.display();
+            tracing::error!(%base, what, "the base is damaged: it is renamed, and a new one is written");
             Ok((None, Some(path)))
         }
         Err(Unusable::Refused(error)) => Err(error),

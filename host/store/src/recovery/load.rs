@@ -20,8 +20,8 @@ use crate::{
 /// Bytes of records replayed as one round.
 const ROUND_BYTES: usize = 8 << 20;
 
-/// Makes a new sled with the content of a base. sled claims to hold the base only when all of it is loaded: a crash before
-/// that leaves a sled that claims to hold nothing, and a replay overwrites what it has already.
+/// Makes a new sled with the content of a base. sled claims to hold the base only when all of it is loaded: a crash
+/// before that leaves a sled that claims to hold nothing, and a replay overwrites what it has already.
 pub(super) fn base(settings: &Settings, base: Option<&Base>, reached: u64) -> Result<(State, Meta), OpenError> {
     let state = State::open(&settings.state_dir(), settings.cache_bytes)?;
     let mut meta = Meta { reached, ..Meta::default() };

@@ -1,10 +1,10 @@
 //! Bases: full copies of the live entries, from which, with the journal, sled can be rebuilt.
 //!
 //! A base is written like a journal segment: a header with the number `seq`, records of puts numbered from 1, and a
-//! record numbered 0 that ends it: entries u64, digest u64, reached u64. The copy is fuzzy: it is made in slices between
-//! the follower's rounds. An entry that changes meanwhile is copied as it was or as it became, by a record between
-//! `seq` and `reached`; replaying absolute puts and deletes from `seq` on ends in the same state either way, as long
-//! as the journal goes on to `reached`.
+//! record numbered 0 that ends it: entries u64, digest u64, reached u64. The copy is fuzzy: it is made in slices
+//! between the follower's rounds. An entry that changes meanwhile is copied as it was or as it became, by a record
+//! between `seq` and `reached`; replaying absolute puts and deletes from `seq` on ends in the same state either way, as
+//! long as the journal goes on to `reached`.
 
 use std::{
     fmt,

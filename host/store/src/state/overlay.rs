@@ -18,8 +18,8 @@ use crate::{
 /// The newest value of each key whose value is not in sled yet. While a key is here, readers do not look it up in sled,
 /// so they do not see the follower change it there.
 ///
-/// A check of preconditions takes time, and ends by comparing what was written since it began. So entries newer than the
-/// oldest running check stay, even when sled has them.
+/// A check of preconditions takes time, and ends by comparing what was written since it began. So entries newer than
+/// the oldest running check stay, even when sled has them.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     entries: BTreeMap<Bytes, Entry>,

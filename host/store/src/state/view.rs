@@ -21,8 +21,8 @@ use crate::{
 
 /// The newest accepted value of every key.
 ///
-/// While the overlay is locked, a key that is not in it does not change in sled: the follower only changes keys that are
-/// in the overlay.
+/// While the overlay is locked, a key that is not in it does not change in sled: the follower only changes keys that
+/// are in the overlay.
 #[derive(Debug)]
 pub(crate) struct View {
     overlay: RwLock<Overlay>,
@@ -72,8 +72,8 @@ impl Source for View {
         if let Some(entry) = self.overlay().get(key) {
             return Ok(entry.value.clone());
         }
-        // Without the overlay's lock, which would hold commits back. If the follower changes the row meanwhile, both the
-        // old and the new row were the newest at some time during this call.
+        // Without the overlay's lock, which would hold commits back. If the follower changes the row meanwhile, both
+        // the old and the new row were the newest at some time during this call.
         let Some(row) = self.state.row(key)? else { return Ok(None) };
         if let Some(value) = State::inline(&row) {
             return Ok(Some(value));

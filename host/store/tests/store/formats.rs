@@ -11,7 +11,6 @@ use wasaga_store::{LocalStore, Newer, OpenError, Settings, StateOrigin, Store};
 
 use crate::support::{contents, eventually, files, open, put, segments, small};
 
-/// Keeps checkpoints out of the picture.
 fn settings(dir: &Path) -> Settings {
     Settings { segment_bytes: 300, base_bytes: 1000, ..small(dir) }
 }
@@ -228,7 +227,7 @@ fn versions_that_were_never_written_are_damage() {
     assert!(matches!(&refused, OpenError::Corrupt(found) if found.file == segment && found.offset == 0), "{refused}");
 }
 
-/// What a power cut leaves of a segment that was just begun, and what becomes of it.
+/// A last segment without a record, as a power cut leaves it.
 #[test]
 fn only_a_header_is_removed_and_anything_longer_is_kept_under_another_name() {
     let header = |version: &[u8; 4], first: u64| {
