@@ -102,7 +102,7 @@ pub enum OpenError {
     )]
     Newer {
         file: PathBuf,
-        found: Newer,
+        found: Unsupported,
         /// The greatest number that this version reads, of the same kind as `found`.
         supported: u32,
     },
@@ -139,14 +139,14 @@ impl OpenError {
 
 /// How a file shows that a newer version has written it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Newer {
+pub enum Unsupported {
     /// The version in its header.
     Format(u32),
     /// The tag of an operation in a record with a right checksum.
     Operation(u8),
 }
 
-impl fmt::Display for Newer {
+impl fmt::Display for Unsupported {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format(version) => write!(out, "format {version}"),

@@ -91,7 +91,7 @@ mod traits;
 pub use self::{
     batch::Batch,
     counters::Stats,
-    error::{CommitError, Corruption, Error, Failure, Newer, OpenError},
+    error::{CommitError, Corruption, Error, Failure, OpenError, Unsupported},
     journal::survey::TornTail,
     limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
     local::LocalStore,

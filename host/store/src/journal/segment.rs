@@ -30,7 +30,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{self, Unreadable},
-    error::{Failure, Newer, OpenError},
+    error::{Failure, OpenError, Unsupported},
     limits::PAYLOAD_BYTES_MAX,
 };
 
@@ -134,7 +134,7 @@ pub(crate) fn operations_are_whole(file: &Path, payload: &[u8]) -> Result<bool, 
         Ok(()) => Ok(true),
         Err(Unreadable::Malformed) => Ok(false),
         Err(Unreadable::Newer(tag)) => {
-            let (file, found) = (file.to_owned(), Newer::Operation(tag));
+            let (file, found) = (file.to_owned(), Unsupported::Operation(tag));
             Err(OpenError::Newer { file, found, supported: codec::NEWEST.into() })
         }
     }
@@ -182,7 +182,7 @@ impl Reader {
             Header::Sound => (reader.offset, reader.header_is_sound) = (HEADER_BYTES as u64, true),
             Header::Damaged => {}
             Header::Newer(version) => {
-                let (file, found) = (path.to_owned(), Newer::Format(version));
+                let (file, found) = (path.to_owned(), Unsupported::Format(version));
                 return Ok(Err(OpenError::Newer { file, found, supported: VERSION }));
             }
             Header::Unknown => {
