@@ -38,7 +38,9 @@ impl Guest for Account {
     /// is closed again, unless its balance has changed meanwhile.
     fn cancel(call: Call, tried: Option<String>) -> Result<(), Failure> {
         // A `try` that has not succeeded leaves nothing to take back.
-        let (Some(_), Ok(Request { account, operation })) = (tried, Request::read(&call.payload)) else { return Ok(()) };
+        let (Some(_), Ok(Request { account, operation })) = (tried, Request::read(&call.payload)) else {
+            return Ok(());
+        };
         let (Operation::Open(amount) | Operation::Move(amount)) = operation else { return Ok(()) };
         let accounts = Accounts::open()?;
         let before = accounts.balance(&account)?.unwrap_or(0);
