@@ -123,16 +123,7 @@ pub struct GrpcBranch {
 
 impl Branch for GrpcBranch {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move {
-            within_timeout(call, async {
-                match self.exchange(call).await {
-                    Ok(()) => Outcome::Succeeded { output: None, effects: Batch::new() },
-                    Err(Failure::Unsendable(error)) => Outcome::Unknown { error: error.to_string() },
-                    Err(Failure::Status(status)) => outcome(&status),
-                }
-            })
-            .await
-        })
+        Box::pin(within_timeout(call, self.exchange(call)))
     }
 
     fn containment(&self) -> Containment {
@@ -145,16 +136,11 @@ impl Branch for GrpcBranch {
     }
 }
 
-/// Why a call did not succeed.
-enum Failure {
-    Unsendable(Error),
-    Status(Status),
-}
-
 impl GrpcBranch {
-    async fn exchange(&self, call: &Call) -> Result<(), Failure> {
-        let mut headers =
-            metadata(call.saga.gid(), &call.saga.options().branch_headers).map_err(Failure::Unsendable)?;
+    /// Sends the message and reads the status. An error means that the call cannot be sent.
+    async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
+        let options = call.saga.options();
+        let mut headers = metadata(call.saga.gid(), &options.branch_headers).map_err(|error| error.to_string())?;
         if let Ok(id) = HeaderValue::try_from(call.branch_id().to_string()) {
             headers.insert(HeaderName::from_static("dtm-branch_id"), id);
         }
@@ -164,7 +150,10 @@ impl GrpcBranch {
         let http = self.client.http.clone();
         let mut grpc =
             Grpc::with_origin(http, self.origin.clone()).max_decoding_message_size(self.client.response_bytes_max);
-        grpc.unary(request, self.path.clone(), Raw).await.map(drop).map_err(Failure::Status)
+        Ok(match grpc.unary(request, self.path.clone(), Raw).await {
+            Ok(_) => Outcome::Succeeded { output: None, effects: Batch::new() },
+            Err(status) => outcome(&status),
+        })
     }
 }
 

@@ -160,15 +160,7 @@ pub struct HttpBranch {
 
 impl Branch for HttpBranch {
     fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move {
-            within_timeout(call, async {
-                match self.exchange(call).await {
-                    Ok(response) => self.outcome(&response, call),
-                    Err(error) => Outcome::Unknown { error },
-                }
-            })
-            .await
-        })
+        Box::pin(within_timeout(call, self.exchange(call)))
     }
 
     fn containment(&self) -> Containment {
@@ -189,7 +181,7 @@ impl Branch for HttpBranch {
 
 impl HttpBranch {
     /// Sends the request and reads the response. The error is one line of text without the address and its credentials.
-    async fn exchange(&self, call: &Call) -> Result<Response, String> {
+    async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
         let payload = call.payload();
         let request = match self.json_rpc_method(call) {
             Some(method) => self.client.http.post(self.url.clone()).body(json_rpc::request(call, &method)?),
@@ -198,10 +190,10 @@ impl HttpBranch {
         };
         let given = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).headers(given);
-        let response = request.send().await.map_err(|error| causes::in_one_line(&error.without_url()))?;
-        Response::read(response, self.client.response_bytes_max)
-            .await
-            .map_err(|error| causes::in_one_line(&error.without_url()))
+        let in_one_line = |error: reqwest::Error| causes::in_one_line(&error.without_url());
+        let response = request.send().await.map_err(in_one_line)?;
+        let response = Response::read(response, self.client.response_bytes_max).await.map_err(in_one_line)?;
+        Ok(self.outcome(&response, call))
     }
 
     /// The method, if the call is JSON-RPC: the saga's protocol is `json-rpc` and the address has a parameter `method`.
@@ -234,10 +226,11 @@ impl HttpBranch {
     }
 }
 
-/// Runs an attempt within the call's timeout.
-pub(super) async fn within_timeout(call: &Call, attempt: impl Future<Output = Outcome>) -> Outcome {
-    let in_time = tokio::time::timeout(call.timeout, attempt).await;
-    in_time.unwrap_or_else(|_| Outcome::Unknown { error: format!("no complete answer within {:?}", call.timeout) })
+/// The outcome of an exchange with a service. With an error, and after the call's timeout, it is unknown.
+pub(super) async fn within_timeout(call: &Call, exchange: impl Future<Output = Result<Outcome, String>>) -> Outcome {
+    let in_time = tokio::time::timeout(call.timeout, exchange).await;
+    let result = in_time.unwrap_or_else(|_| Err(format!("no complete answer within {:?}", call.timeout)));
+    result.unwrap_or_else(|error| Outcome::Unknown { error })
 }
 
 /// The response of a service.
