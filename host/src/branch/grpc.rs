@@ -1,8 +1,8 @@
 //! Branches that are gRPC services, called as DTM calls them: over HTTP/2 without TLS.
 //!
-//! The call follows DTM's `getURLResult` (`dtmsvr/trans_status.go`) and `TransInfo2Ctx`
-//! (`client/dtmgrpc/dtmgimp/types.go`), the outcome of a response its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The
-//! payload is the encoded message of the request, so the definition of the service is not needed.
+//! Calls follow DTM's `getURLResult` (`dtmsvr/trans_status.go`) and `TransInfo2Ctx` (`client/dtmgrpc/dtmgimp/types.go`),
+//! outcomes its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The payload is the encoded message of the request, so the
+//! definition of the service is not needed.
 
 use std::{error, time::Duration};
 
@@ -83,7 +83,7 @@ impl Client {
     }
 }
 
-/// Whether a saga with this `protocol` means a gRPC method by `address`. As in DTM, both count.
+/// Whether an address of a saga with this `protocol` is that of a gRPC method. DTM decides in the same way.
 pub fn is_grpc_address(protocol: &str, address: &str) -> bool {
     protocol == "grpc" && !address.starts_with("http://") && !address.starts_with("https://")
 }
@@ -157,8 +157,8 @@ impl GrpcBranch {
     }
 }
 
-/// The outcome of a status that is not OK, by DTM's rules: only two codes have a meaning; with any other, errors of the
-/// transport included, the outcome is unknown.
+/// The outcome of a status that is not OK, by DTM's rules. `Aborted` and `FailedPrecondition` have a meaning. With any
+/// other code, errors of the transport included, the outcome is unknown.
 fn outcome(status: &Status) -> Outcome {
     let message = status.message();
     match status.code() {

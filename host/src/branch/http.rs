@@ -1,8 +1,8 @@
 //! Branches that are HTTP services, called as DTM calls them.
 //!
-//! The request follows DTM's `getURLResult` (`dtmsvr/trans_status.go`), the outcome of a response its `HTTPResp2DtmError`
+//! Requests follow DTM's `getURLResult` (`dtmsvr/trans_status.go`), outcomes its `HTTPResp2DtmError`
 //! (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Services written for DTM depend on these rules,
-//! the odd ones included; those for responses are all in [`outcome`].
+//! even on the odd ones. All rules for responses are in [`outcome`].
 
 use std::{borrow::Cow, str::FromStr, time::Duration};
 
