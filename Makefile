@@ -42,6 +42,7 @@ test-cargo-component: plugins ## Build the plugins and a new one with `cargo com
 
 lint: ## Check format and lints
 	cargo fmt --all -- --check
+	@mkdir -p target && .ci/features.sh
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
 test-readme: ## Run the commands of the README

@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use criterion::{Criterion, criterion_group, criterion_main};
 use tokio::runtime;
 use wasaga::{
-    branch::{Call, Outcome},
+    branch::{Call, Host},
     plugin::{Code, Registry, Runtime, Settings},
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
     store::{self, LocalStore, Read},
@@ -22,7 +22,7 @@ fn load(runtime: &Runtime, folder: &str) -> Registry {
     registry
 }
 
-fn call(payload: &str, state: &Arc<dyn Read>) -> Call {
+fn call(payload: &str) -> Call {
     let step = Step { action: String::new(), compensation: String::new(), payload: payload.to_owned().into() };
     let gid = Gid::new("bench").unwrap();
     let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0)).unwrap();
@@ -33,9 +33,6 @@ fn call(payload: &str, state: &Arc<dyn Read>) -> Call {
         results: Arc::default(),
         tried: None,
         timeout: Duration::from_secs(10),
-        state: state.clone(),
-        egress: None,
-        is_dry_run: false,
     }
 }
 
@@ -51,11 +48,12 @@ fn calls(criterion: &mut Criterion) {
         ("service-b/try", "plugins", "wasm://service-b/try", r#"{"amount":100}"#),
     ] {
         let branch = load(&wasm, folder).resolve(target, Op::Action).unwrap().unwrap();
-        let call = call(payload, &state);
+        let call = call(payload);
+        let host = Host { state: state.clone(), egress: None, is_dry_run: false };
         criterion.bench_function(name, |bencher| {
             bencher.to_async(&tokio).iter(async || {
-                let outcome = branch.call(&call).await;
-                assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
+                let outcome = branch.call(&call, &host).await;
+                assert!(outcome.has_succeeded(), "{outcome:?}");
             });
         });
     }

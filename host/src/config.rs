@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api,
     branch::http,
-    engine,
+    data_folder, engine,
     plugin::{self, Grants},
     store,
 };
@@ -237,8 +237,8 @@ impl Config {
             slots_per_plugin: *slots_per_plugin,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
-            cache_dir: Some(self.data.join("compiled")),
-            component_store_dir: Some(self.data.join("components")),
+            cache_dir: Some(data_folder::compiled(&self.data)),
+            component_store_dir: Some(data_folder::components(&self.data)),
             spare_versions: *spare_versions,
             ..defaults
         })
@@ -252,7 +252,7 @@ impl Config {
             cache_bytes,
             verify_on_open,
             salvage,
-            ..store::Settings::new(self.data.join("store"))
+            ..store::Settings::new(data_folder::store(&self.data))
         }
     }
 }

@@ -36,21 +36,41 @@
 //!
 //! Dependencies point upwards only; a test enforces it.
 
+/// Decides, purely: what was asked for, what has happened, what to do next.
 pub use wasaga_saga as saga;
+
+/// Keeps everything that is durable: one ordered journal, the state in sled behind it.
 pub use wasaga_store as store;
 
+// Errors with their causes.
 pub mod causes;
 
+// The layout of the data folder, and which versions may touch it.
+pub mod data_folder;
+
+// Files and folders that are on disk when the call returns.
+mod files;
+
+// The families of keys in the store.
+pub mod keys;
+
+// The seam between a saga and what does its work; services over HTTP and gRPC.
 pub mod branch;
 
+// Sandboxed components: the only module that names wasmtime.
 pub mod plugin;
 
+// Finds the branch behind an address: a plugin, or a service.
 pub mod directory;
 
+// Drives sagas: next, commit, call, commit.
 pub mod engine;
 
+// DTM's API and our own, over HTTP and gRPC.
 pub mod api;
 
+// All settings with their defaults.
 pub mod config;
 
+// The subcommands of the program, `wasaga plugin` among them.
 pub mod commands;

@@ -11,12 +11,14 @@ use tracing_subscriber::EnvFilter;
 use wasaga::{
     api,
     branch::{grpc, http},
+    causes,
     commands::{self, Arguments, Verdict},
     config::{Config, Log},
+    data_folder,
     directory::Branches,
-    engine::{Clock, Engine},
+    engine::{self, Clock, Engine},
     plugin::{Registry, Runtime, collector},
-    store::{LocalStore, Stats, Store},
+    store::{LocalStore, OpenError, Stats, Store, disk::Os},
 };
 
 /// How long a stopping host goes on answering after the last attempt has ended or was given up.
@@ -50,14 +52,23 @@ async fn main() -> ExitCode {
     }
 }
 
+/// Exit status for data that a newer version has written: `EX_CONFIG` of sysexits.h, so that a supervisor can tell it
+/// from a crash, and does not try again.
+const NEWER_DATA: u8 = 78;
+
 /// Says what is wrong, with all its causes, where a person sees it even if logging does not work.
-fn fail(error: &dyn Error) -> ExitCode {
-    eprintln!("wasaga: {}", chain(error));
-    ExitCode::FAILURE
+fn fail(error: &(dyn Error + 'static)) -> ExitCode {
+    eprintln!("wasaga: {}", causes::in_one_line(error));
+    if is_newer_data(error) { NEWER_DATA.into() } else { ExitCode::FAILURE }
 }
 
-fn chain(error: &dyn Error) -> String {
-    std::iter::successors(Some(error), |&error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+/// Whether the host has refused data that a newer version has written.
+fn is_newer_data(error: &(dyn Error + 'static)) -> bool {
+    causes::chain(error).any(|error| {
+        error.downcast_ref().is_some_and(data_folder::Error::is_newer)
+            || error.downcast_ref().is_some_and(OpenError::is_newer)
+            || error.downcast_ref().is_some_and(engine::Error::is_newer)
+    })
 }
 
 fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
@@ -75,7 +86,8 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 }
 
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
-    // First, as it keeps a second host from the same data.
+    data_folder::open(&config.data, &Os)?;
+    // Before anything else, as it keeps a second host from the same data.
     let (store, recovery) = LocalStore::open(config.store_settings())?;
     info!(?recovery, "store opened");
     let store = Arc::new(store);
@@ -101,7 +113,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         uploads => uploads,
     };
     let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
-    let collector = tokio::spawn(collector::keep(plugins.clone(), store.clone(), every, engine.unread() == 0));
+    let collector = tokio::spawn(collector::run(plugins.clone(), store.clone(), every, engine.unread() == 0));
     let context = context(&engine, plugins, uploads, &store, config);
     let stopping = CancellationToken::new();
     let connections = &config.api.connections;

@@ -31,10 +31,10 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
 use wasaga::{
     branch::{
-        Branch, Call, Outcome,
+        Branch, Call, Host, Outcome,
         http::{self as http_branch, Client, Error, Settings},
     },
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
     store::{self, Batch, Range, Read},
 };
 
@@ -147,19 +147,20 @@ fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
         results: Arc::default(),
         tried: None,
         timeout: AMPLE,
-        state: Arc::new(NoState),
-        egress: None,
-        is_dry_run: false,
     }
 }
 
+fn host() -> Host {
+    Host { state: Arc::new(NoState), egress: None, is_dry_run: false }
+}
+
 async fn run(url: &str, call: &Call) -> Outcome {
-    client().branch(url).unwrap().call(call).await
+    client().branch(url).unwrap().call(call, &host()).await
 }
 
 fn error_of(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Unknown { error } => error,
+        Outcome::Ended { verdict: Verdict::Unknown { error }, .. } => error,
         other => panic!("not unknown: {other:?}"),
     }
 }
@@ -168,7 +169,7 @@ fn error_of(outcome: Outcome) -> String {
 async fn a_payload_is_posted_verbatim_with_dtms_parameters() {
     let service = Participant::start(|_| success()).await;
     let outcome = run(&format!("{}/pay", service.url), &call(" {\"amount\": 1}\n")).await;
-    assert!(matches!(outcome, Outcome::Succeeded { output: None, .. }), "{outcome:?}");
+    assert!(matches!(outcome, Outcome::Ended { verdict: Verdict::Succeeded { output: None }, .. }), "{outcome:?}");
     let seen = &service.seen()[0];
     assert_eq!(seen.method, "POST");
     assert_eq!(seen.target, "/pay?branch_id=02&gid=g1&op=action&trans_type=saga");
@@ -319,20 +320,20 @@ async fn answers_are_understood_as_dtm_understands_them() {
     let branch = client().branch(&service.url).unwrap();
     for (code, text, expected) in rows {
         *body.lock().unwrap() = (*code, (*text).into());
-        let found = match branch.call(&call("1")).await {
-            Outcome::Succeeded { output, .. } => {
+        let found = match branch.call(&call("1"), &host()).await {
+            Outcome::Ended { verdict: Verdict::Succeeded { output }, .. } => {
                 assert_eq!(output, None);
                 "succeeded".to_owned()
             }
-            Outcome::Rejected { reason } => {
+            Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } => {
                 assert_eq!(&reason, text);
                 "rejected".to_owned()
             }
-            Outcome::Ongoing { retry_after } => {
+            Outcome::Ended { verdict: Verdict::Ongoing { retry_after }, .. } => {
                 assert_eq!(retry_after, None);
                 "ongoing".to_owned()
             }
-            Outcome::Unknown { error } => error,
+            Outcome::Ended { verdict: Verdict::Unknown { error }, .. } => error,
             Outcome::Stale => panic!("a service reads nothing of the host"),
         };
         assert_eq!(&found, expected, "{code} {text}");
@@ -343,7 +344,10 @@ async fn answers_are_understood_as_dtm_understands_them() {
 async fn a_body_that_is_not_utf8_is_read_as_far_as_possible() {
     let service = Participant::start(|_| b"\xff\xc3FAILURE\xf0\x9f".to_vec().into_response()).await;
     let outcome = run(&service.url, &call("1")).await;
-    assert!(matches!(&outcome, Outcome::Rejected { reason } if reason == "��FAILURE�"), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } if reason == "��FAILURE�"),
+        "{outcome:?}"
+    );
 }
 
 #[tokio::test]
@@ -376,9 +380,12 @@ async fn an_endless_body_is_cut_and_no_success() {
     .await;
     let client = Client::new(&Settings { response_bytes_max: 100_000, ..Settings::default() }).unwrap();
     let branch = client.branch(&service.url).unwrap();
-    let error = error_of(branch.call(&call("1")).await);
+    let error = error_of(branch.call(&call("1"), &host()).await);
     assert_eq!(error, "the answer is longer than the limit of 100000 bytes");
-    let Outcome::Rejected { reason } = branch.call(&call("words")).await else { panic!("not rejected") };
+    let Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } = branch.call(&call("words"), &host()).await
+    else {
+        panic!("not rejected")
+    };
     assert_eq!(reason, format!("{}…", "FAILURE ".repeat(128)));
 }
 
@@ -387,8 +394,11 @@ async fn a_body_of_just_the_limit_is_whole() {
     let service = Participant::start(|seen| "x".repeat(seen.body.len()).into_response()).await;
     let client = Client::new(&Settings { response_bytes_max: 10, ..Settings::default() }).unwrap();
     let branch = client.branch(&service.url).unwrap();
-    assert!(matches!(branch.call(&call("0123456789")).await, Outcome::Succeeded { .. }));
-    assert!(matches!(branch.call(&call("0123456789x")).await, Outcome::Unknown { .. }));
+    assert!(branch.call(&call("0123456789"), &host()).await.has_succeeded());
+    assert!(matches!(
+        branch.call(&call("0123456789x"), &host()).await,
+        Outcome::Ended { verdict: Verdict::Unknown { .. }, .. }
+    ));
 }
 
 #[tokio::test]
@@ -424,7 +434,7 @@ async fn redirects_are_followed_as_by_gos_client() {
         })
         .await;
         let outcome = run(&format!("{}/old", service.url), &call_of("g1", "pay", &[("X-Token", "t")])).await;
-        assert!(matches!(outcome, Outcome::Succeeded { .. }), "{code}: {outcome:?}");
+        assert!(outcome.has_succeeded(), "{code}: {outcome:?}");
         let seen = service.seen();
         assert_eq!(seen[0].method, "POST");
         let last = seen.last().unwrap();
@@ -470,7 +480,7 @@ async fn connections_are_reused() {
     let service = Participant::start(|_| success()).await;
     let client = client();
     for _ in 0..20 {
-        client.branch(&service.url).unwrap().call(&call("1")).await;
+        client.branch(&service.url).unwrap().call(&call("1"), &host()).await;
     }
     assert_eq!(service.seen().len(), 20);
     assert_eq!(service.connections.load(Ordering::Relaxed), 1);
@@ -481,7 +491,7 @@ async fn an_ipv6_address_is_a_host() {
     match Participant::listen("[::1]:0", |_| success()).await {
         Ok(service) => {
             assert!(service.url.starts_with("http://[::1]:"));
-            assert!(matches!(run(&service.url, &call("1")).await, Outcome::Succeeded { .. }));
+            assert!(run(&service.url, &call("1")).await.has_succeeded());
         }
         Err(error) => eprintln!("not tested, this machine has no IPv6 loopback: {error}"),
     }
@@ -556,7 +566,7 @@ async fn https_with_the_servers_certificate_as_root() {
     let (url, pem) = self_signed().await;
     std::fs::write(std::env::var_os("SSL_CERT_FILE").unwrap(), pem).unwrap();
     let outcome = run(&url, &call("1")).await;
-    assert!(matches!(outcome, Outcome::Succeeded { .. }), "{outcome:?}");
+    assert!(outcome.has_succeeded(), "{outcome:?}");
 }
 
 #[test]
@@ -569,7 +579,7 @@ fn a_machine_without_root_certificates_still_calls_http() {
 #[ignore = "needs its own environment: run by a_machine_without_root_certificates_still_calls_http"]
 async fn http_without_any_root() {
     let service = Participant::start(|_| success()).await;
-    assert!(matches!(run(&service.url, &call("1")).await, Outcome::Succeeded { .. }));
+    assert!(run(&service.url, &call("1")).await.has_succeeded());
     let (url, _) = self_signed().await;
     let error = error_of(run(&url, &call("1")).await);
     assert!(error.contains("invalid peer certificate: UnknownIssuer"), "{error}");

@@ -3,10 +3,9 @@
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 /// Milliseconds since the Unix epoch. The machine never reads a clock; time is an argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
@@ -25,7 +24,7 @@ impl Timestamp {
 /// The global id of a saga, chosen by the client.
 ///
 /// DTM drops line breaks and semicolons from gids and cuts nothing; its SQL column ends at 128 characters.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gid(Arc<str>);
 
 impl Gid {
@@ -42,6 +41,11 @@ impl Gid {
             _ if gid.chars().any(is_invisible) => Err(Invalid::GidInvisible),
             _ => Ok(Self(gid)),
         }
+    }
+
+    /// A gid that was checked before it was stored. Limits may have changed since; stored sagas stay readable.
+    pub fn from_stored(text: &str) -> Self {
+        Self(text.into())
     }
 
     /// The text of the gid.
@@ -73,7 +77,7 @@ impl fmt::Display for BranchId {
 }
 
 /// One of the two operations of a branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Op {
     /// The work itself; `try` of a Wasm branch.
     Action,
@@ -101,7 +105,7 @@ pub struct BranchOp {
 }
 
 /// One pair of action and compensation, and the payload that both receive.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Where the action is: `wasm://plugin/try`, `http(s)://...`, or empty (succeeds without a call).
     pub action: String,
@@ -122,7 +126,7 @@ impl Step {
 }
 
 /// In which order the actions of a saga may start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Order {
     /// False: each step also waits for the step before it.
     pub concurrent: bool,
@@ -131,7 +135,7 @@ pub struct Order {
 }
 
 /// How the answers of HTTP branches are understood. Where the saga does not say, the host's settings do.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Results {
     /// Every status from 200 to 299 is a success, and of the body only `dtm_result` is read.
     pub any_2xx_succeeds: Option<bool>,
@@ -140,7 +144,7 @@ pub struct Results {
 }
 
 /// What a client may set for one saga. Zero means "not set", as in DTM.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
     /// The submit call is held until the saga ends or goes astray.
     pub wait_result: bool,
@@ -167,7 +171,7 @@ pub struct Options {
 }
 
 /// A saga as it was asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     gid: Gid,
     steps: Vec<Step>,
@@ -206,6 +210,11 @@ impl Definition {
         }
     }
 
+    /// A definition that was checked before it was stored. Limits may have changed since; stored sagas stay readable.
+    pub fn from_stored(gid: Gid, steps: Vec<Step>, order: Order, options: Options, created_at: Timestamp) -> Self {
+        Self { gid, steps, order, options, created_at }
+    }
+
     /// The saga's global id.
     pub fn gid(&self) -> &Gid {
         &self.gid
@@ -214,6 +223,11 @@ impl Definition {
     /// Its steps, in the order of submission.
     pub fn steps(&self) -> &[Step] {
         &self.steps
+    }
+
+    /// In which order the actions may start.
+    pub fn order(&self) -> &Order {
+        &self.order
     }
 
     /// The client's options.

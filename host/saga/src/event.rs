@@ -3,12 +3,10 @@
 //! Events are facts: everything random or read from a clock (the moment, the jittered time of a retry) is in them, so
 //! that folding them again gives the same state. They are stored; see `engine::record` before changing them.
 
-use serde::{Deserialize, Serialize};
-
 use super::{BranchOp, Op, Pins, Timestamp};
 
 /// One entry of a saga's log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The client asked for it to run. Without this entry a saga is only prepared.
     Submitted {
@@ -115,7 +113,7 @@ pub enum Event {
 }
 
 /// How an attempt ended that has no result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
     /// The branch asked to be asked again.
     Ongoing,
@@ -127,7 +125,7 @@ pub enum Failure {
 }
 
 /// Why a saga was rolled back though no branch rejected it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AbortReason {
     /// `timeout_to_fail` ran out.
     Timeout,

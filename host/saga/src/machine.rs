@@ -6,27 +6,19 @@
 
 use std::time::Duration;
 
-use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
-use serde::{Deserialize, Serialize};
-
 use super::{AbortReason, BranchOp, Event, Failure, Op, Saga, Status, Timestamp};
 
 /// The host's settings that decisions depend on. Events record what came of them, so replay does not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Wait before the first retry when the saga does not say.
-    #[serde(with = "duration")]
     pub retry_interval: Duration,
     /// Longest wait between two attempts, unless the saga's own interval is longer.
-    #[serde(with = "duration")]
     pub retry_interval_max: Duration,
     /// Shortest wait between two attempts, which a branch can ask for by "ongoing": keeps it from spinning through the
     /// host.
-    #[serde(with = "duration")]
     pub ongoing_min: Duration,
     /// Longest such wait.
-    #[serde(with = "duration")]
     pub ongoing_max: Duration,
     /// Failed attempts of one operation after which a saga is stuck: a person should look, though it goes on.
     pub stuck_after: u32,
@@ -59,27 +51,27 @@ pub enum Next {
     Finished,
 }
 
-/// What came of an attempt, as far as the saga is concerned.
+/// The result of an attempt, as far as the saga is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It took effect.
     Succeeded {
-        /// What it gave.
+        /// What later branches, its own compensation and people may read; JSON text for a Wasm branch.
         output: Option<String>,
     },
-    /// It never will.
+    /// It did not take effect and never will: the saga is rolled back.
     Rejected {
-        /// The branch's words.
+        /// For people: the saga's rollback reason.
         reason: String,
     },
-    /// Ask again.
+    /// It is not finished: retry it, which is no failure.
     Ongoing {
-        /// After this long; the saga's retry interval if not given.
+        /// When to retry; after the saga's retry interval if not given.
         retry_after: Option<Duration>,
     },
-    /// Nobody knows.
+    /// It is unknown whether it took effect (trap, timeout, crash, status 500): retry it with backoff.
     Unknown {
-        /// For people.
+        /// For people: the cause and, if known, the mend.
         error: String,
     },
 }

@@ -2,12 +2,10 @@
 
 use std::{fmt, str::FromStr};
 
-use serde::{Deserialize, Serialize};
-
 use super::{BranchOp, Op};
 
 /// SHA-256 of a component. Displays itself in hexadecimal.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest(pub [u8; 32]);
 
 impl fmt::Display for Digest {
@@ -51,7 +49,7 @@ fn digit(letter: u8) -> Option<u8> {
 }
 
 /// A component under the name that its data and its settings go by.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pin {
     /// The plugin.
     pub plugin: Box<str>,
@@ -60,14 +58,19 @@ pub struct Pin {
 }
 
 /// The component that carries out each operation of a saga; none for those that services carry out, or nobody.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
     components: Vec<Pin>,
     /// By step, action before compensation: the number of its component, from 1; 0, or missing at the end: none.
-    branch_ops: Vec<u16>,
+    numbers: Vec<u16>,
 }
 
 impl Pins {
+    /// Pins as they were stored: see [`Pins::components`] and [`Pins::numbers`].
+    pub fn from_stored(components: Vec<Pin>, numbers: Vec<u16>) -> Self {
+        Self { components, numbers }
+    }
+
     /// Lets this component carry out the operation.
     pub fn set(&mut self, branch_op: BranchOp, pin: Pin) {
         let number = self.components.iter().position(|known| *known == pin).unwrap_or_else(|| {
@@ -75,10 +78,10 @@ impl Pins {
             self.components.len() - 1
         });
         let at = index(branch_op);
-        if self.branch_ops.len() <= at {
-            self.branch_ops.resize(at + 1, 0);
+        if self.numbers.len() <= at {
+            self.numbers.resize(at + 1, 0);
         }
-        if let Some(entry) = self.branch_ops.get_mut(at) {
+        if let Some(entry) = self.numbers.get_mut(at) {
             // A saga has 2000 operations at most, and no more components than operations.
             *entry = u16::try_from(number + 1).unwrap_or(u16::MAX);
         }
@@ -86,7 +89,7 @@ impl Pins {
 
     /// The component that carries out the operation.
     pub fn get(&self, branch_op: BranchOp) -> Option<&Pin> {
-        let number = usize::from(*self.branch_ops.get(index(branch_op))?);
+        let number = usize::from(*self.numbers.get(index(branch_op))?);
         self.components.get(number.checked_sub(1)?)
     }
 
@@ -98,6 +101,11 @@ impl Pins {
     /// All components, each once, in the order of their first use.
     pub fn components(&self) -> &[Pin] {
         &self.components
+    }
+
+    /// By step, action before compensation: the number of its component, from 1; 0, or missing at the end: none.
+    pub fn numbers(&self) -> &[u16] {
+        &self.numbers
     }
 }
 

@@ -16,7 +16,7 @@ use super::{dtm::request, json};
 use crate::{
     causes,
     engine::{self, PlanError, SubmitError},
-    plugin::Fault,
+    plugin::{ComponentError, PublishError},
     saga::Status,
 };
 
@@ -59,7 +59,7 @@ pub enum Error {
     #[error("there is no plugin {name:?}")]
     NoPlugin { name: String },
     #[error(transparent)]
-    Plugin(Fault),
+    Plugin(PublishError),
     #[error(
         "uploading plugins is not allowed: upload = \"loopback\" under [plugins] allows it on the host's own machine, by \
          http://127.0.0.1 or http://localhost and without a proxy, if the host listens on such an address; upload = \"on\" \
@@ -160,11 +160,11 @@ impl Rendered {
     }
 }
 
-fn refused_plugin(fault: &Fault) -> StatusCode {
-    match fault {
-        Fault::Name => StatusCode::BAD_REQUEST,
-        Fault::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Fault::NotKept(_) | Fault::NotPlaced(_) => StatusCode::INTERNAL_SERVER_ERROR,
+fn refused_plugin(error: &PublishError) -> StatusCode {
+    match error {
+        PublishError::Component(ComponentError::Name(_)) => StatusCode::BAD_REQUEST,
+        PublishError::Component(ComponentError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+        PublishError::NotKept(_) | PublishError::NotPlaced(_) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

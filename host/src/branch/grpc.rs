@@ -26,10 +26,10 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Containment, EgressRequest, Outcome,
+    Branch, Call, Containment, EgressRequest, Host, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
 };
-use crate::{causes, saga::Gid, store::Batch};
+use crate::{causes, saga::Gid};
 
 /// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
 /// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
@@ -122,7 +122,7 @@ pub struct GrpcBranch {
 }
 
 impl Branch for GrpcBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(within_timeout(call, self.exchange(call)))
     }
 
@@ -151,7 +151,7 @@ impl GrpcBranch {
         let mut grpc =
             Grpc::with_origin(http, self.origin.clone()).max_decoding_message_size(self.client.response_bytes_max);
         Ok(match grpc.unary(request, self.path.clone(), Raw).await {
-            Ok(_) => Outcome::Succeeded { output: None, effects: Batch::new() },
+            Ok(_) => Outcome::succeeded(None),
             Err(status) => outcome(&status),
         })
     }
@@ -163,11 +163,11 @@ fn outcome(status: &Status) -> Outcome {
     let message = status.message();
     match status.code() {
         // The form of DTM before 1.10, which later versions still accept.
-        Code::Aborted if message == "ONGOING" => Outcome::Ongoing { retry_after: None },
-        Code::FailedPrecondition => Outcome::Ongoing { retry_after: None },
+        Code::Aborted if message == "ONGOING" => Outcome::ongoing(None),
+        Code::FailedPrecondition => Outcome::ongoing(None),
         Code::Aborted => {
             let reason = message.strip_suffix(" FAILURE").unwrap_or(message);
-            Outcome::Rejected { reason: http_branch::excerpt(reason).into_owned() }
+            Outcome::rejected(http_branch::excerpt(reason).into_owned())
         }
         code => {
             // A status with a source was made by the client: the service was not reached, or the connection broke.
@@ -175,7 +175,7 @@ fn outcome(status: &Status) -> Outcome {
                 Some(cause) => causes::in_one_line(cause),
                 None => format!("gRPC {code:?}: {}", http_branch::excerpt(message)),
             };
-            Outcome::Unknown { error }
+            Outcome::unknown(error)
         }
     }
 }

@@ -15,8 +15,11 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Containment, EgressRequest, Outcome, json_rpc};
-use crate::{causes, saga::Definition, store::Batch};
+use super::{Branch, Call, Containment, EgressRequest, Host, Outcome, json_rpc};
+use crate::{
+    causes,
+    saga::{Definition, Verdict},
+};
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
 pub const URL_BYTES_MAX: usize = 8000;
@@ -159,7 +162,7 @@ pub struct HttpBranch {
 }
 
 impl Branch for HttpBranch {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(within_timeout(call, self.exchange(call)))
     }
 
@@ -207,7 +210,9 @@ impl HttpBranch {
     /// The outcome of a response. In JSON-RPC a status of success is not enough: the body must hold no error.
     fn outcome(&self, response: &Response, call: &Call) -> Outcome {
         match outcome(response, self.client.rules.of(call), call) {
-            succeeded @ Outcome::Succeeded { .. } if self.json_rpc_method(call).is_some() => {
+            succeeded @ Outcome::Ended { verdict: Verdict::Succeeded { .. }, .. }
+                if self.json_rpc_method(call).is_some() =>
+            {
                 json_rpc::error_outcome(&response.body).unwrap_or(succeeded)
             }
             outcome => outcome,
@@ -230,7 +235,7 @@ impl HttpBranch {
 pub(super) async fn within_timeout(call: &Call, exchange: impl Future<Output = Result<Outcome, String>>) -> Outcome {
     let in_time = tokio::time::timeout(call.timeout, exchange).await;
     let result = in_time.unwrap_or_else(|_| Err(format!("no complete answer within {:?}", call.timeout)));
-    result.unwrap_or_else(|error| Outcome::Unknown { error })
+    result.unwrap_or_else(Outcome::unknown)
 }
 
 /// The response of a service.
@@ -312,21 +317,17 @@ fn outcome(response: &Response, rules: Rules, call: &Call) -> Outcome {
     let body = String::from_utf8_lossy(&response.body);
     let failed = || format!("HTTP {}: {}", response.status.as_u16(), excerpt(&body));
     match response.status {
-        status if status == StatusCode::TOO_EARLY || rules.has_word(&body, "ONGOING") => {
-            Outcome::Ongoing { retry_after: None }
-        }
+        status if status == StatusCode::TOO_EARLY || rules.has_word(&body, "ONGOING") => Outcome::ongoing(None),
         status if status == StatusCode::CONFLICT || rules.has_word(&body, "FAILURE") => {
-            Outcome::Rejected { reason: excerpt(&body).into_owned() }
+            Outcome::rejected(excerpt(&body).into_owned())
         }
-        status if rules.is_success(status) && !response.is_cut => {
-            Outcome::Succeeded { output: None, effects: Batch::new() }
-        }
+        status if rules.is_success(status) && !response.is_cut => Outcome::succeeded(None),
         status if rules.is_success(status) => {
             let bytes = response.body.len();
-            Outcome::Unknown { error: format!("the answer is longer than the limit of {bytes} bytes") }
+            Outcome::unknown(format!("the answer is longer than the limit of {bytes} bytes"))
         }
-        status if rules.is_rejection(status, call) => Outcome::Rejected { reason: failed() },
-        _ => Outcome::Unknown { error: failed() },
+        status if rules.is_rejection(status, call) => Outcome::rejected(failed()),
+        _ => Outcome::unknown(failed()),
     }
 }
 

@@ -45,12 +45,12 @@ pub(super) fn request(call: &Call, method: &str) -> Result<String, String> {
 pub(super) fn error_outcome(body: &[u8]) -> Option<Outcome> {
     let response: Value = match serde_json::from_slice(body) {
         Ok(response) => response,
-        Err(error) => return Some(Outcome::Unknown { error: format!("the answer is not JSON-RPC: {error}") }),
+        Err(error) => return Some(Outcome::unknown(format!("the answer is not JSON-RPC: {error}"))),
     };
     let error = response.get("error").filter(|error| !error.is_null())?;
     Some(match error.get("code").and_then(Value::as_i64) {
-        Some(FAILURE) => Outcome::Rejected { reason: error.to_string() },
-        Some(ONGOING) => Outcome::Ongoing { retry_after: None },
-        _ => Outcome::Unknown { error: error.to_string() },
+        Some(FAILURE) => Outcome::rejected(error.to_string()),
+        Some(ONGOING) => Outcome::ongoing(None),
+        _ => Outcome::unknown(error.to_string()),
     })
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use crate::{
-    saga::{BranchId, BranchOp, Definition, Gid, Op, Pin, Pins},
+    saga::{BranchId, BranchOp, Definition, Gid, Op, Pin, Pins, Verdict},
     store::{Batch, Read},
 };
 
@@ -79,14 +79,8 @@ pub struct Call {
     /// For a compensation: the recorded output of the action (`Some("")` if it gave none), `None` when it is unknown
     /// whether the action took effect. `None` for an action.
     pub tried: Option<Arc<str>>,
-    /// How long the attempt may take once it runs; waiting for a place in a full host is not counted.
+    /// How long the attempt may take once it runs. Waiting for a permit in a full host does not count.
     pub timeout: Duration,
-    /// The state that effects are added to: what an attempt reads here belongs into its effects as preconditions.
-    pub state: Arc<dyn Read>,
-    /// The way out, for a branch that is [`Containment::Gated`]; without one nothing leaves.
-    pub egress: Option<Arc<dyn Egress>>,
-    /// Nothing of it will be kept: somebody only wants to know what would happen.
-    pub is_dry_run: bool,
 }
 
 impl fmt::Debug for Call {
@@ -123,46 +117,83 @@ impl Call {
     }
 }
 
+/// What the host gives to the guest of an attempt. Services need none of it. Cheap to clone.
+#[derive(Clone)]
+pub struct Host {
+    /// The state that effects are added to. What an attempt reads here belongs into its effects as preconditions.
+    pub state: Arc<dyn Read>,
+    /// Grants egress to a branch that is [`Containment::Gated`]; `None` denies it.
+    pub egress: Option<Arc<dyn Egress>>,
+    /// The attempt is part of a dry run: none of its effects is kept.
+    pub is_dry_run: bool,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { egress, is_dry_run, .. } = self;
+        write!(f, "Host(has_egress {} is_dry_run {is_dry_run})", egress.is_some())
+    }
+}
+
 /// See [`Call::idempotency_key`].
 pub fn idempotency_key(gid: &Gid, branch: BranchId, op: Op) -> String {
     format!("{gid}-{branch}-{}", op.as_str())
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It took effect.
-    Succeeded {
-        /// What later branches, its own compensation and people may read; JSON text for a Wasm branch.
-        output: Option<String>,
-        /// What it changed in the store and what it had read there: committed together with the outcome, or not at
-        /// all. Empty for branches that keep their state elsewhere.
+    /// The attempt ended, and its verdict counts.
+    Ended {
+        /// The attempt's result.
+        verdict: Verdict,
+        /// What the attempt changed in the store and what it had read there. Committed together with the verdict, or
+        /// not at all; empty unless it succeeded, and for branches that keep their state elsewhere.
         effects: Batch,
     },
-    /// It definitely did not take effect and never will: the saga is rolled back.
-    Rejected {
-        /// For people; the saga's rollback reason.
-        reason: String,
-    },
-    /// Not finished yet: ask again, with no sign of trouble.
-    Ongoing {
-        /// When to ask again; the saga's retry interval if not given.
-        retry_after: Option<Duration>,
-    },
-    /// Nobody can say (trap, timeout, crash, 5xx): try again with backoff.
-    Unknown {
-        /// For people; names the cause and, where known, the mend.
-        error: String,
-    },
-    /// It rests on data that has changed since it was read, so it says nothing, and nothing of it is kept: make it
-    /// again. What it has let out of the host is out.
+    /// The attempt read data that has changed since. It has no verdict and no effects, and is made again. What it has
+    /// sent stays sent.
     Stale,
+}
+
+impl From<Verdict> for Outcome {
+    /// Without effects.
+    fn from(verdict: Verdict) -> Self {
+        Self::Ended { verdict, effects: Batch::new() }
+    }
+}
+
+impl Outcome {
+    /// [`Verdict::Succeeded`] without effects.
+    pub fn succeeded(output: Option<String>) -> Self {
+        Verdict::Succeeded { output }.into()
+    }
+
+    /// [`Verdict::Rejected`].
+    pub fn rejected(reason: impl Into<String>) -> Self {
+        Verdict::Rejected { reason: reason.into() }.into()
+    }
+
+    /// [`Verdict::Ongoing`].
+    pub fn ongoing(retry_after: Option<Duration>) -> Self {
+        Verdict::Ongoing { retry_after }.into()
+    }
+
+    /// [`Verdict::Unknown`].
+    pub fn unknown(error: impl Into<String>) -> Self {
+        Verdict::Unknown { error: error.into() }.into()
+    }
+
+    /// Whether the verdict is [`Verdict::Succeeded`].
+    pub fn has_succeeded(&self) -> bool {
+        matches!(self, Self::Ended { verdict: Verdict::Succeeded { .. }, .. })
+    }
 }
 
 /// Something that can carry out one operation of a saga.
 pub trait Branch: Send + Sync + 'static {
     /// Makes one attempt. Dropping the future gives the attempt up; a contained one has then had no effect.
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome>;
+    fn call<'a>(&'a self, call: &'a Call, host: &'a Host) -> BoxFuture<'a, Outcome>;
 
     /// Whether an attempt can have effects outside the host.
     fn containment(&self) -> Containment;

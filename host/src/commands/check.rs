@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     branch::Containment,
-    plugin::{self, Code, Fault, Plugin, Runtime, Settings, containment::WAY_OUT},
+    plugin::{self, Code, ComponentError, Plugin, Runtime, Settings, grants::containment::OUTGOING_HANDLER},
 };
 
 /// Checks a file and prints the findings.
@@ -42,7 +42,7 @@ pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdi
     }
 }
 
-fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> Result<Arc<Plugin>, Fault> {
+fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> Result<Arc<Plugin>, ComponentError> {
     report.add("file", file.display().to_string());
     report.add("name", format!("{name}: its grants are those of [plugins.grants.{name}]"));
     let bytes = plugin::read(file, runtime.limits())?;
@@ -67,7 +67,7 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
 fn grants(plugin: &Plugin) -> String {
     let imports = |interface: &str| plugin.imports().any(|import| import.split('@').next() == Some(interface));
     let mut needed = Vec::new();
-    if imports(WAY_OUT) && plugin.classification().containment == Containment::Contained {
+    if imports(OUTGOING_HANDLER) && plugin.classification().containment == Containment::Contained {
         needed.push("http: the addresses that it may send requests to; without this grant requests are refused");
     }
     if imports("wasi:config/store") {

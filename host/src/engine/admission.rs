@@ -15,8 +15,8 @@ use std::{
 use super::{
     Entered, Inner, driver,
     error::{ControlError, Error, SubmitError},
+    format::SagaId,
     live::{Core, Live, Shard},
-    record::SagaId,
 };
 use crate::{
     branch::{Directory, NotFound},

@@ -42,7 +42,7 @@ impl Attempts {
             } else {
                 AssertUnwindSafe(attempt).catch_unwind().await.ok()
             };
-            let broken_off = || Outcome::Unknown { error: "the branch panicked: its message is in the log".into() };
+            let broken_off = || Outcome::unknown("the branch panicked: its message is in the log");
             Ended { branch_op, outcome: outcome.unwrap_or_else(broken_off) }
         });
         let (handle, registration) = AbortHandle::new_pair();

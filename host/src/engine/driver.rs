@@ -19,7 +19,7 @@ use super::{
     output_commit::OutputCommit,
 };
 use crate::{
-    branch::{Call, Containment, Egress, Outcome},
+    branch::{Call, Containment, Egress, Host, Outcome},
     saga::{BranchId, BranchOp, Event, Failure, Next, Op, Saga, Status, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
@@ -152,13 +152,14 @@ fn prepare(
     let attempt_id = core.begin_attempt(branch_op);
     let egress = (containment == Containment::Gated)
         .then(|| OutputCommit::new(engine, live, branch_op, attempt_id) as Arc<dyn Egress>);
-    let call = Call { egress, ..call(engine, core.saga(), branch_op) };
+    let call = call(engine, core.saga(), branch_op);
+    let host = Host { state: engine.store.clone(), egress, is_dry_run: false };
     Ok(Some(
         async move {
             if let Err(outcome) = wait_for_disk(ticket).await {
                 return outcome;
             }
-            branch.call(&call).await
+            branch.call(&call, &host).await
         }
         .boxed(),
     ))
@@ -185,9 +186,7 @@ fn not_called<T>(
 async fn wait_for_disk(ticket: Option<Ticket>) -> Result<(), Outcome> {
     match ticket {
         None => Ok(()),
-        Some(ticket) => {
-            ticket.durable().await.map_err(|error| Outcome::Unknown { error: format!("not called: {error}") })
-        }
+        Some(ticket) => ticket.durable().await.map_err(|error| Outcome::unknown(format!("not called: {error}"))),
     }
 }
 
@@ -207,9 +206,6 @@ pub(super) fn call(engine: &Inner, saga: &Saga, branch_op: BranchOp) -> Call {
         results: saga.outputs().map(|(step, output)| (BranchId(step), output.to_owned())).collect(),
         tried,
         timeout: timeout.min(REQUEST_TIMEOUT_MAX),
-        state: engine.store.clone(),
-        egress: None,
-        is_dry_run: false,
     }
 }
 
@@ -222,20 +218,17 @@ fn conclude(engine: &Inner, live: &Live, ended: Ended) -> Result<(), Error> {
     }
     core.end_attempt(branch_op);
     let (verdict, effects) = match outcome {
-        Outcome::Succeeded { output, .. } if !has_room(core.saga(), output.as_deref()) => {
+        Outcome::Ended { verdict: Verdict::Succeeded { output }, .. } if !has_room(core.saga(), output.as_deref()) => {
             (Verdict::Unknown { error: too_much_output() }, Batch::new())
         }
-        Outcome::Succeeded { output, effects } => (Verdict::Succeeded { output }, effects),
-        Outcome::Rejected { reason } => (Verdict::Rejected { reason }, Batch::new()),
-        Outcome::Ongoing { retry_after } => (Verdict::Ongoing { retry_after }, Batch::new()),
-        Outcome::Unknown { error } => (Verdict::Unknown { error }, Batch::new()),
+        Outcome::Ended { verdict, effects } => (verdict, effects),
         Outcome::Stale => {
             conflict::again(engine, &mut core, branch_op);
             return Ok(());
         }
     };
     let now = engine.clock.now();
-    if effects.is_empty() {
+    if effects.is_empty() || !matches!(verdict, Verdict::Succeeded { .. }) {
         return take_in(engine, &mut core, branch_op, verdict, now);
     }
     let event = core.saga().conclude(branch_op, verdict, now, &engine.settings.policy, fastrand::f64());

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::record::Unreadable;
+use super::format::Unreadable;
 use crate::{
+    keys,
     saga::{IllegalEvent, Op, Status},
     store,
 };
@@ -25,6 +26,9 @@ pub enum Error {
         /// Why.
         source: Unreadable,
     },
+    /// A newer version has written rows that this one does not read. The engine does not start.
+    #[error("sagas cannot be run")]
+    Newer(#[from] keys::Unknown),
     /// The machine refused its own decision: a bug.
     #[error("the saga refused an event")]
     Illegal(#[from] IllegalEvent),
@@ -34,6 +38,17 @@ pub enum Error {
     /// The saga's driver ended without an answer: the host is stopping, or the saga was set aside.
     #[error("the saga is no longer driven here: submit it again, it does not run twice")]
     Gone,
+}
+
+impl Error {
+    /// Whether a newer version of Wasaga can read what this one cannot.
+    pub fn is_newer(&self) -> bool {
+        match self {
+            Self::Newer(_) => true,
+            Self::Unreadable { source, .. } => source.is_newer(),
+            _ => false,
+        }
+    }
 }
 
 /// Why a saga was not accepted. Nothing has been stored or changed, unless the engine itself failed.

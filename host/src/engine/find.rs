@@ -5,8 +5,8 @@ use tracing::error;
 use super::{
     Engine, Inner,
     error::Error,
+    format::{self, FAILED, LOGS, OPEN, OpenStatus, Record, SagaId},
     live::{Chunk, Core},
-    record::{self, FAILED, LOGS, OPEN, OpenStatus, Record, SagaId},
 };
 use crate::{
     saga::{Gid, Status, Timestamp},
@@ -85,14 +85,14 @@ impl Inner {
             let Some((last, _)) = rows.last() else { return Ok(Page { next: None, ..page }) };
             range = range.beyond(last);
             for (key, value) in &rows {
-                let Some(id) = record::id_in(key) else { continue };
+                let Some(id) = format::id_in(key) else { continue };
                 if page.next == Some(id) || page.sagas.len() >= filter.limit {
                     continue;
                 }
                 page.next = Some(id);
                 examined += 1;
                 let is_wanted = prefix != OPEN
-                    || record::read_open(value)
+                    || format::read_open(value)
                         .is_ok_and(|open| Some(open.status) == filter.status.and_then(OpenStatus::of));
                 if is_wanted
                     && let Some(found) = self.read_if_sound(id)?
@@ -110,8 +110,8 @@ impl Inner {
         let Some(id) = self.id_of(gid)? else { return Ok(None) };
         let Some((record, chunk)) = self.read(id, gid)? else { return Ok(None) };
         let unreadable = |source| Error::Unreadable { gid: gid.to_owned(), source };
-        let open = self.store.get(&record::open_key(id))?;
-        let open = open.map(|row| record::read_open(&row)).transpose().map_err(unreadable)?;
+        let open = self.store.get(&format::open_key(id))?;
+        let open = open.map(|row| format::read_open(&row)).transpose().map_err(unreadable)?;
         Ok(Some(Core::stored(record, chunk, open)))
     }
 
@@ -127,8 +127,8 @@ impl Inner {
     fn id_of(&self, gid: &str) -> Result<Option<SagaId>, Error> {
         // What is no gid belongs to no saga.
         let Ok(gid) = Gid::new(gid) else { return Ok(None) };
-        let Some(value) = self.store.get(&record::gid_key(&gid))? else { return Ok(None) };
-        let id = record::read_id(&value).map_err(|source| Error::Unreadable { gid: gid.to_string(), source })?;
+        let Some(value) = self.store.get(&format::gid_key(&gid))? else { return Ok(None) };
+        let id = format::read_id(&value).map_err(|source| Error::Unreadable { gid: gid.to_string(), source })?;
         Ok(Some(id))
     }
 
@@ -145,7 +145,7 @@ impl Inner {
 
     /// Replays a saga from the store; also gives its newest chunk, and that one's number.
     fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, Chunk)>, Error> {
-        let mut range = Range::prefix(&record::log_prefix(id));
+        let mut range = Range::prefix(&format::log_prefix(id));
         let mut chunks = Vec::new();
         loop {
             let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
@@ -155,7 +155,7 @@ impl Inner {
         }
         let Some(newest) = chunks.last() else { return Ok(None) };
         let number = u32::try_from(chunks.len() - 1).unwrap_or(u32::MAX);
-        let record = record::read_log(id, chunks.iter().map(|chunk| &**chunk))
+        let record = format::read_log(id, chunks.iter().map(|chunk| &**chunk))
             .map_err(|source| Error::Unreadable { gid: gid.to_owned(), source })?;
         Ok(Some((record, (number, newest.to_vec()))))
     }

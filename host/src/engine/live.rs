@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 
 use super::{
     error::Error,
-    record::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
+    format::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
 use crate::store::sync::lock;
 use crate::{
@@ -134,7 +134,7 @@ impl Core {
     /// A saga that only exists here so far.
     pub fn create(id: SagaId, definition: Arc<Definition>) -> Result<Self, Error> {
         let mut unsaved = Vec::with_capacity(CHUNK_BYTES / 2);
-        record::write_definition(&mut unsaved, &definition).map_err(|source| unreadable(&definition, source))?;
+        format::write_definition(&mut unsaved, &definition).map_err(|source| unreadable(&definition, source))?;
         Ok(Self {
             id,
             in_flight: InFlight::default(),
@@ -143,7 +143,7 @@ impl Core {
             conflicts: Vec::new(),
             waiters: Vec::new(),
             saga: Saga::new(definition),
-            chunk: (0, record::new_chunk()),
+            chunk: (0, format::new_chunk()),
             unsaved,
             events: 0,
             obsolete_chunks: 0..0,
@@ -269,7 +269,7 @@ impl Core {
     pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
         self.saga.apply(event)?;
         self.events += 1;
-        record::write_event(&mut self.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
+        format::write_event(&mut self.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
     }
 
     /// Whether the log has become so long that it should be told in fewer events.
@@ -282,11 +282,11 @@ impl Core {
         let definition = self.saga.definition();
         let Some(compacted) = compaction::compact(definition, log) else { return Ok(()) };
         let mut unsaved = Vec::new();
-        record::write_definition(&mut unsaved, definition)
-            .and_then(|()| compacted.iter().try_for_each(|event| record::write_event(&mut unsaved, event)))
+        format::write_definition(&mut unsaved, definition)
+            .and_then(|()| compacted.iter().try_for_each(|event| format::write_event(&mut unsaved, event)))
             .map_err(|source| unreadable(definition, source))?;
         self.obsolete_chunks = 1..self.chunk.0 + 1;
-        self.chunk = (0, record::new_chunk());
+        self.chunk = (0, format::new_chunk());
         self.unsaved = unsaved;
         self.events = compacted.len();
         Ok(())
@@ -337,16 +337,16 @@ impl Core {
     fn commit(&mut self, store: &dyn Store, due: Option<Timestamp>, mut batch: Batch) -> Result<Ticket, CommitError> {
         let gid = self.saga.definition().gid();
         if !self.gid_is_stored {
-            let key = record::gid_key(gid);
-            batch.put(&key, record::write_id(self.id));
+            let key = format::gid_key(gid);
+            batch.put(&key, format::write_id(self.id));
             batch.expect(key, None);
         }
         let chunk = self.next_chunk();
         if let Some((number, chunk)) = &chunk {
-            batch.put(record::chunk_key(self.id, *number), chunk);
+            batch.put(format::chunk_key(self.id, *number), chunk);
         }
         for number in self.obsolete_chunks.clone() {
-            batch.delete(record::chunk_key(self.id, number));
+            batch.delete(format::chunk_key(self.id, number));
         }
         let is_pinned = self.is_pinned;
         let row = OpenStatus::of(self.saga.status()).map(|status| Row { due, status, is_pinned });
@@ -355,14 +355,14 @@ impl Core {
                 let pins = is_pinned.then(|| self.saga.pins().components().to_vec());
                 let open = Open { due, status, gid: gid.clone(), pins };
                 // The row holds four plain fields, which always encode; without it the saga would not be recovered.
-                let value = record::write_open(&open).unwrap_or_default();
-                batch.put(record::open_key(self.id), value);
+                let value = format::write_open(&open).unwrap_or_default();
+                batch.put(format::open_key(self.id), value);
             }
-            None if self.row.is_some() => batch.delete(record::open_key(self.id)),
+            None if self.row.is_some() => batch.delete(format::open_key(self.id)),
             _ => {}
         }
         if self.saga.status() == Status::Failed && chunk.is_some() {
-            batch.put(record::failed_key(self.id), []);
+            batch.put(format::failed_key(self.id), []);
         }
         if batch.is_empty() {
             return Ok(store.barrier());
@@ -384,8 +384,8 @@ impl Core {
             return None;
         }
         let (number, stored) = &self.chunk;
-        let (number, kept) = if stored.len() >= CHUNK_BYTES { (number + 1, None) } else { (*number, Some(stored)) };
-        let mut chunk = kept.cloned().unwrap_or_else(record::new_chunk);
+        let (number, kept) = if format::takes_more(stored) { (*number, Some(stored)) } else { (number + 1, None) };
+        let mut chunk = kept.cloned().unwrap_or_else(format::new_chunk);
         chunk.extend_from_slice(&self.unsaved);
         Some((number, chunk))
     }

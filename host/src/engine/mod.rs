@@ -20,10 +20,11 @@ pub mod counters;
 mod driver;
 mod error;
 mod find;
+mod format;
 mod live;
 mod output_commit;
 pub mod plan;
-mod record;
+mod policy;
 mod retry_now;
 mod timer;
 
@@ -47,17 +48,18 @@ pub use self::{
     counters::Counters,
     error::{ControlError, Error, SubmitError},
     find::{Filter, Page},
+    format::{Record, SagaId, Unreadable},
     plan::PlanError,
-    record::{Record, SagaId, Unreadable},
     retry_now::RetriedNow,
 };
 use self::{
+    format::{OPEN, Open},
     live::{Live, Settled, Shard, Table},
-    record::{OPEN, Open},
     timer::Timer,
 };
 use crate::{
     branch::Directory,
+    keys,
     saga::{Definition, Event, Policy, Saga, Status, Timestamp},
     store::{self, Range, Store, Ticket},
 };
@@ -67,7 +69,7 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
     /// How sagas are retried.
-    #[serde(rename = "retry")]
+    #[serde(rename = "retry", with = "policy")]
     pub policy: Policy,
     /// Longest time of one attempt, when the saga does not say. DTM: 3 s.
     #[serde(with = "duration")]
@@ -352,8 +354,11 @@ impl Inner {
     }
 
     /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
-    /// How many cannot be read.
+    /// Returns how many rows are damaged. Rows of a newer version are an error: nothing has been driven then.
     fn recover(&self) -> Result<u64, Error> {
+        if let Some(unknown) = keys::find_unknown(&*self.store)? {
+            return Err(unknown.into());
+        }
         let mut range = Range::prefix(OPEN);
         let (mut open, mut unread) = (0, 0);
         loop {
@@ -362,19 +367,23 @@ impl Inner {
             range = range.beyond(last);
             for (key, value) in &page {
                 open += 1;
-                let key_is_bad = || "its key is no number of a saga".to_owned();
-                let read = record::read_open(value).map_err(|error| error.to_string());
-                match read.and_then(|row| Ok((record::id_in(key).ok_or_else(key_is_bad)?, row))) {
-                    Ok((id, row)) => self.recover_saga(id, &row),
-                    Err(error) => {
-                        unread += 1;
-                        error!(%error, key = %key.escape_ascii(), "an unfinished saga is set aside");
+                let error = match (format::id_in(key), format::read_open(value)) {
+                    (Some(id), Ok(row)) => {
+                        self.recover_saga(id, &row);
+                        continue;
                     }
-                }
+                    (_, Err(source)) if source.is_newer() => {
+                        return Err(Error::Unreadable { gid: format!("with the key {}", key.escape_ascii()), source });
+                    }
+                    (_, Err(error)) => error.to_string(),
+                    (None, Ok(_)) => "its key is not that of a saga".to_owned(),
+                };
+                unread += 1;
+                error!(error, key = %key.escape_ascii(), "an unfinished saga is set aside");
             }
         }
-        let newest = self.store.scan(&Range::prefix(record::LOGS).reversed(), 1)?;
-        let newest = newest.first().and_then(|(key, _)| record::id_in(key)).unwrap_or(SagaId(0));
+        let newest = self.store.scan(&Range::prefix(format::LOGS).reversed(), 1)?;
+        let newest = newest.first().and_then(|(key, _)| format::id_in(key)).unwrap_or(SagaId(0));
         self.newest_id.store(newest.0, Ordering::Relaxed);
         self.stats.open.store(open, Ordering::Relaxed);
         info!(open, "recovered");
@@ -405,8 +414,8 @@ impl Inner {
 
     /// Makes a parked saga live, if it is due: the timer's entry may be out of date.
     fn wake(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit) -> Result<(), Error> {
-        let Some(row) = self.store.get(&record::open_key(id))? else { return Ok(()) };
-        let open = record::read_open(&row)
+        let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(()) };
+        let open = format::read_open(&row)
             .map_err(|source| Error::Unreadable { gid: format!("with the id {}", id.0), source })?;
         let gid = open.gid.as_str();
         let mut shard = self.shard(gid)?;
@@ -433,7 +442,7 @@ impl Inner {
         let mut core = live.core();
         core.cancel_all();
         // What counts is the store. If that cannot be asked, the host is about to stop.
-        let has_row = self.store.get(&record::open_key(core.id)).map_or(true, |row| row.is_some());
+        let has_row = self.store.get(&format::open_key(core.id)).map_or(true, |row| row.is_some());
         if !core.is_stored() || !has_row {
             self.closed(&mut core);
         }

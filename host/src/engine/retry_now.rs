@@ -4,7 +4,7 @@ use tracing::error;
 
 use super::{
     ControlError, Engine, Error,
-    record::{self, OPEN, Open},
+    format::{self, OPEN, Open},
 };
 use crate::{
     saga::{Event, Timestamp},
@@ -36,7 +36,7 @@ impl Engine {
             range = range.beyond(last);
             for (_, row) in &page {
                 // What cannot be read has been reported at the start.
-                let Ok(Open { due: Some(due), gid, .. }) = record::read_open(row) else { continue };
+                let Ok(Open { due: Some(due), gid, .. }) = format::read_open(row) else { continue };
                 if due <= moment {
                     continue;
                 }

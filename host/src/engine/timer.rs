@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, sync::Mutex};
 
 use tokio::sync::Notify;
 
-use super::{clock::Clock, record::SagaId};
+use super::{clock::Clock, format::SagaId};
 use crate::saga::Timestamp;
 use crate::store::sync::lock;
 

@@ -1,6 +1,6 @@
-//! `wasaga:saga/branch` (`wit/saga.wit`) as the host calls it.
+//! The types of `wasaga:saga/branch` (`wit/saga.wit`).
 //!
-//! Written by hand: the generator of host bindings cannot express a function that is called `try`.
+//! Written by hand: the generator of host bindings cannot express a function with the name `try`.
 
 use wasmtime::component::{ComponentType, Lift, Lower, TypedFunc};
 
@@ -9,7 +9,7 @@ use crate::saga::Op;
 /// The interface that a plugin exports.
 pub const INTERFACE: &str = "wasaga:saga/branch@0.1.0";
 
-/// Its function for an operation; also the last part of the operation's address.
+/// The function of an operation; also the last part of the operation's address.
 pub const fn function(op: Op) -> &'static str {
     match op {
         Op::Action => "try",

@@ -1,4 +1,4 @@
-//! What one attempt of a guest may use, and the meter that holds it to that.
+//! Limits of one attempt of a guest, and the meter that enforces those of its memory and tables.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-/// Everything that a guest could otherwise use without bound. CPU is shared, see
-/// [`background`](super::background).
+/// Limits of everything that a guest could otherwise use without bound. CPU time has no limit but is shared: see
+/// [`scheduler`](super::sandbox::scheduler).
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest time of one attempt, whatever a saga's `request_timeout` says: while an attempt waits (for an answer, a timer)
-    /// it keeps its permit. What takes longer answers `ongoing`, and is asked again.
+    /// Longest time of one attempt, whatever a saga's `request_timeout` says: an attempt keeps its permit while it waits
+    /// for an answer or a timer. A guest that needs longer answers `ongoing` and is called again.
     #[serde(with = "duration")]
     pub attempt_timeout: Duration,
     /// Bytes of linear memory, all memories of an attempt together. 64 MiB holds the runtimes of interpreted languages;
@@ -30,48 +30,48 @@ pub struct Limits {
     pub stack_bytes: usize,
     /// Bytes of one output. It is stored with the saga and handed to every later step.
     pub output_bytes: usize,
-    /// Bytes of one rejection reason or error text; the rest is cut. They are stored and shown, so short is kind.
+    /// Bytes of one rejection reason or error text; the rest is cut. They are stored with the saga and shown to people.
     pub text_bytes: usize,
     /// Bytes of standard output, standard error and `wasi:logging` together of one attempt, each line counted as 64
     /// more for what the log adds to it; the rest is dropped, with a note. Bounds what a guest can write into the host's log.
     pub log_bytes: usize,
     /// Bytes of one log line; the rest of the line is cut.
     pub log_line_bytes: usize,
-    /// Bytes that a guest may hand to the host, or ask of it, in one call; the host holds them in memory meanwhile.
+    /// Bytes that a guest may pass to the host, or ask of it, in one call; the host holds them in memory during the call.
     pub hostcall_bytes: usize,
     /// Handles (streams, timers, buckets) open at once.
     pub handles: usize,
     /// Requests that one attempt makes by `wasi:http`, refused ones included.
     pub http_requests: u32,
-    /// Requests of one attempt that are under way at once, until their answer is read; further ones wait.
+    /// Concurrent requests of one attempt, each until its answer is read; further ones wait.
     pub http_at_once: u32,
     /// Bytes of the body of one request.
     pub http_request_bytes: u64,
-    /// Bytes of the body of one answer. The host holds little of it: a guest reads it piece by piece.
+    /// Bytes of the body of one answer. The host holds only the piece that the guest reads next.
     pub http_response_bytes: u64,
-    /// How long a request waits for a connection, its name's addresses and TLS included. Of this and the next two a
-    /// guest may only ask for less.
+    /// How long a request waits for a connection, name resolution and TLS included. A guest can lower this limit and the
+    /// next two for a request, but not raise them.
     #[serde(with = "duration")]
     pub http_connect_timeout: Duration,
-    /// How long it then waits for the head of an answer. The attempt's own time-out ends it earlier if shorter.
+    /// How long it then waits for the head of the answer. The attempt's own time-out ends the request earlier if shorter.
     #[serde(with = "duration")]
     pub http_first_byte_timeout: Duration,
     /// How long a guest waits for the next piece of an answer's body.
     #[serde(with = "duration")]
     pub http_between_bytes_timeout: Duration,
-    /// Bytes of one key of `wasi:keyvalue`. The store copies parts of keys into its index, so short is fast; with the
-    /// names of plugin and bucket, 1024 bytes are all it takes.
+    /// Bytes of one key of `wasi:keyvalue`. The store copies parts of keys into its index, so short keys are faster. Names
+    /// of plugin and bucket included, the store accepts 1024 bytes.
     pub kv_key_bytes: usize,
-    /// Bytes of one value. Larger things belong into an object store, with their address here.
+    /// Bytes of one value. Larger data belongs in an object store, with its address as the value.
     pub kv_value_bytes: usize,
-    /// Bytes of keys and values that one attempt changes. They are written to the journal in one piece, which all
-    /// other commits wait for.
+    /// Bytes of keys and values that one attempt changes. They are one record of the journal, and all other commits wait
+    /// while it is written.
     pub kv_write_bytes: usize,
-    /// Bytes of keys and values that one attempt reads, however often; the last read may exceed it. The host keeps
-    /// them until the attempt ends, and compares them when it is committed.
+    /// Bytes of keys and values that one attempt reads, repeated reads included; the last read may exceed the limit. The
+    /// host keeps them until the attempt ends, and compares them when it is committed.
     pub kv_read_bytes: usize,
-    /// Keys that one attempt reads, writes and lists, however often. What was read and listed is looked up again when
-    /// the attempt is committed.
+    /// Keys that one attempt reads, writes and lists, repeated ones included. The commit looks up again all that the
+    /// attempt read and listed.
     pub kv_operations: usize,
     /// Bytes of a component file. Compiling takes time and memory in proportion: some 20 s of CPU for 15 MB.
     pub component_bytes: u64,
@@ -110,8 +110,8 @@ impl Default for Limits {
     }
 }
 
-/// Counts the memory of one attempt, denies what is over the limit, and remembers that it did: the guest then ends
-/// itself in its language's own way, which names no limit.
+/// Counts the memory of one attempt, denies growth over a limit, and remembers what it denied: a guest that runs out of
+/// memory traps in its language's own way, and that error names no limit.
 pub struct Meter {
     memory_bytes_max: usize,
     memory_bytes: usize,
@@ -122,12 +122,10 @@ pub struct Meter {
     denied: Option<Denied>,
 }
 
-/// What a guest was denied.
+/// The growth that a guest was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// More memory.
     Memory,
-    /// A larger table.
     Table,
 }
 
@@ -145,7 +143,7 @@ impl Meter {
         }
     }
 
-    /// What was denied last, if anything.
+    /// The growth that was denied last, if any was.
     pub fn denied(&self) -> Option<Denied> {
         self.denied
     }

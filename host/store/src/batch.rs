@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{CommitError, Error, KEY_BYTES_MAX, Range, Read, SCAN_ENTRIES_MAX, codec};
+use crate::{codec, error::CommitError, limits::KEY_BYTES_MAX, range::Range};
 
 /// An atomic change, with what must still be so for it to be made.
 ///
@@ -53,7 +53,8 @@ impl Batch {
         self.expected.push(Expected::Range(range, as_read));
     }
 
-    /// As [`Batch::expect_range`], but only the keys must be the same: for who has listed them and not read the values.
+    /// As [`Batch::expect_range`], but only the keys must be the same: for a list of keys whose values
+    /// were not read.
     pub fn expect_keys(&mut self, range: Range, as_read: Vec<Bytes>) {
         self.expected.push(Expected::Keys(range, as_read));
     }
@@ -89,17 +90,13 @@ impl Batch {
         codec::decode(&self.writes).map(|write| (write.key, write.value))
     }
 
-    /// Says what [`super::Store::commit`] would say to it, if the store were in this state and had no limit of size.
-    pub fn check(&self, state: &dyn Read) -> Result<(), CommitError> {
-        if let Some(refused) = &self.refused {
-            return Err(refused.clone());
-        }
-        for expected in &self.expected {
-            if let Some(key) = expected.difference(state)? {
-                return Err(CommitError::Conflict { key });
-            }
-        }
-        Ok(())
+    /// The first limit that a write has broken.
+    pub(crate) fn refused(&self) -> Option<&CommitError> {
+        self.refused.as_ref()
+    }
+
+    pub(crate) fn encoded(&self) -> &[u8] {
+        &self.writes
     }
 
     pub(crate) fn expected(&self) -> &[Expected] {
@@ -148,15 +145,6 @@ impl Expected {
             Self::Keys(range, keys) => entry(range, keys, key, |key| key).is_some() == value.is_some(),
         }
     }
-
-    /// The first key that is not as it was read.
-    fn difference(&self, state: &dyn Read) -> Result<Option<Bytes>, Error> {
-        match self {
-            Self::Key(key, value) => Ok((state.get(key)? != *value).then(|| key.clone())),
-            Self::Range(range, rows) => differs(state, range, rows.iter().map(|(key, value)| (key, Some(value)))),
-            Self::Keys(range, keys) => differs(state, range, keys.iter().map(|key| (key, None))),
-        }
-    }
 }
 
 /// The entry of a key among those of a range, which are in its direction.
@@ -166,28 +154,4 @@ fn entry<'a, T>(range: &Range, entries: &'a [T], key: &Bytes, key_of: impl Fn(&T
         if range.reverse { order.reverse() } else { order }
     };
     entries.binary_search_by(ordered).ok().and_then(|at| entries.get(at))
-}
-
-/// The first key at which a range holds other keys than expected, or other values where those are given.
-fn differs<'a>(
-    state: &dyn Read,
-    range: &Range,
-    mut expected: impl Iterator<Item = (&'a Bytes, Option<&'a Bytes>)>,
-) -> Result<Option<Bytes>, Error> {
-    let mut rest = range.clone();
-    loop {
-        let page = state.scan(&rest, SCAN_ENTRIES_MAX)?;
-        for (key, value) in &page {
-            let is_as_read = expected
-                .next()
-                .is_some_and(|(expected, read)| expected == key && read.is_none_or(|read| read == value));
-            if !is_as_read {
-                return Ok(Some(key.clone()));
-            }
-        }
-        match page.last() {
-            Some((last, _)) if page.len() == SCAN_ENTRIES_MAX => rest = rest.beyond(last),
-            _ => return Ok(expected.next().map(|(key, _)| key.clone())),
-        }
-    }
 }

@@ -2,9 +2,20 @@
 //!
 //! A sequence of operations: tag, key length (u16), key, and for a put value length (u32) and value. Numbers are
 //! little-endian. The segment header carries the version of this format.
+//!
+//! | tag | operation |
+//! | --- | --- |
+//! | 1 | put |
+//! | 2 | delete |
+//! | 3 | FINISH: reserved, not written by this version |
+//!
+//! A greater tag than these may be that of a newer version. A record with one must not be applied in part: [`check`] it
+//! before [`decode`].
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+/// The greatest tag that this version reads.
+pub(crate) const NEWEST: u8 = DELETE;
 
 /// One write, borrowed from the record that holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +38,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
     }
 }
 
-/// The writes of an encoded batch, in order. Ends early at bytes that it cannot read; [`is_whole`] tells.
+/// The writes of an encoded batch, in order. Ends early at bytes that it cannot read; [`check`] tells.
 #[derive(Clone, Debug)]
 pub(crate) struct Writes<'a> {
     rest: &'a [u8],
@@ -37,11 +48,24 @@ pub(crate) fn decode(encoded: &[u8]) -> Writes<'_> {
     Writes { rest: encoded }
 }
 
+/// Why an encoded batch cannot be read up to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    /// An operation of a newer version, by its tag.
+    Newer(u8),
+    /// No version has written this.
+    Malformed,
+}
+
 /// Whether an encoded batch can be read up to its end.
-pub(crate) fn is_whole(encoded: &[u8]) -> bool {
+pub(crate) fn check(encoded: &[u8]) -> Result<(), Unreadable> {
     let mut writes = decode(encoded);
     while writes.next().is_some() {}
-    writes.rest.is_empty()
+    match writes.rest.first() {
+        None => Ok(()),
+        Some(tag) if *tag > NEWEST => Err(Unreadable::Newer(*tag)),
+        Some(_) => Err(Unreadable::Malformed),
+    }
 }
 
 impl<'a> Iterator for Writes<'a> {
@@ -77,7 +101,7 @@ mod tests {
         assert_eq!(out, b"\x01\x01\x00k\x02\x00\x00\x00vw\x02\x04\x00gone");
         let writes: Vec<_> = decode(&out).collect();
         assert_eq!(writes, [Write { key: b"k", value: Some(b"vw") }, Write { key: b"gone", value: None }]);
-        assert!(is_whole(&out));
+        assert_eq!(check(&out), Ok(()));
     }
 
     #[test]
@@ -85,9 +109,12 @@ mod tests {
         let mut out = Vec::new();
         encode(&mut out, b"key", Some(b"value"));
         for end in 1..out.len() {
-            assert!(!is_whole(&out[..end]), "cut at {end}");
+            assert_eq!(check(&out[..end]), Err(Unreadable::Malformed), "cut at {end}");
         }
-        assert!(is_whole(&[]));
-        assert!(!is_whole(b"\x09\x00\x00"));
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(check(b"\x09\x00\x00"), Err(Unreadable::Newer(9)));
+        out.extend_from_slice(b"\x03\x00\x00");
+        assert_eq!(check(&out), Err(Unreadable::Newer(3)));
+        assert_eq!(check(b"\x00\x00\x00"), Err(Unreadable::Malformed));
     }
 }

@@ -15,6 +15,9 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
     /// Gives a file or directory its new name, atomically.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Swaps the names of two files or directories, atomically. Both must exist, in the same file system. Where the
+    /// system or the file system cannot do it: [`io::ErrorKind::Unsupported`], and nothing has changed.
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 }
@@ -54,6 +57,22 @@ impl Disk for Os {
         fs::rename(from, to)
     }
 
+    #[cfg(target_os = "linux")]
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        use rustix::{fs as sys, io::Errno};
+
+        sys::renameat_with(sys::CWD, a, sys::CWD, b, sys::RenameFlags::EXCHANGE).map_err(|error| match error {
+            // A kernel without the call, and a file system without the flag.
+            Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP => io::Error::new(io::ErrorKind::Unsupported, error),
+            other => other.into(),
+        })
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn exchange(&self, _a: &Path, _b: &Path) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -66,5 +85,22 @@ impl File for fs::File {
 
     fn sync(&mut self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exchange_swaps_two_names_and_needs_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        fs::write(&a, "file").unwrap();
+        let missing = Os.exchange(&a, &b).unwrap_err();
+        assert_eq!((missing.kind(), fs::read(&a).unwrap().as_slice()), (io::ErrorKind::NotFound, &b"file"[..]));
+        fs::create_dir(&b).unwrap();
+        Os.exchange(&a, &b).unwrap();
+        assert!(a.is_dir() && b.is_file());
     }
 }

@@ -1,10 +1,10 @@
 //! What can go wrong, and what to do about it.
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
+use crate::limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
 
 /// Why a read failed or a ticket will never resolve.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub enum Error {
     /// The disk or sled failed. Final for this process: whatever was acknowledged is safe, the rest is unknown.
     #[error("the store has failed and accepts nothing more: restart the host, it recovers from its journal")]
     Failed(#[source] Arc<Failure>),
-    /// [`super::LocalStore::close`] was called.
+    /// [`crate::LocalStore::close`] was called.
     #[error("the store is closed")]
     Closed,
     /// More entries were asked for than one snapshot may hold.
@@ -98,6 +98,21 @@ pub enum OpenError {
     /// A file operation or sled failed.
     #[error("cannot open the store")]
     Failed(#[from] Failure),
+    /// A newer version has written this file, or sled's directory. Nothing was changed.
+    #[error(
+        "{} was written by a newer Wasaga, {found}; this one reads up to {supported}: start that one. Nothing was \
+         changed.",
+        file.display()
+    )]
+    Newer {
+        file: PathBuf,
+        found: Newer,
+        /// The greatest number that this version reads, of the same kind as `found`.
+        supported: u32,
+    },
+    /// A file with the name of one of ours, in which nothing is ours. Nothing was changed.
+    #[error("{} is no file of Wasaga: move it away. Nothing was changed.", file.display())]
+    Foreign { file: PathBuf },
     /// Acknowledged records are missing or unreadable, so going on would silently lose them.
     #[error(
         "{0}. Nothing was changed. Restore the data directory from a backup; or set `salvage` to keep what comes \
@@ -119,6 +134,33 @@ pub enum OpenError {
         /// What is wrong with it.
         what: &'static str,
     },
+}
+
+impl OpenError {
+    /// Whether the mend is to start a newer version: the data is sound, and this version must not touch it.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Newer { .. })
+    }
+}
+
+/// What tells that a newer version has written a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newer {
+    /// The version in its header.
+    Format(u32),
+    /// The tag of an operation in a record with a right checksum.
+    Operation(u8),
+}
+
+impl fmt::Display for Newer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(version) => write!(out, "format {version}"),
+            // Reserved: the name is known before the operation is.
+            Self::Operation(3) => out.write_str("operation 3 (FINISH)"),
+            Self::Operation(tag) => write!(out, "operation {tag}"),
+        }
+    }
 }
 
 /// Where acknowledged data is unreadable.

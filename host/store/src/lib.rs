@@ -33,75 +33,37 @@
 //! Deliberately absent: transactions with locks, timers in the commit path, a second copy of the recovery logic, any
 //! use of sled's `transaction` and `flush_async` (one global lock; a deadlock with seven callers).
 
-mod base;
 mod batch;
+mod check;
 mod codec;
+mod counters;
 pub mod disk;
 mod error;
-mod follower;
+mod files;
 mod journal;
-mod lag;
+mod limits;
 mod local;
-mod overlay;
+mod memory;
 mod range;
 mod recovery;
-mod salvage;
-mod segment;
-mod sequencer;
+mod settings;
 mod shared;
 mod state;
-mod survey;
 pub mod sync;
 mod ticket;
-mod view;
-
-use bytes::Bytes;
+mod traits;
 
 pub use self::{
     batch::Batch,
-    error::{CommitError, Corruption, Error, Failure, OpenError},
-    local::{LocalStore, Settings, Stats},
+    counters::Stats,
+    error::{CommitError, Corruption, Error, Failure, Newer, OpenError},
+    journal::survey::TornTail,
+    limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
+    local::LocalStore,
+    memory::Memory,
     range::Range,
     recovery::{Recovery, StateOrigin},
-    survey::TornTail,
+    settings::Settings,
     ticket::Ticket,
+    traits::{Read, Store},
 };
-
-/// Longest key, in bytes. Keys are ids and index entries; sled copies parts of them into its inner nodes.
-pub const KEY_BYTES_MAX: usize = 1024;
-
-/// Most entries that one scan may return. A scan holds commits back while it runs, so that it is a snapshot; longer
-/// ranges are read in pages.
-pub const SCAN_ENTRIES_MAX: usize = 4096;
-
-/// Reading: what an attempt of a branch may do with a store itself.
-pub trait Read: Send + Sync + 'static {
-    /// The newest accepted value of `key`, durable or not: whoever lets it leave the host waits for
-    /// [`Store::barrier`] first. It may share the memory of the whole batch that wrote it; copy what is kept long.
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error>;
-
-    /// Up to `limit` (at most [`SCAN_ENTRIES_MAX`]) live entries of `range`, in its direction. One consistent snapshot.
-    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error>;
-
-    /// As [`Read::scan`], but only the keys: a list of large values costs no more than one of small ones.
-    fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Error> {
-        Ok(self.scan(range, limit)?.into_iter().map(|(key, _)| key).collect())
-    }
-
-    /// Whether everything that `batch` expects is so now, all at one moment. `false`: whoever read it has seen what is
-    /// no longer so, or what never was so at one time.
-    fn is_current(&self, batch: &Batch) -> Result<bool, Error>;
-}
-
-/// What the engine needs from a store; nothing in it assumes one process.
-pub trait Store: Read {
-    /// The commit point of order and visibility: checks the preconditions, gives the batch its place in the commit
-    /// order and makes it visible, all or nothing. Never waits for a sync; durability is the ticket's. What is
-    /// accepted waits in memory until it is durable, so whoever commits without waiting bounds how much is under way.
-    ///
-    /// A batch without writes only checks its preconditions; its ticket stands for everything they may have seen.
-    fn commit(&self, batch: Batch) -> Result<Ticket, CommitError>;
-
-    /// A ticket for everything accepted so far.
-    fn barrier(&self) -> Ticket;
-}

@@ -1,152 +1,43 @@
-//! The store of one process: its handle, its settings, its threads.
+//! The store of one process: its handle and its threads.
 
 use std::{
-    fs, io,
-    path::{Path, PathBuf},
+    fs,
+    path::Path,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use bytes::Bytes;
 
-use super::{
-    Batch, CommitError, Error, Failure, OpenError, Range, Read, SCAN_ENTRIES_MAX, Store, Ticket,
-    disk::{Disk, Os},
-    follower::Follower,
-    journal::Journal,
-    lag::Lag,
+use crate::{
+    batch::Batch,
+    check::Source,
+    counters::{Counters, Stats, add},
+    disk::Disk,
+    error::{CommitError, Error, Failure, OpenError},
+    files,
+    journal::{
+        segments::Segments,
+        sequencer::{Queue, Sequencer},
+        writer::Journal,
+    },
+    limits::{PAYLOAD_BYTES_MAX, SCAN_ENTRIES_MAX},
+    range::Range,
     recovery::{self, Recovered, Recovery},
-    segment::PAYLOAD_BYTES_MAX,
-    sequencer::{Queue, Sequencer},
-    shared::{Counters, Segments, Shared, add},
-    ticket::Progress,
-    view::{Refusal, View},
+    settings::Settings,
+    shared::Shared,
+    state::{
+        follower::Follower,
+        lag::Lag,
+        view::{Refusal, View},
+    },
+    sync::lock,
+    ticket::{Progress, Ticket},
+    traits::{Read, Store},
 };
-use crate::sync::lock;
-
-/// Where the store lives, and its limits.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The data directory; created if it does not exist.
-    pub dir: PathBuf,
-    /// Largest batch, in bytes of keys and values (and 7 bytes a write). Default 64 MiB, 256 MiB at most.
-    pub batch_bytes_max: usize,
-    /// Size after which the journal begins a new segment, in bytes. Segments are what can be deleted. Default 64 MiB.
-    pub segment_bytes: u64,
-    /// How long the follower gathers before it writes sled. Longer means fewer writes of often-changed keys, and a
-    /// larger overlay. Default 50 ms.
-    pub gather: Duration,
-    /// How many bytes of records may be durable and not yet in sled, in memory. Beyond it the journal waits, and with
-    /// it every ticket, so that memory stays bounded. Default 64 MiB.
-    pub lag_bytes_max: usize,
-    /// How long sled may go without being made durable; what a restart has to replay. Default 2 s.
-    pub checkpoint_interval: Duration,
-    /// The same in bytes of journal. Default 32 MiB.
-    pub checkpoint_bytes: u64,
-    /// How much journal may pile up before a new base is written, in bytes; or the size of the last base, if that is
-    /// more. What a rebuild has to replay, and what the disk has to hold besides. Default 256 MiB.
-    pub base_bytes: u64,
-    /// sled's cache, in bytes; sled treats it as a hint. Default 64 MiB.
-    pub cache_bytes: u64,
-    /// Whether opening reads all of sled and the base and checks their digests. Costs about a second per million
-    /// small entries; without it, only what sled notices by itself makes it be rebuilt. Default true.
-    pub verify_on_open: bool,
-    /// Whether to open a damaged journal by giving up everything after the damage. What is cut off is kept beside it
-    /// under the name `*.damaged`. Default false.
-    pub salvage: bool,
-    /// For tests: the file operations.
-    pub disk: Arc<dyn Disk>,
-}
-
-impl Settings {
-    /// The defaults for a directory.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            batch_bytes_max: 64 << 20,
-            segment_bytes: 64 << 20,
-            gather: Duration::from_millis(50),
-            lag_bytes_max: 64 << 20,
-            checkpoint_interval: Duration::from_secs(2),
-            checkpoint_bytes: 32 << 20,
-            base_bytes: 256 << 20,
-            cache_bytes: 64 << 20,
-            verify_on_open: true,
-            salvage: false,
-            disk: Arc::new(Os),
-        }
-    }
-
-    pub(crate) fn journal_dir(&self) -> PathBuf {
-        self.dir.join("journal")
-    }
-
-    pub(crate) fn base_dir(&self) -> PathBuf {
-        self.dir.join("base")
-    }
-
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.dir.join("state")
-    }
-
-    /// While this file exists, sled's content is not to be trusted: a running store has found it damaged.
-    pub(crate) fn rebuild_marker(&self) -> PathBuf {
-        self.dir.join("REBUILD")
-    }
-
-    pub(crate) fn mark_for_rebuild(&self) -> Result<(), Failure> {
-        let marker = self.rebuild_marker();
-        if !marker.exists() {
-            match self.disk.create(&marker) {
-                // Two threads may have found the same damage.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                created => drop(created.map_err(Failure::disk("create", &marker))?),
-            }
-            self.disk.sync_dir(&self.dir).map_err(Failure::disk("sync", &self.dir))?;
-        }
-        Ok(())
-    }
-}
-
-/// What the store has done since it was opened, and what it holds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Batches accepted with writes in them.
-    pub commits: u64,
-    /// Batches refused because something was not as it had been read.
-    pub conflicts: u64,
-    /// `fdatasync`s of the journal.
-    pub syncs: u64,
-    /// Bytes written to the journal.
-    pub journal_bytes: u64,
-    /// Journal files.
-    pub segments: u64,
-    /// The last sequence number accepted.
-    pub accepted: u64,
-    /// The last sequence number on disk.
-    pub durable: u64,
-    /// The last sequence number in sled.
-    pub applied: u64,
-    /// Keys committed and not yet in sled.
-    pub overlay_entries: u64,
-    /// Bytes of records on disk and not yet in sled.
-    pub lag_bytes: u64,
-    /// Keys written to, or removed from, sled.
-    pub rows: u64,
-    /// Rounds in which that was done.
-    pub rounds: u64,
-    /// Times that sled was made durable.
-    pub checkpoints: u64,
-    /// Bases written.
-    pub bases: u64,
-    /// Live entries in sled.
-    pub entries: u64,
-}
 
 /// A [`Store`] in one directory of this machine. Dropping it closes it.
 #[derive(Debug)]
@@ -330,7 +221,7 @@ fn lock_dir(dir: &Path, disk: &dyn Disk) -> Result<DirLock, OpenError> {
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         disk.sync_dir(parent).map_err(Failure::disk("sync", parent))?;
     }
-    let path = dir.join("LOCK");
+    let path = files::lock(dir);
     let file = fs::File::options().create(true).append(true).open(&path).map_err(Failure::disk("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(DirLock(file)),

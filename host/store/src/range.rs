@@ -1,5 +1,7 @@
 //! Half-open key ranges.
 
+use std::ops::Bound;
+
 use bytes::Bytes;
 
 /// A range of keys, read forwards or in reverse.
@@ -26,7 +28,7 @@ impl Range {
     }
 
     /// The part that a scan has seen which stopped at its limit after `last`: what to give to
-    /// [`super::Batch::expect_range`] together with its entries.
+    /// [`crate::Batch::expect_range`] together with its entries.
     #[must_use]
     pub fn through(self, last: &[u8]) -> Self {
         if self.reverse {
@@ -49,6 +51,30 @@ impl Range {
     /// Whether no key can be in it.
     pub fn is_empty(&self) -> bool {
         self.end.as_ref().is_some_and(|end| *end <= self.start)
+    }
+
+    /// The bounds for [`BTreeMap::range`](std::collections::BTreeMap::range), in ascending direction.
+    ///
+    /// That function panics when the end is below the start. Here the end is never below the start: an inverted range
+    /// becomes an empty one.
+    pub fn bounds(&self) -> (Bound<&Bytes>, Bound<&Bytes>) {
+        let end = self.end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(end.max(&self.start)));
+        (Bound::Included(&self.start), end)
+    }
+
+    /// Whether `key` is in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        *self.start <= *key && self.end.as_ref().is_none_or(|end| *key < **end)
+    }
+
+    /// Whether it begins no later and ends no earlier than `inner`, whatever their directions.
+    pub fn encloses(&self, inner: &Self) -> bool {
+        self.start <= inner.start
+            && match (&self.end, &inner.end) {
+                (None, _) => true,
+                (Some(_), None) => false,
+                (Some(outer), Some(inner)) => inner <= outer,
+            }
     }
 }
 
@@ -75,6 +101,27 @@ mod tests {
         assert_eq!(Range::prefix(b"a\xff\xff").end.as_deref(), Some(&b"b"[..]));
         assert_eq!(Range::prefix(b"\xff").end, None);
         assert_eq!(Range::prefix(b""), Range::default());
+    }
+
+    #[test]
+    fn the_bounds_of_a_range_hold_the_keys_that_it_contains() {
+        let keys: std::collections::BTreeMap<Bytes, ()> = ["a", "b", "c"].map(|key| (key.into(), ())).into();
+        for (start, end) in [("a", Some("c")), ("b", None), ("b", Some("b")), ("c", Some("a")), ("", Some(""))] {
+            let range = Range { start: start.into(), end: end.map(Bytes::from), reverse: false };
+            let found: Vec<_> = keys.range::<Bytes, _>(range.bounds()).map(|(key, ())| key).collect();
+            let expected: Vec<_> = keys.keys().filter(|key| range.contains(key)).collect();
+            assert_eq!(found, expected, "{range:?}");
+            assert_eq!(range.is_empty(), found.is_empty(), "{range:?}");
+        }
+    }
+
+    #[test]
+    fn a_range_encloses_itself_and_its_pages() {
+        let all = Range::prefix(b"k");
+        for inner in [all.clone(), all.clone().through(b"k1"), all.clone().reversed().beyond(b"k1")] {
+            assert!(all.encloses(&inner) && Range::default().encloses(&inner), "{inner:?}");
+            assert!(!inner.encloses(&Range::default()), "{inner:?}");
+        }
     }
 
     #[test]

@@ -11,8 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use super::Error;
-use crate::sync::lock;
+use crate::{error::Error, sync::lock};
 
 /// Stands for a place in the commit order, and for everything before it. Cheap to make, to clone and to drop.
 #[derive(Clone)]
@@ -27,7 +26,7 @@ impl Ticket {
         Self { seq, progress: Some(progress) }
     }
 
-    /// A ticket for something that is already durable; for other implementations of [`super::Store`].
+    /// A ticket for something that is already durable; for other implementations of [`crate::Store`].
     pub const fn settled(seq: u64) -> Self {
         Self { seq, progress: None }
     }

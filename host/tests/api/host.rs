@@ -21,11 +21,11 @@ use tempfile::TempDir;
 use tower::ServiceExt;
 use wasaga::{
     api::{self, Context, Limits, Uploads, metrics::Journal},
-    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
+    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::{Clock, Engine, Settings},
     plugin,
     saga::{BranchOp, Definition, Pin},
-    store::{self, Batch, LocalStore},
+    store::{self, LocalStore},
 };
 
 use crate::no_plugins::no_plugins;
@@ -184,18 +184,18 @@ impl Script {
         self.0.lock().unwrap().push(format!("{} {}", call.target(), str::from_utf8(&call.payload()).unwrap()));
         let amount = serde_json::from_slice::<Value>(&call.payload()).ok().and_then(|json| json["amount"].as_u64());
         Some(match call.target().rsplit('/').next().unwrap() {
-            "reject" => Outcome::Rejected { reason: "no <way>".into() },
-            "reject-in-dtms-words" => Outcome::Rejected { reason: "no. FAILURE".into() },
-            "try" if amount > Some(500) => Outcome::Rejected { reason: "simulated failure".into() },
-            "fail" => Outcome::Unknown { error: "HTTP 500".into() },
+            "reject" => Outcome::rejected("no <way>"),
+            "reject-in-dtms-words" => Outcome::rejected("no. FAILURE"),
+            "try" if amount > Some(500) => Outcome::rejected("simulated failure"),
+            "fail" => Outcome::unknown("HTTP 500"),
             "hang" => return None,
-            _ => Outcome::Succeeded { output: None, effects: Batch::new() },
+            _ => Outcome::succeeded(None),
         })
     }
 }
 
 impl Branch for Script {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a branch::Host) -> BoxFuture<'a, Outcome> {
         match self.play(call) {
             Some(outcome) => ready(outcome).boxed(),
             None => pending().boxed(),

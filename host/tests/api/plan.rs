@@ -15,11 +15,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use wasaga::{
     api::Limits,
-    branch::{Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
+    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
     directory::Branches,
     engine::{Settings, plan},
-    plugin::data,
-    saga::{BranchOp, Definition, Digest, Op, Pin, Pins},
+    plugin::keyvalue_keys,
+    saga::{BranchOp, Definition, Digest, Op, Pin, Pins, Verdict},
     store::Batch,
 };
 
@@ -44,13 +44,13 @@ struct Chest;
 const PIN: [u8; 32] = [0xab; 32];
 
 impl Branch for Chest {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        let own = [data::prefix("box", "things"), b"one".to_vec()].concat();
-        let shared = [data::prefix("", "log"), b"\xe2\x82\xac".to_vec()].concat();
+    fn call<'a>(&'a self, call: &'a Call, _: &'a branch::Host) -> BoxFuture<'a, Outcome> {
+        let own = [keyvalue_keys::prefix("box", "things"), b"one".to_vec()].concat();
+        let shared = [keyvalue_keys::prefix("", "log"), b"\xe2\x82\xac".to_vec()].concat();
         let mut effects = Batch::new();
         match call.branch_op.op {
             Op::Action if &*call.payload() == b"no" => {
-                return ready(Outcome::Rejected { reason: "it is full".into() }).boxed();
+                return ready(Outcome::rejected("it is full")).boxed();
             }
             Op::Action => {
                 effects.put(own, call.payload());
@@ -58,7 +58,7 @@ impl Branch for Chest {
             }
             Op::Compensate => effects.delete(own),
         }
-        ready(Outcome::Succeeded { output: Some(r#"{"kept":1}"#.into()), effects }).boxed()
+        ready(Outcome::Ended { verdict: Verdict::Succeeded { output: Some(r#"{"kept":1}"#.into()) }, effects }).boxed()
     }
 
     fn containment(&self) -> Containment {

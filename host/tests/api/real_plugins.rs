@@ -19,7 +19,10 @@ use wasaga::{
     branch::{grpc, http},
     directory::Branches,
     engine::Settings,
-    plugin::{self, Grants, Registry, Runtime, grants, http::rule::Allowed, secret::Source},
+    plugin::{
+        self, Grants, Registry, Runtime, grants,
+        grants::{rule::Allowed, secret::Source},
+    },
     saga::Policy,
 };
 

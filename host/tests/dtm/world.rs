@@ -23,7 +23,7 @@ use tower::ServiceExt;
 use wasaga::{
     api,
     branch::{
-        Branch, Call, Containment, Directory, NotFound, Outcome,
+        self, Branch, Call, Containment, Directory, NotFound, Outcome,
         http::{self, HttpBranch},
     },
     engine::Settings,
@@ -271,10 +271,10 @@ impl Directory for Services {
 struct Service(HttpBranch);
 
 impl Branch for Service {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, host: &'a branch::Host) -> BoxFuture<'a, Outcome> {
         async {
             let _still = Still::new();
-            self.0.call(call).await
+            self.0.call(call, host).await
         }
         .boxed()
     }

@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use wasaga::{
-    branch::Call,
+    branch::{self, Call},
     saga::{BranchOp, Event, Op, Status},
     store::{Batch, Store},
 };
@@ -220,8 +220,8 @@ async fn attempts_that_leave_are_counted_once_however_they_end() {
 }
 
 /// Ends an attempt in one way or another, and hands over how it was called.
-async fn end(attempt: Attempt, how: &str) -> Call {
-    let call = attempt.call.clone();
+async fn end(attempt: Attempt, how: &str) -> (Call, branch::Host) {
+    let late = (attempt.call.clone(), attempt.host.clone());
     match how {
         "fails" => attempt.fail_because("it took longer than it may"),
         "succeeds" => attempt.succeed(),
@@ -230,7 +230,7 @@ async fn end(attempt: Attempt, how: &str) -> Call {
         other => panic!("{other}"),
     }
     settle().await;
-    call
+    late
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,12 +247,12 @@ async fn an_attempt_that_has_ended_is_not_let_out_late() {
             host.store.conflict_next(1);
             let late = end(attempt, how).await;
             let log = host.find("g").await.log;
-            assert!(leave(&late).await.is_err(), "{how}");
+            assert!(leave(&late.0, &late.1).await.is_err(), "{how}");
             // Nor by the next attempt's right, which has the same number after a conflict.
             let next = stage.next().await;
-            assert!(leave(&late).await.is_err(), "{how}");
+            assert!(leave(&late.0, &late.1).await.is_err(), "{how}");
             next.leave().await.unwrap();
-            assert!(leave(&late).await.is_err(), "{how}");
+            assert!(leave(&late.0, &late.1).await.is_err(), "{how}");
             assert!(host.find("g").await.log.starts_with(&log));
         }
     }
@@ -313,7 +313,7 @@ async fn a_roll_back_waits_for_the_attempt_that_is_outside_and_compensates_it() 
             let late = end(gated, ends).await;
             let back = stage.compensation(0, 1).await;
             assert_eq!(back.call.tried.is_some(), ends == "succeeds");
-            assert!(leave(&late).await.is_err());
+            assert!(leave(&late.0, &late.1).await.is_err());
             back.succeed();
             host.until_status("g", Status::Failed).await;
         }
@@ -406,7 +406,7 @@ async fn only_gated_attempts_have_a_way_out_and_it_does_not_keep_the_host() {
     host.submit(&Plan::new("g").contained().external().gated()).await;
     for step in 0..2 {
         let attempt = stage.action(step, 1).await;
-        assert!(attempt.call.egress.is_none());
+        assert!(attempt.host.egress.is_none());
         attempt.succeed();
     }
     let gated = stage.action(2, 1).await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use wasaga::{
-    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
+    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::Filter,
     saga::{BranchOp, Definition, Op, Pin, Status},
     store::Store,
@@ -199,11 +199,11 @@ struct AtOnce {
 }
 
 impl Branch for AtOnce {
-    fn call<'a>(&'a self, call: &'a Call) -> futures_util::future::BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, _: &'a branch::Host) -> futures_util::future::BoxFuture<'a, Outcome> {
         let outcome = if self.rejected == Some(call.branch_op) {
-            Outcome::Rejected { reason: "no".into() }
+            Outcome::rejected("no")
         } else {
-            Outcome::Succeeded { output: Some("1".into()), effects: wasaga::store::Batch::new() }
+            Outcome::succeeded(Some("1".into()))
         };
         async { outcome }.boxed()
     }

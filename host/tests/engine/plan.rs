@@ -14,20 +14,20 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
-    branch::{Branch, Call, Containment, Directory, EgressRequest, NotFound, Outcome},
+    branch::{self, Branch, Call, Containment, Directory, EgressRequest, NotFound, Outcome},
     engine::{
         PlanError, SubmitError,
         plan::{Act, Changes, Ending, Plan as Planned, Settings, Trace},
     },
-    plugin::data,
-    saga::{BranchId, BranchOp, Definition, Digest, Op, Pin, Pins, Status},
+    plugin::keyvalue_keys,
+    saga::{BranchId, BranchOp, Definition, Digest, Op, Pin, Pins, Status, Verdict},
     store::{Batch, Range, Read, Store},
 };
 
 use crate::support::{Host, Plan, Setup, until};
 
 /// What the test does at each call, before the branch does anything.
-type Hook = Box<dyn FnMut(&Call) + Send>;
+type Hook = Box<dyn FnMut(&dyn Read) + Send>;
 
 /// Branches that keep accounts, each with a balance, in the data of the plugin `bank`; they do what the last part of
 /// their address says. The payload of step n is `account amount`.
@@ -43,7 +43,7 @@ fn pin() -> Pin {
 }
 
 fn key(account: &str) -> Vec<u8> {
-    [data::prefix("bank", ""), account.as_bytes().to_vec()].concat()
+    [keyvalue_keys::prefix("bank", ""), account.as_bytes().to_vec()].concat()
 }
 
 fn balance(state: &dyn Read, account: &str) -> Option<i64> {
@@ -51,28 +51,28 @@ fn balance(state: &dyn Read, account: &str) -> Option<i64> {
     Some(str::from_utf8(&value).unwrap().parse().unwrap())
 }
 
-fn add(call: &Call, sign: i64) -> Outcome {
+fn add(call: &Call, state: &dyn Read, sign: i64) -> Outcome {
     let payload = String::from_utf8(call.payload().to_vec()).unwrap();
     let (account, amount) = payload.split_once(' ').unwrap();
     let amount = sign * amount.parse::<i64>().unwrap();
-    let Some(old) = balance(&*call.state, account) else {
-        return Outcome::Rejected { reason: format!("no account {account}") };
+    let Some(old) = balance(state, account) else {
+        return Outcome::rejected(format!("no account {account}"));
     };
     if old + amount < 0 {
-        return Outcome::Rejected { reason: format!("only {old}") };
+        return Outcome::rejected(format!("only {old}"));
     }
     let mut effects = Batch::new();
     effects.expect(key(account), Some(Bytes::from(old.to_string())));
     effects.put(key(account), (old + amount).to_string());
-    Outcome::Succeeded { output: Some((old + amount).to_string()), effects }
+    Outcome::Ended { verdict: Verdict::Succeeded { output: Some((old + amount).to_string()) }, effects }
 }
 
-fn accounts(call: &Call) -> Outcome {
-    let rows = call.state.scan(&Range::prefix(&data::prefix("bank", "")), 100).unwrap();
+fn accounts(state: &dyn Read) -> Outcome {
+    let rows = state.scan(&Range::prefix(&keyvalue_keys::prefix("bank", "")), 100).unwrap();
     let text: Vec<_> = rows.iter().map(|(_, value)| str::from_utf8(value).unwrap()).collect();
     let mut effects = Batch::new();
-    effects.expect_range(Range::prefix(&data::prefix("bank", "")), rows.clone());
-    Outcome::Succeeded { output: Some(text.join(" ")), effects }
+    effects.expect_range(Range::prefix(&keyvalue_keys::prefix("bank", "")), rows.clone());
+    Outcome::Ended { verdict: Verdict::Succeeded { output: Some(text.join(" ")) }, effects }
 }
 
 fn writes(rows: &[(Vec<u8>, Option<&[u8]>)]) -> Outcome {
@@ -83,11 +83,11 @@ fn writes(rows: &[(Vec<u8>, Option<&[u8]>)]) -> Outcome {
             None => effects.delete(key),
         }
     }
-    Outcome::Succeeded { output: None, effects }
+    Outcome::Ended { verdict: Verdict::Succeeded { output: None }, effects }
 }
 
 impl Bank {
-    fn hook(&self, hook: impl FnMut(&Call) + Send + 'static) {
+    fn hook(&self, hook: impl FnMut(&dyn Read) + Send + 'static) {
         *self.hook.lock().unwrap() = Some(Box::new(hook));
     }
 
@@ -95,21 +95,21 @@ impl Bank {
         std::mem::take(&mut self.calls.lock().unwrap())
     }
 
-    async fn play(&self, call: &Call) -> Outcome {
-        assert!(call.is_dry_run);
-        assert_eq!((call.attempt, call.egress.is_some()), (1, call.target().starts_with("gated")));
+    async fn play(&self, call: &Call, host: &branch::Host) -> Outcome {
+        assert!(host.is_dry_run);
+        assert_eq!((call.attempt, host.egress.is_some()), (1, call.target().starts_with("gated")));
         self.calls.lock().unwrap().push(format!("{} {}", call.branch_id(), call.target()));
         if let Some(hook) = &mut *self.hook.lock().unwrap() {
-            hook(call);
+            hook(&*host.state);
         }
         match call.target().split_once('/').unwrap().1 {
-            "add" => add(call, 1),
+            "add" => add(call, &*host.state, 1),
             "undo" => {
                 assert!(call.tried.is_some());
-                add(call, -1)
+                add(call, &*host.state, -1)
             }
             "nothing" => writes(&[]),
-            "accounts" => accounts(call),
+            "accounts" => accounts(&*host.state),
             "two" => writes(&[(key("alice"), None), (key("new"), Some(b"\xff")), (b"secret".to_vec(), Some(b"x"))]),
             "again" => writes(&[(key("alice"), Some(b"100"))]),
             "many" => writes(&(0..150).map(|n| (key(&format!("{n:03}")), Some(&b"1"[..]))).collect::<Vec<_>>()),
@@ -118,18 +118,18 @@ impl Bank {
             "elsewhere" => {
                 let mut effects = Batch::new();
                 effects.expect(key("alice"), Some(Bytes::from_static(b"from elsewhere")));
-                Outcome::Succeeded { output: None, effects }
+                Outcome::Ended { verdict: Verdict::Succeeded { output: None }, effects }
             }
-            "no" => Outcome::Rejected { reason: "no".into() },
-            "later" => Outcome::Ongoing { retry_after: Some(Duration::from_secs(5)) },
-            "broken" => Outcome::Unknown { error: "e".repeat(2000) },
+            "no" => Outcome::rejected("no"),
+            "later" => Outcome::ongoing(Some(Duration::from_secs(5))),
+            "broken" => Outcome::unknown("e".repeat(2000)),
             "panic" => panic!("the test lets the branch panic"),
             "hang" => std::future::pending().await,
             "pay" => {
                 let what = "POST https://pay/charges".to_owned();
-                let refused = call.egress.as_ref().unwrap().request(EgressRequest { what }).await.unwrap_err();
+                let refused = host.egress.as_ref().unwrap().request(EgressRequest { what }).await.unwrap_err();
                 // What a branch makes of it does not matter.
-                Outcome::Rejected { reason: refused.0 }
+                Outcome::rejected(refused.0)
             }
             other => panic!("{other}"),
         }
@@ -139,9 +139,9 @@ impl Bank {
 struct Clerk(Arc<Bank>, Containment);
 
 impl Branch for Clerk {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, host: &'a branch::Host) -> BoxFuture<'a, Outcome> {
         assert_ne!(self.1, Containment::External, "{call:?}");
-        self.0.play(call).boxed()
+        self.0.play(call, host).boxed()
     }
 
     fn containment(&self) -> Containment {
@@ -276,7 +276,7 @@ async fn later_steps_see_what_earlier_ones_would_change() {
     let Planned { trace, failures, .. } = &planned;
     assert_eq!(trace.status, Status::Succeed);
     assert_eq!(called(trace), ["01 action", "02 action", "03 action"]);
-    assert_eq!(trace.acts[2].ending, Ending::Succeeded { output: Some("70 35".into()) });
+    assert_eq!(trace.acts[2].ending, Ending::Verdict(Verdict::Succeeded { output: Some("70 35".into()) }));
     assert_eq!(trace.acts[0].component, Some(pin()));
     assert_eq!(told(&trace.acts[0].changes), ["alice 100>70"]);
     assert_eq!(told(&trace.acts[1].changes), ["bob 5>35"]);
@@ -308,7 +308,7 @@ async fn a_saga_that_fails_by_itself_tells_what_it_takes_back() {
     let trace = &planned.trace;
     assert_eq!(trace.status, Status::Failed);
     assert_eq!(called(trace), ["01 action", "02 action", "01 compensate"]);
-    assert_eq!(trace.acts[1].ending, Ending::Rejected { reason: "no account nobody".into() });
+    assert_eq!(trace.acts[1].ending, Ending::Verdict(Verdict::Rejected { reason: "no account nobody".into() }));
     assert!(!trace.acts[1].is_assumed());
     assert_eq!(told(&trace.acts[2].changes), ["alice 70>100"]);
     assert_eq!(ids(&trace.not_needed), ["02"]);
@@ -334,8 +334,8 @@ async fn what_a_compensation_does_not_restore_is_left() {
 async fn a_compensation_that_does_not_succeed_is_assumed_to_in_the_end() {
     let (host, bank) = host();
     for (compensation, ending) in [
-        ("contained/no", Ending::Rejected { reason: "no".into() }),
-        ("contained/later", Ending::Ongoing { retry_after: Some(Duration::from_secs(5)) }),
+        ("contained/no", Ending::Verdict(Verdict::Rejected { reason: "no".into() })),
+        ("contained/later", Ending::Verdict(Verdict::Ongoing { retry_after: Some(Duration::from_secs(5)) })),
     ] {
         let saga = add_step(step(Plan::new("g"), "alice -30", "contained/add", compensation), "nobody 1");
         let trace = plan(&host, &bank, &saga).await.unwrap().trace;
@@ -355,13 +355,19 @@ async fn an_action_without_a_result_is_assumed_to_succeed_and_is_not_undone() {
         let act = &planned.trace.acts[1];
         assert!(act.is_assumed() && act.changes.is_empty(), "{act:?}");
         match (&act.ending, action) {
-            (Ending::Ongoing { retry_after }, "later") => assert_eq!(*retry_after, Some(Duration::from_secs(5))),
-            (Ending::Unknown { error }, "broken") => assert!(error.len() < 1100 && error.ends_with('…')),
-            (Ending::Unknown { error }, "panic") => assert!(error.contains("panicked")),
-            (Ending::Unknown { error }, "key-too-long") => {
+            (Ending::Verdict(Verdict::Ongoing { retry_after }), "later") => {
+                assert_eq!(*retry_after, Some(Duration::from_secs(5)))
+            }
+            (Ending::Verdict(Verdict::Unknown { error }), "broken") => {
+                assert!(error.len() < 1100 && error.ends_with('…'))
+            }
+            (Ending::Verdict(Verdict::Unknown { error }), "panic") => assert!(error.contains("panicked")),
+            (Ending::Verdict(Verdict::Unknown { error }), "key-too-long") => {
                 assert!(error.contains("2000 bytes is too large"), "{error}");
             }
-            (Ending::Unknown { error }, "elsewhere") => assert!(error.contains("do not fit"), "{error}"),
+            (Ending::Verdict(Verdict::Unknown { error }), "elsewhere") => {
+                assert!(error.contains("do not fit"), "{error}")
+            }
             other => panic!("{other:?}"),
         }
         assert_eq!((planned.trace.status, ids(&planned.trace.unknown)), (Status::Succeed, vec!["02".to_owned()]));
@@ -406,7 +412,7 @@ async fn a_gated_plugin_runs_up_to_the_door() {
     let saga = step(saga, "", "gated/pay", "contained/nothing");
     let planned = plan(&host, &bank, &add_step(saga, "bob 30")).await.unwrap();
     let Trace { acts, status, unknown, .. } = &planned.trace;
-    assert_eq!(acts[0].ending, Ending::Succeeded { output: Some("70".into()) }, "it never knocked");
+    assert_eq!(acts[0].ending, Ending::Verdict(Verdict::Succeeded { output: Some("70".into()) }), "it never knocked");
     assert_eq!(acts[1].ending, Ending::Depends { on: "POST https://pay/charges".into() });
     assert_eq!(acts[1].requests, ["POST https://pay/charges"]);
     assert_eq!((*status, ids(unknown)), (Status::Succeed, vec!["02".to_owned()]));
@@ -463,12 +469,12 @@ async fn a_plan_that_others_have_overtaken_is_made_again() {
     let (host, bank) = host();
     let store = Arc::downgrade(&host.store);
     let mut calls = 0;
-    bank.hook(move |call| {
+    bank.hook(move |state| {
         calls += 1;
         // After the first step of the first try has been read.
         if calls == 2 {
             set(&*store.upgrade().unwrap(), "alice", 1000);
-            assert_eq!(balance(&*call.state, "alice"), Some(70), "it sees the state of its plan");
+            assert_eq!(balance(state, "alice"), Some(70), "it sees the state of its plan");
         }
     });
     let saga = add_step(add_step(Plan::new("g"), "alice -30"), "bob 30");
@@ -490,7 +496,7 @@ async fn a_row_that_appears_in_what_was_listed_makes_a_plan_again() {
     });
     let saga = step(step(Plan::new("g"), "", "contained/accounts", ""), "", "contained/accounts", "");
     let trace = plan(&host, &bank, &saga).await.unwrap().trace;
-    let all = Ending::Succeeded { output: Some("100 5 9".into()) };
+    let all = Ending::Verdict(Verdict::Succeeded { output: Some("100 5 9".into()) });
     assert_eq!((&trace.acts[0].ending, &trace.acts[1].ending), (&all, &all));
     assert_eq!(bank.calls().len(), 4);
 }
@@ -500,8 +506,8 @@ async fn what_changes_all_the_time_cannot_be_planned() {
     let (host, bank) = host();
     let store = Arc::downgrade(&host.store);
     let mut alice = 100;
-    bank.hook(move |call| {
-        balance(&*call.state, "alice");
+    bank.hook(move |state| {
+        balance(state, "alice");
         alice += 1;
         set(&*store.upgrade().unwrap(), "alice", alice);
     });
@@ -538,7 +544,7 @@ async fn limits_are_kept_and_named() {
     let mut batch = Batch::new();
     batch.put(key("long"), [b'x'; 5000]);
     host.store.commit(batch).unwrap();
-    bank.hook(|call| assert!(call.state.get(&key("long")).is_err()));
+    bank.hook(|state| assert!(state.get(&key("long")).is_err()));
     let error = plan(&host, &bank, &step(Plan::new("g"), "", "contained/no", "")).await.unwrap_err();
     assert!(matches!(error, PlanError::TooMuchData { max: 4000 }), "{error}");
 }

@@ -15,8 +15,8 @@ use tokio::{
     time::timeout,
 };
 use wasaga::{
-    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
-    saga::{BranchOp, Definition, Pin, Pins, Status},
+    branch::{Branch, Call, Containment, Directory, Host, NotFound, Outcome},
+    saga::{BranchOp, Definition, Pin, Pins, Status, Verdict},
 };
 
 use crate::{
@@ -85,13 +85,14 @@ struct Actor {
 }
 
 impl Branch for Actor {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, host: &'a Host) -> BoxFuture<'a, Outcome> {
         async {
             if call.branch_op.step == 0 && self.control.loses.swap(false, Relaxed) {
-                let (branch, control, call) = (self.branch.clone(), self.control.clone(), call.clone());
+                let (branch, control, call, host) =
+                    (self.branch.clone(), self.control.clone(), call.clone(), host.clone());
                 tokio::spawn(async move {
                     control.begin.notified().await;
-                    let _ = control.ends.send(branch.call(&call).await);
+                    let _ = control.ends.send(branch.call(&call, &host).await);
                 });
                 self.control.has_lost.notify_one();
                 return pending().await;
@@ -99,7 +100,7 @@ impl Branch for Actor {
             if call.branch_op.step == 1 {
                 self.control.second.notified().await;
             }
-            self.branch.call(call).await
+            self.branch.call(call, host).await
         }
         .boxed()
     }
@@ -139,8 +140,10 @@ async fn an_attempt_of_an_earlier_driver() {
         let late = timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
         match late {
             // It has really done its work, and there is nobody to whom that matters.
-            Outcome::Succeeded { ref effects, .. } if plugin == "inside" => assert!(effects.has_writes()),
-            Outcome::Unknown { ref error } if plugin == "outside" => {
+            Outcome::Ended { verdict: Verdict::Succeeded { .. }, ref effects } if plugin == "inside" => {
+                assert!(effects.has_writes())
+            }
+            Outcome::Ended { verdict: Verdict::Unknown { ref error }, .. } if plugin == "outside" => {
                 assert!(error.starts_with("nothing was sent"), "{error}");
                 assert_eq!(server.asked().await.headers["idempotency-key"], "outside-01-action-1");
                 assert_eq!(server.requests(), 1, "of the second attempt");
@@ -169,6 +172,9 @@ async fn an_attempt_of_a_saga_that_has_been_stopped() {
     host.until_idle().await;
     control.begin.notify_one();
     let late = timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
-    assert!(matches!(&late, Outcome::Unknown { error } if error.starts_with("nothing was sent")), "{late:?}");
+    assert!(
+        matches!(&late, Outcome::Ended { verdict: Verdict::Unknown { error }, .. } if error.starts_with("nothing was sent")),
+        "{late:?}"
+    );
     assert_eq!((server.requests(), value(&host, "outside", "k")), (0, None));
 }

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use wasaga::{
     branch::{grpc, http},
     directory::Branches,
-    plugin::{Grants, Registry, Runtime, Settings, data, grants, http::rule::Allowed},
+    plugin::{Grants, Registry, Runtime, Settings, grants, grants::rule::Allowed, keyvalue_keys},
     saga::{BranchOp, Event, Step},
     store::{Batch, Read, Store, Ticket},
 };
@@ -87,7 +87,7 @@ pub fn request(server: &Server, method: &str, path: &str) -> Value {
 }
 
 fn key(plugin: &str, key: &str) -> Vec<u8> {
-    [data::prefix(plugin, "default"), key.as_bytes().to_vec()].concat()
+    [keyvalue_keys::prefix(plugin, "default"), key.as_bytes().to_vec()].concat()
 }
 
 /// A value of a plugin, committed or not yet durable.

@@ -8,13 +8,13 @@ static PLUGINS: LazyLock<Registry> = LazyLock::new(|| load(&Settings::default(),
 
 async fn run(op: Op, payload: &Value, tried: Option<&str>) -> Outcome {
     let call = Call { tried: tried.map(Into::into), ..call(op, &payload.to_string()) };
-    branch(&PLUGINS, "account", op).call(&call).await
+    branch(&PLUGINS, "account", op).call(&call, &host()).await
 }
 
 /// Commits what a call did, and returns its output.
 fn commit(outcome: Outcome) -> Value {
     match outcome {
-        Outcome::Succeeded { output, effects } => {
+        Outcome::Ended { verdict: Verdict::Succeeded { output }, effects } => {
             store().commit(effects).unwrap();
             output.map_or(Value::Null, |output| serde_json::from_str(&output).unwrap())
         }
@@ -42,7 +42,11 @@ async fn refused(payload: &Value, words: &str) {
     // And a compensation has nothing to do, whatever it is told.
     for tried in [None, Some("")] {
         if tried.is_none() || words.starts_with("invalid") {
-            let Outcome::Succeeded { effects, .. } = run(Op::Compensate, payload, tried).await else { panic!() };
+            let Outcome::Ended { verdict: Verdict::Succeeded { .. }, effects } =
+                run(Op::Compensate, payload, tried).await
+            else {
+                panic!()
+            };
             assert!(!effects.has_writes());
         }
     }

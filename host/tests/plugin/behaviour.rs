@@ -22,7 +22,7 @@ async fn service_b_rejects_large_amounts_and_bad_requests() {
         assert_eq!(rejected(try_(&SERVICES, "service-b", &payload).await), "invalid request", "{payload}");
     }
     let not_json = call(Op::Action, "amount=100");
-    assert_eq!(rejected(branch(&SERVICES, "service-b", Op::Action).call(&not_json).await), "invalid request");
+    assert_eq!(rejected(branch(&SERVICES, "service-b", Op::Action).call(&not_json, &host()).await), "invalid request");
     assert_eq!(output(cancel(&SERVICES, "service-b", &json!({"amount": 501}), None).await), Value::Null);
 }
 
@@ -58,7 +58,10 @@ async fn failures_become_outcomes() {
             try_(&CHAOS, "chaos", &json!({"try": "go on", "ms": ms})).await,
             cancel(&CHAOS, "chaos", &json!({"cancel": "go on", "ms": ms}), None).await,
         ] {
-            assert!(matches!(outcome, Outcome::Ongoing { retry_after } if retry_after == expected), "{outcome:?}");
+            assert!(
+                matches!(outcome, Outcome::Ended { verdict: Verdict::Ongoing { retry_after }, .. } if retry_after == expected),
+                "{outcome:?}"
+            );
         }
     }
 }
@@ -73,7 +76,7 @@ async fn a_compensation_is_never_rejected() {
 async fn an_output_is_json_or_nothing() {
     assert_eq!(output(try_(&CHAOS, "chaos", &json!({"try": "output", "text": "[1]"})).await), json!([1]));
     let empty = try_(&CHAOS, "chaos", &json!({"try": "output", "text": ""})).await;
-    assert!(matches!(empty, Outcome::Succeeded { output: None, .. }), "{empty:?}");
+    assert!(matches!(empty, Outcome::Ended { verdict: Verdict::Succeeded { output: None }, .. }), "{empty:?}");
     let error = unknown(try_(&CHAOS, "chaos", &json!({"try": "output", "text": "done!"})).await);
     assert!(error.contains("output is not JSON"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use wasaga::plugin::{Grants, Limits, grants, secret::Source};
+use wasaga::plugin::{Grants, Limits, grants, grants::secret::Source};
 
 use super::*;
 

@@ -92,8 +92,12 @@ async fn a_rehearsal_is_logged_for_debugging_only() {
     let calls =
         [log(&json!([["error", "", "charged"]])), json!({"try": "print", "stream": "error", "text": "charged\n"})];
     for payload in calls {
-        let dry_run = Call { is_dry_run: true, ..call(Op::Action, &payload.to_string()) };
-        let lines = lines_of(Level::DEBUG, branch(&CHAOS, "chaos", Op::Action).call(&dry_run)).await;
+        let dry_run = Host { is_dry_run: true, ..host() };
+        let lines = lines_of(
+            Level::DEBUG,
+            branch(&CHAOS, "chaos", Op::Action).call(&call(Op::Action, &payload.to_string()), &dry_run),
+        )
+        .await;
         assert_eq!(shown(&lines), [(Level::DEBUG, "charged")]);
         assert_eq!(lines[0].fields["is_dry_run"], "true");
     }

@@ -39,8 +39,8 @@ impl World {
 
     /// One attempt of a script, on `state`.
     pub async fn attempt(&self, plugin: &str, wish: &Value, state: Arc<dyn Read>) -> Outcome {
-        let call = Call { state, ..call(Op::Action, &wish.to_string()) };
-        branch(&self.plugins, plugin, Op::Action).call(&call).await
+        let (call, host) = (call(Op::Action, &wish.to_string()), Host { state, ..host() });
+        branch(&self.plugins, plugin, Op::Action).call(&call, &host).await
     }
 
     /// Runs a script, commits what it did and returns its results.
@@ -58,7 +58,9 @@ pub fn kv(script: &Value) -> Value {
 
 pub fn succeeded(outcome: Outcome) -> (Value, Batch) {
     match outcome {
-        Outcome::Succeeded { output: Some(output), effects } => (serde_json::from_str(&output).unwrap(), effects),
+        Outcome::Ended { verdict: Verdict::Succeeded { output: Some(output) }, effects } => {
+            (serde_json::from_str(&output).unwrap(), effects)
+        }
         other => panic!("not succeeded: {other:?}"),
     }
 }
@@ -355,8 +357,10 @@ async fn a_failing_store_is_nobodys_decision() {
 async fn a_compensation_writes_too() {
     let world = World::new();
     let payload = json!({"cancel": "kv", "kv": [["increment", "n", 1]]}).to_string();
-    let call = Call { state: world.store.clone(), ..call(Op::Compensate, &payload) };
-    let Outcome::Succeeded { effects, .. } = branch(&world.plugins, "one", Op::Compensate).call(&call).await else {
+    let (call, host) = (call(Op::Compensate, &payload), Host { state: world.store.clone(), ..host() });
+    let Outcome::Ended { verdict: Verdict::Succeeded { .. }, effects } =
+        branch(&world.plugins, "one", Op::Compensate).call(&call, &host).await
+    else {
         panic!("not succeeded")
     };
     world.store.commit(effects).unwrap();

@@ -1,6 +1,6 @@
 //! One guest for each limit that breaks it. The error names the limit, and the next attempt is undisturbed.
 
-use wasaga::plugin::{Fault, Limits};
+use wasaga::plugin::{ComponentError, Limits, PublishError};
 
 use super::*;
 
@@ -46,14 +46,14 @@ async fn stack() {
 #[tokio::test]
 async fn time_of_a_guest_that_computes() {
     let call = Call { timeout: Duration::from_millis(200), ..call(Op::Action, r#"{"try":"spin"}"#) };
-    let error = unknown(branch(&CHAOS, "chaos", Op::Action).call(&call).await);
+    let error = unknown(branch(&CHAOS, "chaos", Op::Action).call(&call, &host()).await);
     assert!(error.contains("200ms") && error.contains("request_timeout"), "{error}");
 }
 
 #[tokio::test]
 async fn time_of_a_guest_that_waits() {
     let call = Call { timeout: Duration::from_millis(200), ..call(Op::Compensate, r#"{"cancel":"sleep","ms":60000}"#) };
-    let error = unknown(branch(&CHAOS, "chaos", Op::Compensate).call(&call).await);
+    let error = unknown(branch(&CHAOS, "chaos", Op::Compensate).call(&call, &host()).await);
     assert!(error.contains("200ms") && error.contains("request_timeout"), "{error}");
 }
 
@@ -61,7 +61,7 @@ async fn time_of_a_guest_that_waits() {
 async fn output_size() {
     let exact = Limits::default().output_bytes;
     let digits = |bytes| json!({"try": "output", "text": "1".repeat(bytes)});
-    assert!(matches!(try_(&CHAOS, "chaos", &digits(exact)).await, Outcome::Succeeded { .. }));
+    assert!(try_(&CHAOS, "chaos", &digits(exact)).await.has_succeeded());
     fails_with(digits(exact + 1), &["output_bytes", "65536"]).await;
 }
 
@@ -101,6 +101,9 @@ async fn components_that_need_more_than_the_limits_are_refused_when_loaded() {
     ] {
         let registry = load(&settings(limits.clone()), &target("fixtures"));
         let refused = &registry.refused()[0];
-        assert!(matches!(refused.fault, Fault::OverLimits { .. }), "{limits:?}: {refused:?}");
+        assert!(
+            matches!(refused.error, PublishError::Component(ComponentError::OverLimits { .. })),
+            "{limits:?}: {refused:?}"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::fs;
 
 use sha2::{Digest as _, Sha256};
 use wasaga::{
-    plugin::{Fault, Limits},
+    plugin::{ComponentError, Limits, PublishError},
     saga::Digest,
 };
 
@@ -43,7 +43,7 @@ macro_rules! assert_refused {
     ($file:literal, $bytes:expr, $fault:pat, $($words:literal),+) => {
         let registry = beside_a_good_one($file, $bytes).await;
         let refused = &registry.refused()[0];
-        assert!(matches!(refused.fault, $fault), "{refused:?}");
+        assert!(matches!(refused.error, PublishError::Component($fault)), "{refused:?}");
         let message = refused.to_string();
         $(assert!(message.contains($words), "no {:?} in {message:?}", $words);)+
     };
@@ -51,17 +51,23 @@ macro_rules! assert_refused {
 
 #[tokio::test]
 async fn files_that_are_something_else() {
-    assert_refused!("bad.wasm", b"", Fault::Empty, "empty", "again");
-    assert_refused!("bad.wasm", b"(component)", Fault::NotWasm, "not WebAssembly", "wasm32-wasip2");
+    assert_refused!("bad.wasm", b"", ComponentError::Empty, "empty", "again");
+    assert_refused!("bad.wasm", b"(component)", ComponentError::NotWasm, "not WebAssembly", "wasm32-wasip2");
     assert_refused!(
         "bad.wasm",
         b"\0asm\x01\0\0\0",
-        Fault::CoreModule { .. },
+        ComponentError::CoreModule { .. },
         "core module",
         "wasm32-wasip2",
         "cargo component"
     );
-    assert_refused!("bad.wasm", &vec![0; 1 << 21], Fault::TooLarge { limit: 1_048_576 }, "1048576", "component_bytes");
+    assert_refused!(
+        "bad.wasm",
+        &vec![0; 1 << 21],
+        ComponentError::TooLarge { limit: 1_048_576 },
+        "1048576",
+        "component_bytes"
+    );
 }
 
 #[tokio::test]
@@ -81,41 +87,53 @@ async fn a_module_that_could_become_a_component() {
 #[tokio::test]
 async fn a_file_that_was_cut_short() {
     let whole = component("plugins", "service-a");
-    assert_refused!("bad.wasm", &whole[..whole.len() / 2], Fault::Invalid { .. }, "cut short", "again");
-    assert_refused!("bad.wasm", &whole[..6], Fault::Invalid { .. }, "cut short");
+    assert_refused!("bad.wasm", &whole[..whole.len() / 2], ComponentError::Invalid { .. }, "cut short", "again");
+    assert_refused!("bad.wasm", &whole[..6], ComponentError::Invalid { .. }, "cut short");
 }
 
 #[tokio::test]
 async fn another_world() {
     let nothing = b"\0asm\x0d\0\x01\0";
-    assert_refused!("bad.wasm", nothing, Fault::WrongWorld { .. }, "wasaga:saga/branch@0.1.0", "nothing");
+    assert_refused!("bad.wasm", nothing, ComponentError::WrongWorld { .. }, "wasaga:saga/branch@0.1.0", "nothing");
     let other = renamed("saga/branch@", "saga/brunch@");
-    assert_refused!("bad.wasm", &other, Fault::WrongWorld { .. }, "wasaga:saga/brunch@0.1.0", "wasaga:saga/plugin");
+    assert_refused!(
+        "bad.wasm",
+        &other,
+        ComponentError::WrongWorld { .. },
+        "wasaga:saga/brunch@0.1.0",
+        "wasaga:saga/plugin"
+    );
     let newer = renamed("branch@0.1.0", "branch@0.2.0");
-    assert_refused!("bad.wasm", &newer, Fault::OtherVersion { .. }, "branch@0.1.0", "branch@0.2.0");
+    assert_refused!("bad.wasm", &newer, ComponentError::OtherVersion { .. }, "branch@0.1.0", "branch@0.2.0");
 }
 
 #[tokio::test]
 async fn another_interface_under_the_right_name() {
     let no_cancel = renamed("cancel", "undone");
-    assert_refused!("bad.wasm", &no_cancel, Fault::MissingFunction { function: "cancel" }, "`cancel`");
+    assert_refused!("bad.wasm", &no_cancel, ComponentError::MissingFunction { function: "cancel" }, "`cancel`");
     let field = renamed("attempt", "attemqt");
-    assert_refused!("bad.wasm", &field, Fault::WrongType { .. }, "wit", "attempt");
+    assert_refused!("bad.wasm", &field, ComponentError::WrongType { .. }, "wit", "attempt");
     let case = renamed("unavailable", "unavoidable");
-    assert_refused!("bad.wasm", &case, Fault::WrongType { .. }, "wit", "unavailable");
+    assert_refused!("bad.wasm", &case, ComponentError::WrongType { .. }, "wit", "unavailable");
 }
 
 #[tokio::test]
 async fn an_import_that_the_host_does_not_offer() {
     let import = renamed("wasi:cli/stdout@", "wasi:cli/strout@");
-    assert_refused!("bad.wasm", &import, Fault::UnknownImport { .. }, "wasi:cli/strout@", "wasaga:saga/plugin");
+    assert_refused!(
+        "bad.wasm",
+        &import,
+        ComponentError::UnknownImport { .. },
+        "wasi:cli/strout@",
+        "wasaga:saga/plugin"
+    );
 }
 
 #[tokio::test]
 async fn a_name_that_no_address_can_hold() {
     let good = component("plugins", "service-a");
-    assert_refused!("Bad.wasm", &good, Fault::Name, "lowercase");
-    assert_refused!("a b.wasm", &good, Fault::Name, "rename");
+    assert_refused!("Bad.wasm", &good, ComponentError::Name(_), "lowercase");
+    assert_refused!("a b.wasm", &good, ComponentError::Name(_), "rename");
 }
 
 #[test]

@@ -26,9 +26,9 @@ use std::{
 
 use serde_json::{Value, json};
 use wasaga::{
-    branch::{Branch, Call, Containment, Outcome},
+    branch::{Branch, Call, Containment, Host, Outcome},
     plugin::{Registry, Runtime, Settings},
-    saga::{BranchId, BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
+    saga::{BranchId, BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
     store::{self, LocalStore},
 };
 
@@ -89,26 +89,30 @@ fn call(op: Op, payload: &str) -> Call {
         results: [(BranchId(0), r#"{"seat":7}"#.to_owned())].into(),
         tried: None,
         timeout: PATIENCE,
-        state: store(),
-        egress: None,
-        is_dry_run: false,
     }
 }
 
+/// A host without egress, whose store nobody else writes to.
+fn host() -> Host {
+    Host { state: store(), egress: None, is_dry_run: false }
+}
+
 async fn try_(registry: &Registry, plugin: &str, payload: &Value) -> Outcome {
-    branch(registry, plugin, Op::Action).call(&call(Op::Action, &payload.to_string())).await
+    branch(registry, plugin, Op::Action).call(&call(Op::Action, &payload.to_string()), &host()).await
 }
 
 async fn cancel(registry: &Registry, plugin: &str, payload: &Value, tried: Option<&str>) -> Outcome {
     let call = Call { tried: tried.map(Into::into), ..call(Op::Compensate, &payload.to_string()) };
-    branch(registry, plugin, Op::Compensate).call(&call).await
+    branch(registry, plugin, Op::Compensate).call(&call, &host()).await
 }
 
 /// The output of an attempt that must have succeeded, as JSON.
 fn output(outcome: Outcome) -> Value {
     match outcome {
-        Outcome::Succeeded { output: Some(output), .. } => serde_json::from_str(&output).unwrap(),
-        Outcome::Succeeded { output: None, .. } => Value::Null,
+        Outcome::Ended { verdict: Verdict::Succeeded { output: Some(output) }, .. } => {
+            serde_json::from_str(&output).unwrap()
+        }
+        Outcome::Ended { verdict: Verdict::Succeeded { output: None }, .. } => Value::Null,
         other => panic!("not succeeded: {other:?}"),
     }
 }
@@ -116,14 +120,14 @@ fn output(outcome: Outcome) -> Value {
 /// The error of an attempt of which nobody can say what it did.
 fn unknown(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Unknown { error } => error,
+        Outcome::Ended { verdict: Verdict::Unknown { error }, .. } => error,
         other => panic!("not unknown: {other:?}"),
     }
 }
 
 fn rejected(outcome: Outcome) -> String {
     match outcome {
-        Outcome::Rejected { reason } => reason,
+        Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } => reason,
         other => panic!("not rejected: {other:?}"),
     }
 }

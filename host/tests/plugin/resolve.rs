@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use wasaga::plugin::{Route, Unresolved};
+use wasaga::plugin::{Route, address};
 
 use super::*;
 
@@ -27,9 +27,9 @@ static REGISTRY: LazyLock<Registry> = LazyLock::new(registry);
 /// Which of the two services answers: only the second one rejects.
 async fn owner(target: &str) -> Option<&'static str> {
     let branch = REGISTRY.resolve(target, Op::Action).unwrap()?;
-    match branch.call(&call(Op::Action, r#"{"amount":501}"#)).await {
-        Outcome::Succeeded { .. } => Some("service-a"),
-        Outcome::Rejected { .. } => Some("service-b"),
+    match branch.call(&call(Op::Action, r#"{"amount":501}"#), &host()).await {
+        Outcome::Ended { verdict: Verdict::Succeeded { .. }, .. } => Some("service-a"),
+        Outcome::Ended { verdict: Verdict::Rejected { .. }, .. } => Some("service-b"),
         other => panic!("{other:?}"),
     }
 }
@@ -70,7 +70,7 @@ async fn everything_else_is_http() {
     }
 }
 
-fn error(target: &str, op: Op) -> Unresolved {
+fn error(target: &str, op: Op) -> address::Error {
     REGISTRY.resolve(target, op).err().expect("should not be resolved")
 }
 
@@ -78,7 +78,7 @@ fn error(target: &str, op: Op) -> Unresolved {
 fn an_unknown_plugin_is_an_error_that_names_those_there_are() {
     for target in ["wasm://service-c/try", "wasm:///try", "http://old-host:8080/try"] {
         let error = error(target, Op::Action);
-        assert!(matches!(error, Unresolved::UnknownPlugin { .. }), "{error:?}");
+        assert!(matches!(error, address::Error::UnknownPlugin { .. }), "{error:?}");
         let message = error.to_string();
         assert!(message.contains(target) && message.contains("service-a, service-b"), "{message}");
     }
@@ -102,7 +102,7 @@ fn an_unknown_operation_is_an_error() {
         "http://gateway/charge",
     ] {
         let error = error(target, Op::Action);
-        assert!(matches!(error, Unresolved::UnknownOperation { .. }), "{target}: {error:?}");
+        assert!(matches!(error, address::Error::UnknownOperation { .. }), "{target}: {error:?}");
         assert!(error.to_string().contains("/try for an action, in /cancel for a compensation"), "{error}");
     }
 }

@@ -86,7 +86,7 @@ async fn settle(world: &World, history: &Arc<History>, plugin: &'static str, scr
         // Now all others have their turn, which may change what was read.
         yield_now().await;
         match outcome {
-            Outcome::Succeeded { output, effects } => {
+            Outcome::Ended { verdict: Verdict::Succeeded { output }, effects } => {
                 let result = Ok(serde_json::from_str(&output.unwrap()).unwrap());
                 let mut entries = history.entries();
                 match world.store.commit(effects) {
@@ -95,7 +95,7 @@ async fn settle(world: &World, history: &Arc<History>, plugin: &'static str, scr
                     Err(other) => panic!("{other}"),
                 }
             }
-            Outcome::Rejected { reason } => {
+            Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } => {
                 let entry = Some(Entry { plugin, script, result: Err(reason) });
                 let (mut entries, place) = (history.entries(), *state.place.lock().unwrap());
                 match place {

@@ -12,7 +12,7 @@ async fn calls_beyond_the_pool_wait_for_a_place() {
     let mut calls = JoinSet::new();
     for _ in 0..8 {
         let branch = branch.clone();
-        calls.spawn(async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":20}"#)).await });
+        calls.spawn(async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":20}"#), &host()).await });
     }
     while let Some(outcome) = calls.join_next().await {
         assert_eq!(output(outcome.unwrap()), Value::Null);
@@ -26,12 +26,12 @@ async fn waiting_for_a_place_is_no_time_of_the_attempt() {
     let branch = branch(&registry, "chaos", Op::Action);
     let sleeper = tokio::spawn({
         let branch = branch.clone();
-        async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":1500}"#)).await }
+        async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":1500}"#), &host()).await }
     });
     // The only thread runs the sleeper until it sleeps.
     tokio::task::yield_now().await;
     let late = Call { timeout: Duration::from_secs(1), ..call(Op::Action, "{}") };
-    assert_eq!(output(branch.call(&late).await), Value::Null);
+    assert_eq!(output(branch.call(&late, &host()).await), Value::Null);
     assert_eq!(output(sleeper.await.unwrap()), Value::Null);
 }
 
@@ -41,12 +41,12 @@ async fn an_attempt_that_is_given_up_leaves_its_place_at_once() {
     let branch = branch(&registry, "chaos", Op::Action);
     let sleeper = tokio::spawn({
         let branch = branch.clone();
-        async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":60000}"#)).await }
+        async move { branch.call(&call(Op::Action, r#"{"try":"sleep","ms":60000}"#), &host()).await }
     });
     tokio::task::yield_now().await;
     sleeper.abort();
     assert!(sleeper.await.unwrap_err().is_cancelled());
-    assert_eq!(output(branch.call(&call(Op::Action, "{}")).await), Value::Null);
+    assert_eq!(output(branch.call(&call(Op::Action, "{}"), &host()).await), Value::Null);
 }
 
 /// A folder where chaos goes by two names.
@@ -66,7 +66,7 @@ async fn a_plugin_that_waits_keeps_nobody_else_out() {
     let mut sleepers: JoinSet<_> = (0..20)
         .map(|_| {
             let slow = slow.clone();
-            async move { slow.call(&call(Op::Action, r#"{"try":"sleep","ms":60000}"#)).await }
+            async move { slow.call(&call(Op::Action, r#"{"try":"sleep","ms":60000}"#), &host()).await }
         })
         .collect();
     for _ in 0..3 {
@@ -74,10 +74,10 @@ async fn a_plugin_that_waits_keeps_nobody_else_out() {
         assert_eq!(output(try_(&registry, "quick", &json!({"try": "count"})).await), json!(1));
     }
     // Its own later attempts wait for its earlier ones, whatever the version.
-    let late = timeout(Duration::from_millis(100), slow.call(&call(Op::Action, "{}"))).await;
+    let late = timeout(Duration::from_millis(100), slow.call(&call(Op::Action, "{}"), &host())).await;
     assert!(late.is_err(), "{late:?}");
     sleepers.shutdown().await;
-    assert_eq!(output(slow.call(&call(Op::Action, "{}")).await), Value::Null);
+    assert_eq!(output(slow.call(&call(Op::Action, "{}"), &host()).await), Value::Null);
 }
 
 /// Whatever the client asks for.
@@ -87,7 +87,7 @@ async fn no_attempt_keeps_its_place_for_longer_than_the_host_lets_it() {
     let registry = chaos(&Settings { slots: 1, limits, ..Settings::default() });
     let branch = branch(&registry, "chaos", Op::Action);
     let day = Call { timeout: Duration::from_hours(24), ..call(Op::Action, r#"{"try":"sleep","ms":60000}"#) };
-    let error = unknown(branch.call(&day).await);
+    let error = unknown(branch.call(&day, &host()).await);
     assert!(error.contains("100ms") && error.contains("attempt_timeout"), "{error}");
 }
 
@@ -99,7 +99,7 @@ async fn a_spinning_guest_stops_nobody() {
     let run = |name: &'static str, payload: &'static str, timeout| {
         let (branch, done) = (branch.clone(), done.clone());
         tokio::spawn(async move {
-            let outcome = branch.call(&Call { timeout, ..call(Op::Action, payload) }).await;
+            let outcome = branch.call(&Call { timeout, ..call(Op::Action, payload) }, &host()).await;
             done.send(name).unwrap();
             outcome
         })
@@ -119,7 +119,7 @@ async fn busy_guests_take_turns() {
     let mut calls = JoinSet::new();
     for _ in 0..3 {
         let branch = branch.clone();
-        calls.spawn(async move { branch.call(&call(Op::Action, r#"{"try":"spin for","ms":100}"#)).await });
+        calls.spawn(async move { branch.call(&call(Op::Action, r#"{"try":"spin for","ms":100}"#), &host()).await });
     }
     while let Some(outcome) = calls.join_next().await {
         assert_eq!(output(outcome.unwrap()), Value::Null);
@@ -137,7 +137,7 @@ async fn who_is_given_up_keeps_its_place_until_it_is_gone() {
         let branch = branch.clone();
         calls.spawn(async move {
             let timeout = Duration::from_millis(20);
-            branch.call(&Call { timeout, ..call(Op::Action, r#"{"try":"spin"}"#) }).await
+            branch.call(&Call { timeout, ..call(Op::Action, r#"{"try":"spin"}"#) }, &host()).await
         });
     }
     while let Some(outcome) = calls.join_next().await {

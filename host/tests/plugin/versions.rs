@@ -4,7 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 use wasaga::{
-    plugin::{Fault, Unresolved, version},
+    plugin::{ComponentError, PublishError, address, version},
     saga::{BranchOp, Pin},
 };
 
@@ -67,7 +67,7 @@ async fn current(registry: &Registry) -> Option<u32> {
 }
 
 async fn version_of(branch: Arc<dyn Branch>) -> u32 {
-    let answer = output(branch.call(&call(Op::Action, r#"{"try":"version"}"#)).await);
+    let answer = output(branch.call(&call(Op::Action, r#"{"try":"version"}"#), &host()).await);
     answer.as_str().unwrap().strip_prefix("version-").unwrap().parse().unwrap()
 }
 
@@ -117,7 +117,7 @@ async fn a_file_that_is_no_plugin_changes_nothing_until_it_is_mended() {
     assert_eq!(current(&plugins).await, Some(1));
     let refused = &plugins.refused()[0];
     assert_eq!(refused.file, world.file("chaos"));
-    assert!(matches!(refused.fault, Fault::CoreModule { .. }), "{refused}");
+    assert!(matches!(refused.error, PublishError::Component(ComponentError::CoreModule { .. })), "{refused}");
     for version in [1, 2] {
         world.put("chaos", &chaos_v(version));
         plugins.look();
@@ -223,10 +223,10 @@ async fn a_plugin_whose_file_is_gone_is_there_for_old_sagas_only() {
     plugins.look();
     plugins.look();
     let gone = plugins.resolve("wasm://chaos/try", Op::Action).err().unwrap();
-    assert!(matches!(gone, Unresolved::UnknownPlugin { .. }), "{gone}");
+    assert!(matches!(gone, address::Error::UnknownPlugin { .. }), "{gone}");
     let by_digest = format!("wasm://chaos@{}/try", version(old.digest));
     let gone = plugins.pin(&by_digest, Op::Action).unwrap_err();
-    assert!(matches!(gone, Unresolved::UnknownPlugin { .. }), "{gone}");
+    assert!(matches!(gone, address::Error::UnknownPlugin { .. }), "{gone}");
     assert_eq!(pinned(&plugins, &old).await, 1);
 }
 
@@ -268,15 +268,15 @@ async fn what_cannot_be_published_changes_nothing() {
     let plugins = world.start();
     publish(&plugins, 1);
     let refused = |name: &str, bytes: &[u8]| plugins.publish(name, bytes).err().unwrap();
-    assert!(matches!(refused("chaos", b"(module)"), Fault::NotWasm));
-    assert!(matches!(refused("Chaos", &chaos_v(2)), Fault::Name));
-    assert!(matches!(refused("../chaos", &chaos_v(2)), Fault::Name));
+    assert!(matches!(refused("chaos", b"(module)"), PublishError::Component(ComponentError::NotWasm)));
+    assert!(matches!(refused("Chaos", &chaos_v(2)), PublishError::Component(ComponentError::Name(_))));
+    assert!(matches!(refused("../chaos", &chaos_v(2)), PublishError::Component(ComponentError::Name(_))));
     // It could not be kept for the sagas that would use it.
     fs::write(world.dir.path().join("component_store/other"), "in the way").unwrap();
-    assert!(matches!(refused("other", &chaos_v(2)), Fault::NotKept(_)));
+    assert!(matches!(refused("other", &chaos_v(2)), PublishError::NotKept(_)));
     // There is no room for its file.
     fs::create_dir(world.file("third")).unwrap();
-    assert!(matches!(refused("third", &chaos_v(2)), Fault::NotPlaced(_)));
+    assert!(matches!(refused("third", &chaos_v(2)), PublishError::NotPlaced(_)));
     assert_eq!(current(&plugins).await, Some(1));
     assert_eq!(plugins.plugins().len(), 1);
     assert!(!world.file("other").exists());
@@ -284,7 +284,7 @@ async fn what_cannot_be_published_changes_nothing() {
     let before = plugins.versions();
     fs::remove_file(world.file("chaos")).unwrap();
     fs::create_dir(world.file("chaos")).unwrap();
-    assert!(matches!(refused("chaos", &chaos_v(2)), Fault::NotPlaced(_)));
+    assert!(matches!(refused("chaos", &chaos_v(2)), PublishError::NotPlaced(_)));
     assert_eq!((plugins.versions(), world.kept()), (before, 1));
     fs::remove_dir(world.file("chaos")).unwrap();
     fs::rename(world.dir.path().join("plugins"), world.dir.path().join("elsewhere")).unwrap();
@@ -308,13 +308,13 @@ async fn a_version_can_be_named_under_its_own_name_only() {
     assert_eq!(version_of(plugins.resolve(&target("chaos"), Op::Action).unwrap().unwrap()).await, 1);
     // Another plugin's code must not run on this one's data.
     let refused = plugins.pin(&target("other"), Op::Action).unwrap_err();
-    assert!(matches!(refused, Unresolved::UnknownVersion { .. }), "{refused}");
+    assert!(matches!(refused, address::Error::UnknownVersion { .. }), "{refused}");
     let known = version(plugins.plugin("other").unwrap().digest());
     assert!(refused.to_string().contains(&format!("it is in: {known}")), "{refused}");
     let refused = plugins.pin(&target("nobody"), Op::Action).unwrap_err();
-    assert!(matches!(refused, Unresolved::UnknownPlugin { .. }), "{refused}");
+    assert!(matches!(refused, address::Error::UnknownPlugin { .. }), "{refused}");
     let wrong = plugins.pin(&target("chaos"), Op::Compensate).unwrap_err();
-    assert!(matches!(wrong, Unresolved::WrongOperation { .. }), "{wrong}");
+    assert!(matches!(wrong, address::Error::WrongOperation { .. }), "{wrong}");
 }
 
 #[tokio::test]
@@ -343,7 +343,7 @@ async fn a_version_stays_as_long_as_somebody_holds_it_and_one_more_is_spare() {
     collect(&plugins);
     assert_eq!(world.kept(), 2);
     let gone = plugins.find(&first, Op::Action).err().unwrap();
-    assert!(matches!(gone, Unresolved::Lost { .. }), "{gone}");
+    assert!(matches!(gone, address::Error::Lost { .. }), "{gone}");
     let versions: Vec<_> = plugins.versions().into_iter().map(|it| (it.is_current, it.sagas)).collect();
     assert_eq!(versions, [(true, 0), (false, 0)]);
 }
@@ -390,7 +390,10 @@ async fn what_is_no_plugin_leaves_no_compiled_code() {
     let world = World::new();
     let plugins = world.start();
     // A valid component that exports nothing.
-    assert!(matches!(plugins.publish("chaos", b"\0asm\x0d\0\x01\0").err(), Some(Fault::WrongWorld { .. })));
+    assert!(matches!(
+        plugins.publish("chaos", b"\0asm\x0d\0\x01\0").err(),
+        Some(PublishError::Component(ComponentError::WrongWorld { .. }))
+    ));
     assert_eq!(fs::read_dir(world.dir.path().join("code")).unwrap().count(), 0);
 }
 
@@ -419,7 +422,7 @@ async fn there_is_a_limit_to_the_versions_of_a_plugin() {
     let plugins = world.start();
     publish(&plugins, 1);
     let refused = plugins.publish("chaos", &chaos_v(2)).err().unwrap();
-    assert!(matches!(refused, Fault::TooManyVersions), "{refused}");
+    assert!(matches!(refused, PublishError::TooManyVersions), "{refused}");
     publish(&plugins, 1);
     collect(&plugins);
     publish(&plugins, 2);

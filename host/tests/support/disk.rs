@@ -115,6 +115,11 @@ impl Disk for TestDisk {
         Os.rename(from, to)
     }
 
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        self.check()?;
+        Os.exchange(a, b)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check()?;
         Os.remove(path)

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use wasaga::{
-    branch::{Branch, Call, Containment, Directory, EgressDenied, EgressRequest, NotFound, Outcome},
-    saga::{BranchOp, Definition, Op, Pin},
+    branch::{Branch, Call, Containment, Directory, EgressDenied, EgressRequest, Host, NotFound, Outcome},
+    saga::{BranchOp, Definition, Op, Pin, Verdict},
     store::{self, Batch, Range, Read},
 };
 
@@ -29,6 +29,7 @@ pub struct Stage {
 #[derive(Debug)]
 pub struct Attempt {
     pub call: Call,
+    pub host: Host,
     answer: oneshot::Sender<Outcome>,
 }
 
@@ -93,19 +94,19 @@ pub async fn settle() {
 
 impl Attempt {
     pub fn succeed(self) {
-        self.answer(Outcome::Succeeded { output: None, effects: Batch::new() });
+        self.answer(Outcome::succeeded(None));
     }
 
     pub fn output(self, output: &str) {
-        self.answer(Outcome::Succeeded { output: Some(output.into()), effects: Batch::new() });
+        self.answer(Outcome::succeeded(Some(output.into())));
     }
 
     pub fn effects(self, effects: Batch) {
-        self.answer(Outcome::Succeeded { output: None, effects });
+        self.answer(Outcome::Ended { verdict: Verdict::Succeeded { output: None }, effects });
     }
 
     pub fn reject(self) {
-        self.answer(Outcome::Rejected { reason: "no".into() });
+        self.answer(Outcome::rejected("no"));
     }
 
     pub fn fail(self) {
@@ -114,7 +115,7 @@ impl Attempt {
     }
 
     pub fn fail_because(self, error: &str) {
-        self.answer(Outcome::Unknown { error: error.into() });
+        self.answer(Outcome::unknown(error));
     }
 
     /// What it has read has changed.
@@ -123,12 +124,12 @@ impl Attempt {
     }
 
     pub fn ongoing(self, retry_after: Option<Duration>) {
-        self.answer(Outcome::Ongoing { retry_after });
+        self.answer(Outcome::ongoing(retry_after));
     }
 
     /// Asks to be let out of the host.
     pub async fn leave(&self) -> Result<(), EgressDenied> {
-        leave(&self.call).await
+        leave(&self.call, &self.host).await
     }
 
     /// Lets the branch panic.
@@ -166,8 +167,8 @@ impl Directory for Stage {
 }
 
 /// Asks for an attempt to be let out of the host.
-pub async fn leave(call: &Call) -> Result<(), EgressDenied> {
-    let egress = call.egress.as_ref().expect("a way out");
+pub async fn leave(call: &Call, host: &Host) -> Result<(), EgressDenied> {
+    let egress = host.egress.as_ref().expect("a way out");
     egress.request(EgressRequest { what: format!("POST {}", call.target()) }).await
 }
 
@@ -187,11 +188,11 @@ struct Actor {
 }
 
 impl Branch for Actor {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
+    fn call<'a>(&'a self, call: &'a Call, host: &'a Host) -> BoxFuture<'a, Outcome> {
         async {
             let (answer, outcome) = oneshot::channel();
-            let state = Arc::new(Borrowed(Arc::downgrade(&call.state)));
-            self.started.send(Attempt { call: Call { state, ..call.clone() }, answer }).unwrap();
+            let state = Arc::new(Borrowed(Arc::downgrade(&host.state)));
+            self.started.send(Attempt { call: call.clone(), host: Host { state, ..host.clone() }, answer }).unwrap();
             outcome.await.unwrap_or_else(|_| panic!("the test lets the branch panic"))
         }
         .boxed()

@@ -9,9 +9,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
-    branch::{Branch, Call, Containment, Directory, NotFound, Outcome},
+    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::Record,
-    saga::{BranchId, BranchOp, Definition, Op, Pin, Status},
+    saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict},
     store::{Batch, Read, Store},
 };
 
@@ -271,7 +271,7 @@ impl World {
         (fate, pause)
     }
 
-    async fn act(&self, call: &Call, containment: Containment, had_turned_back: bool) -> Outcome {
+    async fn act(&self, call: &Call, host: &branch::Host, containment: Containment, had_turned_back: bool) -> Outcome {
         self.check_call(call, containment, had_turned_back);
         let mut running = Running { world: self, call, is_loose: containment == Containment::External };
         let (fate, pause) = self.draw(call, containment);
@@ -279,8 +279,8 @@ impl World {
             tokio::time::sleep(pause).await;
         }
         if containment == Containment::Gated && self.wants_out(call) {
-            if let Err(held) = leave(call).await {
-                return Outcome::Unknown { error: held.0 };
+            if let Err(held) = leave(call, host).await {
+                return Outcome::unknown(held.0);
             }
             self.get_out(call);
             running.is_loose = true;
@@ -297,11 +297,14 @@ impl World {
                 let BranchOp { step, op } = call.branch_op;
                 let output = (op == Op::Action && has_output(&call.saga, step)).then(|| output(&call.saga, step));
                 let has_effects = keeps_in_store(&call.saga, step);
-                Outcome::Succeeded { output, effects: if has_effects { self.effects(call) } else { Batch::new() } }
+                Outcome::Ended {
+                    verdict: Verdict::Succeeded { output },
+                    effects: if has_effects { self.effects(call) } else { Batch::new() },
+                }
             }
-            Fate::IsRejected => Outcome::Rejected { reason: "no".into() },
-            Fate::IsLost { .. } => Outcome::Unknown { error: "lost".into() },
-            Fate::IsOngoing => Outcome::Ongoing { retry_after: None },
+            Fate::IsRejected => Outcome::rejected("no"),
+            Fate::IsLost { .. } => Outcome::unknown("lost"),
+            Fate::IsOngoing => Outcome::ongoing(None),
             Fate::Panics => panic!("drawn"),
         }
     }
@@ -446,8 +449,8 @@ struct Fated {
 }
 
 impl Branch for Fated {
-    fn call<'a>(&'a self, call: &'a Call) -> BoxFuture<'a, Outcome> {
-        self.world.act(call, self.containment, self.had_turned_back).boxed()
+    fn call<'a>(&'a self, call: &'a Call, host: &'a branch::Host) -> BoxFuture<'a, Outcome> {
+        self.world.act(call, host, self.containment, self.had_turned_back).boxed()
     }
 
     fn containment(&self) -> Containment {

@@ -45,7 +45,7 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
     plugins.publish("chaos", &chaos(1)).unwrap();
     let old = plugins.pin("wasm://chaos/try", Op::Action).unwrap().unwrap();
     let host: Host = setup.start();
-    let keeping = tokio::spawn(collector::keep(plugins.clone(), host.store.clone(), None, true));
+    let keeping = tokio::spawn(collector::run(plugins.clone(), host.store.clone(), None, true));
     // It is stored, waits, and runs again on the version that it is pinned to.
     host.submit(&saga(r#"{"try":"go on","ms":3600000}"#)).await;
     host.until_idle().await;
@@ -89,7 +89,7 @@ async fn no_version_goes_if_nobody_knows_who_needs_it_and_lost_ones_are_looked_f
     let (plugins, setup) = open(dir.path());
     plugins.hold(&pins[1..3]);
     let host = setup.start();
-    let keeping = tokio::spawn(collector::keep(plugins.clone(), host.store.clone(), None, false));
+    let keeping = tokio::spawn(collector::run(plugins.clone(), host.store.clone(), None, false));
     // When the second one is found, what there was to let go of after the first has been.
     for (lost, pin) in [(2, &pins[1]), (3, &pins[2])] {
         assert!(plugins.find(pin, Op::Action).is_err());

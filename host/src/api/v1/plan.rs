@@ -10,7 +10,7 @@ use super::shown::{Component, Output};
 use crate::{
     api::{body::Body, context::Context, dtm::request, error::Error, json},
     engine::plan,
-    saga::{BranchId, Definition, Op},
+    saga::{BranchId, Definition, Op, Verdict},
 };
 
 /// `POST /api/v1/sagas/plan`: takes the body of a submission and returns what the saga would do, without doing it.
@@ -158,15 +158,15 @@ impl<'a> Act<'a> {
         };
         let with_text = |outcome, key, text| Self { outcome, text: [(key, text)].into(), ..Self::default() };
         let Self { outcome, output, retry_after_ms, text, .. } = match &act.ending {
-            plan::Ending::Succeeded { output } => {
+            plan::Ending::Verdict(Verdict::Succeeded { output }) => {
                 Self { outcome: "succeeded", output: output.as_deref().map(Output), ..Self::default() }
             }
-            plan::Ending::Ongoing { retry_after } => {
+            plan::Ending::Verdict(Verdict::Ongoing { retry_after }) => {
                 let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
                 Self { outcome: "ongoing", retry_after_ms, ..Self::default() }
             }
-            plan::Ending::Rejected { reason } => with_text("rejected", "reason", reason),
-            plan::Ending::Unknown { error } => with_text("unknown", "error", error),
+            plan::Ending::Verdict(Verdict::Rejected { reason }) => with_text("rejected", "reason", reason),
+            plan::Ending::Verdict(Verdict::Unknown { error }) => with_text("unknown", "error", error),
             plan::Ending::NotCalled { why } => with_text("not_called", "why", why),
             plan::Ending::Depends { on } => with_text("depends", "depends_on", on),
         };

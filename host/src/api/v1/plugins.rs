@@ -13,7 +13,7 @@ use tokio::task::spawn_blocking;
 use crate::{
     api::{body::Body, context::Context, error::Error, json},
     branch::Containment,
-    plugin::{Fault, Known, Plugin, Published, Refused, Registry},
+    plugin::{ComponentError, InvalidName, Known, Plugin, Published, Refused, Registry},
 };
 
 /// The body of `GET /api/v1/plugins`:
@@ -34,7 +34,7 @@ pub async fn list(State(context): State<Context>) -> Response {
     let plugins = context.plugins();
     let refused = |refused: &Arc<Refused>| RefusedView {
         file: refused.file.file_name().unwrap_or(refused.file.as_os_str()).to_string_lossy().into_owned(),
-        error: refused.fault.to_string(),
+        error: refused.error.to_string(),
     };
     let refused = plugins.refused().iter().map(refused).collect();
     json::response(StatusCode::OK, json::encode(&ListView { plugins: views(plugins), refused }))
@@ -65,7 +65,7 @@ pub async fn upload(
     if !context.uploads().allow(&headers) {
         return Err(Error::UploadForbidden);
     }
-    let Path(name) = name.map_err(|_| Error::Plugin(Fault::Name))?;
+    let Path(name) = name.map_err(|_| Error::Plugin(InvalidName.into()))?;
     let permit = context.upload_permits().clone().try_acquire_owned().map_err(|_| Error::UploadsBusy)?;
     let plugins = context.plugins().clone();
     let limit = plugins.component_bytes_max();
@@ -73,7 +73,7 @@ pub async fn upload(
     let Body(bytes) =
         Body::read(request, bytes_max, context.limits().body_timeout).await.map_err(|error| match error {
             // The limit of components has a setting and an error text of its own.
-            Error::BodyTooLarge { .. } => Error::Plugin(Fault::TooLarge { limit }),
+            Error::BodyTooLarge { .. } => Error::Plugin(ComponentError::TooLarge { limit }.into()),
             other => other,
         })?;
     let of = name.clone();

@@ -16,9 +16,9 @@ use futures_util::{FutureExt as _, future::BoxFuture};
 
 use super::{arguments::Trial, lines::Lines, memory::Memory};
 use crate::{
-    branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Outcome, Reply},
-    plugin::{self, Plugin, Runtime, Settings, containment::Classification},
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
+    branch::{Call, Containment, Egress, EgressDenied, EgressRequest, Host, Outcome, Reply},
+    plugin::{self, Plugin, Runtime, Settings, grants::containment::Classification},
+    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
     store::Batch,
 };
 
@@ -70,14 +70,12 @@ impl Branch {
             results: Arc::default(),
             tried: tried.map(Into::into),
             timeout: TIMEOUT,
-            state: Arc::new(memory.clone()),
-            egress: Some(self.egress.clone()),
-            is_dry_run: false,
         };
+        let host = Host { state: Arc::new(memory.clone()), egress: Some(self.egress.clone()), is_dry_run: false };
         let reads = memory.reads();
-        let outcome = self.plugin.operation(op).call(&call).await;
+        let outcome = self.plugin.operation(op).call(&call, &host).await;
         let mut uses_store = memory.reads() > reads;
-        if let Outcome::Succeeded { effects, .. } = &outcome {
+        if let Outcome::Ended { verdict: Verdict::Succeeded { .. }, effects } = &outcome {
             uses_store |= !effects.is_empty();
             memory.commit(effects);
         }
@@ -128,13 +126,18 @@ pub struct Ended {
 impl Ended {
     /// Whether the attempt succeeded.
     pub fn has_succeeded(&self) -> bool {
-        matches!(self.outcome, Outcome::Succeeded { .. })
+        self.outcome.has_succeeded()
+    }
+
+    /// Whether it took effect or was rejected.
+    pub fn is_decided(&self) -> bool {
+        matches!(self.outcome, Outcome::Ended { verdict: Verdict::Succeeded { .. } | Verdict::Rejected { .. }, .. })
     }
 
     /// The output, if the attempt succeeded and has one.
     pub fn output(&self) -> Option<&str> {
         match &self.outcome {
-            Outcome::Succeeded { output, .. } => output.as_deref(),
+            Outcome::Ended { verdict: Verdict::Succeeded { output }, .. } => output.as_deref(),
             _ => None,
         }
     }
@@ -143,13 +146,13 @@ impl Ended {
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.outcome {
-            Outcome::Succeeded { output, effects } => {
+            Outcome::Ended { verdict: Verdict::Succeeded { output }, effects } => {
                 let output = output.as_deref().unwrap_or("no output");
                 write!(f, "succeeded, {output}{}", changes(effects))
             }
-            Outcome::Rejected { reason } => write!(f, "rejected: {reason}"),
-            Outcome::Ongoing { .. } => f.write_str("ongoing"),
-            Outcome::Unknown { error } => write!(f, "unavailable: {error}"),
+            Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } => write!(f, "rejected: {reason}"),
+            Outcome::Ended { verdict: Verdict::Ongoing { .. }, .. } => f.write_str("ongoing"),
+            Outcome::Ended { verdict: Verdict::Unknown { error }, .. } => write!(f, "unavailable: {error}"),
             // Does not occur: nothing else changes the data.
             Outcome::Stale => f.write_str("stale"),
         }
@@ -160,7 +163,9 @@ impl fmt::Display for Ended {
 fn changes(effects: &Batch) -> String {
     let mut text = String::new();
     for (key, value) in effects.writes() {
-        let Some(plugin::data::Place { bucket, key, .. }) = plugin::data::place(key) else { continue };
+        let Some(plugin::keyvalue_keys::Place { bucket, key, .. }) = plugin::keyvalue_keys::place(key) else {
+            continue;
+        };
         // Writing to a string does not fail.
         let _ = match value {
             Some(value) => write!(text, "; {bucket}/{key} is now {}", String::from_utf8_lossy(value)),

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::store::sync::lock;
 use crate::{
-    branch::{Branch, Call, Containment, Egress, EgressDenied, EgressRequest, Outcome},
+    branch::{Branch, Containment, Egress, EgressDenied, EgressRequest, Host, Outcome},
     saga::{BranchId, BranchOp, Definition, Event, InFlight, Next, Op, Pins, Saga, Timestamp, Verdict, state::OpState},
     store::{self, Batch, CommitError, Read},
 };
@@ -111,13 +111,13 @@ impl<'a> Rehearsal<'a> {
         let mut departures = Vec::new();
         let mut is_external = false;
         match self.engine.directory.find(path.saga.definition(), branch_op, act.component.as_ref()) {
-            Err(not_found) => act.ending = Ending::Unknown { error: cut(not_found.0) },
+            Err(not_found) => act.ending = unknown(not_found.0),
             Ok(branch) if branch.containment() == Containment::External => {
                 act.ending = NOT_SENT;
                 is_external = true;
                 departures.extend(
                     branch
-                        .egress_request(&self.call(path, branch_op, None))
+                        .egress_request(&driver::call(self.engine, &path.saga, branch_op))
                         .map(|egress_request| cut(egress_request.what)),
                 );
             }
@@ -135,9 +135,10 @@ impl<'a> Rehearsal<'a> {
         for _ in 0..TRIES {
             let door = Arc::new(DenyEgress::default());
             let egress = (branch.containment() == Containment::Gated).then(|| door.clone() as Arc<dyn Egress>);
-            let call = self.call(path, act.branch_op, egress);
-            let outcome = AssertUnwindSafe(branch.call(&call)).catch_unwind().await;
-            drop(call);
+            let call = driver::call(self.engine, &path.saga, act.branch_op);
+            let host = Host { state: path.data.clone() as Arc<dyn Read>, egress, is_dry_run: true };
+            let outcome = AssertUnwindSafe(branch.call(&call, &host)).catch_unwind().await;
+            drop(host);
             if let Some(trouble) = self.snapshot.trouble() {
                 return Err(self.engine.stopped_by(trouble));
             }
@@ -147,10 +148,10 @@ impl<'a> Rehearsal<'a> {
                 return Ok(departures);
             }
             let ending = match outcome {
-                Ok(Outcome::Succeeded { output, effects }) => self.keep(path, act, output, &effects)?,
-                Ok(Outcome::Rejected { reason }) => Some(Ending::Rejected { reason: cut(reason) }),
-                Ok(Outcome::Ongoing { retry_after }) => Some(Ending::Ongoing { retry_after }),
-                Ok(Outcome::Unknown { error }) => Some(Ending::Unknown { error: cut(error) }),
+                Ok(Outcome::Ended { verdict: Verdict::Succeeded { output }, effects }) => {
+                    self.keep(path, act, output, &effects)?
+                }
+                Ok(Outcome::Ended { verdict, .. }) => Some(Ending::of(verdict)),
                 Ok(Outcome::Stale) => None,
                 Err(_) => Some(unknown("the branch panicked: its message is in the log")),
             };
@@ -172,7 +173,7 @@ impl<'a> Rehearsal<'a> {
         effects: &Batch,
     ) -> Result<Option<Ending>, PlanError> {
         if !driver::has_room(&path.saga, output.as_deref()) {
-            return Ok(Some(Ending::Unknown { error: driver::too_much_output() }));
+            return Ok(Some(unknown(driver::too_much_output())));
         }
         let before = path.data.clone();
         match Arc::make_mut(&mut path.data).commit(effects) {
@@ -180,19 +181,14 @@ impl<'a> Rehearsal<'a> {
             Err(CommitError::Conflict { .. }) => return Ok(None),
             Err(CommitError::Store(error)) => return Err(self.stopped_by(error)),
             Err(too_large @ CommitError::TooLarge { .. }) => {
-                return Ok(Some(Ending::Unknown { error: driver::uncommittable(&too_large) }));
+                return Ok(Some(unknown(driver::uncommittable(&too_large))));
             }
         }
         let written: BTreeSet<_> = effects.writes().map(|(key, _)| key).collect();
         let changes =
             Changes::between(&*before, &*path.data, written.into_iter(), &mut self.room, &*self.engine.directory);
         act.changes = changes.map_err(|error| self.stopped_by(error))?;
-        Ok(Some(Ending::Succeeded { output }))
-    }
-
-    fn call(&self, path: &Path, branch_op: BranchOp, egress: Option<Arc<dyn Egress>>) -> Call {
-        let state = path.data.clone() as Arc<dyn Read>;
-        Call { state, egress, is_dry_run: true, ..driver::call(self.engine, &path.saga, branch_op) }
+        Ok(Some(Ending::Verdict(Verdict::Succeeded { output })))
     }
 
     /// What an error of the data means for the plan: it may be the plan's own limit.
@@ -243,7 +239,7 @@ impl Path {
                 Event::Succeeded { step, op, .. } => self.acts.push(Act {
                     branch_op: BranchOp { step, op },
                     component: None,
-                    ending: Ending::Succeeded { output: None },
+                    ending: Ending::Verdict(Verdict::Succeeded { output: None }),
                     requests: Vec::new(),
                     changes: Changes::default(),
                 }),
@@ -260,8 +256,7 @@ impl Path {
             self.apply(&Event::Started { step: branch_op.step, op: branch_op.op, at })?;
         }
         let verdict = match &act.ending {
-            Ending::Succeeded { output } => Verdict::Succeeded { output: output.clone() },
-            Ending::Rejected { reason } if !act.is_assumed() => Verdict::Rejected { reason: reason.clone() },
+            Ending::Verdict(verdict) if !act.is_assumed() => verdict.clone(),
             _ => {
                 self.assumed.insert(branch_op);
                 Verdict::Succeeded { output: None }
@@ -298,6 +293,6 @@ const NOT_SENT: Ending = Ending::NotCalled { why: "nothing is sent in a plan" };
 const NOT_UNDONE: Ending =
     Ending::NotCalled { why: "its action is only assumed to succeed, so there is nothing to try it on" };
 
-fn unknown(error: &str) -> Ending {
-    Ending::Unknown { error: error.to_owned() }
+fn unknown(error: impl Into<String>) -> Ending {
+    Ending::of(Verdict::Unknown { error: error.into() })
 }

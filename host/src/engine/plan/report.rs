@@ -2,14 +2,14 @@
 //!
 //! Whatever a guest can make long is cut here, and a plan as a whole says no more than [`Room`] allows.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{
     branch::Directory,
-    plugin::data,
-    saga::{BranchId, BranchOp, Definition, Op, Pin, Status},
+    plugin::keyvalue_keys,
+    saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict},
     store::{Error, Read},
 };
 
@@ -81,10 +81,10 @@ impl Act {
     /// Whether the plan goes on as though it had succeeded, although nobody knows that.
     pub fn is_assumed(&self) -> bool {
         match self.ending {
-            Ending::Succeeded { .. } => false,
-            // A compensation never fails: it is tried until it succeeds.
-            Ending::Rejected { .. } => self.branch_op.op == Op::Compensate,
-            Ending::Ongoing { .. } | Ending::Unknown { .. } | Ending::NotCalled { .. } | Ending::Depends { .. } => true,
+            Ending::Verdict(Verdict::Succeeded { .. }) => false,
+            // A compensation never fails: it is retried until it succeeds.
+            Ending::Verdict(Verdict::Rejected { .. }) => self.branch_op.op == Op::Compensate,
+            Ending::Verdict(_) | Ending::NotCalled { .. } | Ending::Depends { .. } => true,
         }
     }
 }
@@ -92,36 +92,29 @@ impl Act {
 /// What would come of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It takes effect.
-    Succeeded {
-        /// What it gives.
-        output: Option<String>,
-    },
-    /// It is refused.
-    Rejected {
-        /// The branch's words.
-        reason: String,
-    },
-    /// It asks to be asked again.
-    Ongoing {
-        /// When, if it says so.
-        retry_after: Option<Duration>,
-    },
-    /// It fails in a way that says nothing, and would be tried again.
-    Unknown {
-        /// For people.
-        error: String,
-    },
+    /// It was called, and this is what came of it.
+    Verdict(Verdict),
     /// It was not called.
     NotCalled {
-        /// Why not.
+        /// The reason.
         why: &'static str,
     },
-    /// It asked to let something out of the host, and was not let; what comes of it depends on the answer.
+    /// It asked for egress, which a plan denies: its verdict depends on the reply.
     Depends {
-        /// What it wanted to let out first.
+        /// The first request, for people.
         on: String,
     },
+}
+
+impl Ending {
+    /// The verdict, its text cut to what a plan repeats. (The output is not cut: later steps get it.)
+    pub(super) fn of(verdict: Verdict) -> Self {
+        Self::Verdict(match verdict {
+            Verdict::Rejected { reason } => Verdict::Rejected { reason: cut(reason) },
+            Verdict::Unknown { error } => Verdict::Unknown { error: cut(error) },
+            Verdict::Succeeded { .. } | Verdict::Ongoing { .. } => verdict,
+        })
+    }
 }
 
 /// Changes of plugins' data, in the order of their keys.
@@ -149,7 +142,7 @@ impl Changes {
     ) -> Result<Self, Error> {
         let mut changes = Self::default();
         for key in keys {
-            let Some(place) = data::place(key) else { continue };
+            let Some(place) = keyvalue_keys::place(key) else { continue };
             let (before, after) = (before.get(key)?, after.get(key)?);
             if before == after {
                 continue;

@@ -6,7 +6,6 @@
 
 use std::{
     collections::BTreeMap,
-    ops::Bound,
     sync::{Arc, Mutex, MutexGuard},
 };
 
@@ -86,7 +85,7 @@ impl Snapshot {
     /// The first rows of `range`, in its direction, and the part of it in which these are all.
     fn scan(&self, range: &Range, limit: usize) -> Result<(Vec<(Bytes, Bytes)>, Range), Error> {
         let mut known = self.known();
-        let seen = if known.ranges.iter().any(|all| encloses(all, range)) {
+        let seen = if known.ranges.iter().any(|all| all.encloses(range)) {
             range.clone()
         } else {
             let page = self.base.scan(range, limit);
@@ -119,7 +118,7 @@ impl Snapshot {
 
 impl Known {
     fn covers(&self, key: &[u8]) -> bool {
-        self.ranges.iter().any(|range| contains(range, key))
+        self.ranges.iter().any(|range| range.contains(key))
     }
 
     /// Copies, since what the store gives may share the memory of a large batch.
@@ -131,7 +130,7 @@ impl Known {
 
     fn cover(&mut self, seen: &Range) -> Result<(), Error> {
         self.spend(seen.start.len() + seen.end.as_ref().map_or(0, Bytes::len))?;
-        self.ranges.retain(|known| !encloses(seen, known));
+        self.ranges.retain(|known| !seen.encloses(known));
         self.ranges.push(Range { reverse: false, ..seen.clone() });
         Ok(())
     }
@@ -239,22 +238,7 @@ fn live(rows: &Rows, range: &Range) -> Vec<(Bytes, Bytes)> {
 }
 
 fn within<'a>(rows: &'a Rows, range: &Range) -> impl DoubleEndedIterator<Item = (&'a Bytes, &'a Option<Bytes>)> {
-    let end = range.end.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    // `BTreeMap::range` panics on an inverted range.
-    (!range.is_empty()).then(|| rows.range::<Bytes, _>((Bound::Included(&range.start), end))).into_iter().flatten()
-}
-
-fn contains(range: &Range, key: &[u8]) -> bool {
-    *range.start <= *key && range.end.as_ref().is_none_or(|end| *key < **end)
-}
-
-fn encloses(outer: &Range, inner: &Range) -> bool {
-    outer.start <= inner.start
-        && match (&outer.end, &inner.end) {
-            (None, _) => true,
-            (Some(_), None) => false,
-            (Some(outer), Some(inner)) => inner <= outer,
-        }
+    rows.range::<Bytes, _>(range.bounds())
 }
 
 #[cfg(test)]

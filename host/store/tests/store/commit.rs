@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use tempfile::tempdir;
-use wasaga_store::{Batch, CommitError, Error, LocalStore, Range, Read, Settings, Store, Ticket};
+use wasaga_store::{Batch, CommitError, Error, LocalStore, Memory, Range, Read, Settings, Store, Ticket};
 
 use crate::support::{TestDisk, contents, eventually, open, put, small, with_disk};
 
@@ -19,6 +19,12 @@ fn conflict(result: Result<Ticket, CommitError>) -> Bytes {
         Err(CommitError::Conflict { key }) => key,
         other => panic!("expected a conflict, not {other:?}"),
     }
+}
+
+fn with_each_store(check: impl Fn(&dyn Store)) {
+    let dir = tempdir().unwrap();
+    check(&open(small(dir.path())).0);
+    check(&Memory::default());
 }
 
 #[tokio::test]
@@ -188,8 +194,10 @@ fn a_big_value_is_read_whole_while_it_is_replaced() {
 
 #[test]
 fn a_refused_batch_has_no_effect_at_all() {
-    let dir = tempdir().unwrap();
-    let (store, _) = open(small(dir.path()));
+    with_each_store(refused_batch);
+}
+
+fn refused_batch(store: &dyn Store) {
     let before = store.commit(put("k", "v")).unwrap().seq();
     let mut batch = put("other", "x");
     batch.append(put("k", "x"));
@@ -201,8 +209,10 @@ fn a_refused_batch_has_no_effect_at_all() {
 
 #[test]
 fn phantoms_are_conflicts_and_neighbours_are_not() {
-    let dir = tempdir().unwrap();
-    let (store, _) = open(small(dir.path()));
+    with_each_store(phantoms);
+}
+
+fn phantoms(store: &dyn Store) {
     for key in ["a", "k1", "k3", "k5", "z"] {
         store.commit(put(key, "v")).unwrap();
     }
@@ -246,13 +256,18 @@ fn phantoms_are_conflicts_and_neighbours_are_not() {
 fn a_batch_without_writes_stands_for_what_it_may_have_seen() {
     let dir = tempdir().unwrap();
     let (store, _) = open(small(dir.path()));
+    batch_without_writes(&store);
+    assert_eq!(store.stats().commits, 1);
+    batch_without_writes(&Memory::default());
+}
+
+fn batch_without_writes(store: &dyn Store) {
     let wrote = store.commit(put("k", "v")).unwrap();
     let mut batch = Batch::new();
     batch.expect("k", Some("v".into()));
     assert!(!batch.is_empty() && !batch.has_writes());
     assert_eq!(store.commit(batch).unwrap().seq(), wrote.seq());
     assert_eq!(store.commit(Batch::new()).unwrap().seq(), wrote.seq());
-    assert_eq!(store.stats().commits, 1);
 }
 
 #[tokio::test]

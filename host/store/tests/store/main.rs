@@ -5,6 +5,7 @@ mod support;
 
 mod commit;
 mod faults;
+mod formats;
 mod journal;
 mod kill;
 mod limits;

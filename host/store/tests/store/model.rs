@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use tempfile::tempdir;
-use wasaga_store::{Batch, CommitError, Range, Read, Settings, StateOrigin, Store};
+use wasaga_store::{Batch, CommitError, Memory, Range, Read, Settings, StateOrigin, Store};
 
 use crate::support::{contents, open, small};
 
@@ -34,17 +34,36 @@ fn run(seed: u64) {
                 assert_eq!(report.entries, model.len() as u64, "seed {seed} step {step}");
                 assert_same(&contents(&store), &model, seed, step);
             }
-            3..500 => write(&mut rng, &store, &mut model, (seed, step)),
-            500..700 => {
-                let key = key(&mut rng);
-                assert_eq!(store.get(&key).unwrap(), model.get(&key).cloned(), "seed {seed} step {step}");
-            }
-            _ => read_range(&mut rng, &store, &model, (seed, step)),
+            _ => step_of_any_store(&mut rng, &store, &mut model, (seed, step)),
         }
     }
     assert_same(&contents(&store), &model, seed, 0);
     store.close().unwrap();
     assert!(store.stats().bases + store.stats().checkpoints > 0);
+}
+
+#[test]
+fn memory_behaves_as_a_map_does() {
+    for seed in 0..6 {
+        let (mut rng, mut model, store) = (Rng::with_seed(seed), Model::new(), Memory::default());
+        for step in 0..3000 {
+            step_of_any_store(&mut rng, &store, &mut model, (seed, step));
+        }
+        assert_same(&contents(&store), &model, seed, 0);
+        assert_eq!(store.entries(), model);
+        assert_eq!(Memory::of(model).entries(), store.entries());
+    }
+}
+
+fn step_of_any_store(rng: &mut Rng, store: &dyn Store, model: &mut Model, at: (u64, i32)) {
+    match rng.u32(..10) {
+        0..5 => write(rng, store, model, at),
+        5..7 => {
+            let key = key(rng);
+            assert_eq!(store.get(&key).unwrap(), model.get(&key).cloned(), "{at:?}");
+        }
+        _ => read_range(rng, store, model, at),
+    }
 }
 
 fn key(rng: &mut Rng) -> Bytes {

@@ -177,6 +177,11 @@ impl Disk for Handle {
         Os.rename(from, to)
     }
 
+    fn exchange(&self, a: &Path, b: &Path) -> io::Result<()> {
+        self.0.enter("exchange", a)?;
+        Os.exchange(a, b)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.0.enter("remove", path)?;
         Os.remove(path)

@@ -14,8 +14,9 @@ async fn busy(server: &Server) -> Registry {
         output(attempt(&plugins, None, &json!({"try": "spin for", "ms": 5})).await);
     }
     let place = Arc::new(Place::default());
-    let call = Call { state: place.clone(), ..call(Op::Action, r#"{"try":"kv","kv":[["get","k"]]}"#) };
-    output(branch(&plugins, "chaos", Op::Action).call(&call).await);
+    let call = call(Op::Action, r#"{"try":"kv","kv":[["get","k"]]}"#);
+    let host = Host { state: place.clone(), ..host() };
+    output(branch(&plugins, "chaos", Op::Action).call(&call, &host).await);
     assert_eq!(place.0.lock().unwrap().as_deref(), Some("busy-guests"));
     plugins
 }
@@ -80,11 +81,11 @@ async fn who_is_given_up_lets_nothing_out() {
     let plugins = busy(&server).await;
     let door = Door::new(None);
     let payload = json!({"try": "leave requests", "requests": [get(&server, "/hello")], "then": "spin"});
-    let call = Call { egress: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
+    let (call, host) = (call(Op::Action, &payload.to_string()), Host { egress: Some(door.clone()), ..host() });
     for _ in 0..5 {
         door.answer.send_replace(None);
-        let (branch, call) = (branch(&plugins, "chaos", Op::Action), call.clone());
-        let attempt = tokio::spawn(async move { branch.call(&call).await });
+        let (branch, call, host) = (branch(&plugins, "chaos", Op::Action), call.clone(), host.clone());
+        let attempt = tokio::spawn(async move { branch.call(&call, &host).await });
         door.knocked.notified().await;
         attempt.abort();
         assert!(attempt.await.unwrap_err().is_cancelled());

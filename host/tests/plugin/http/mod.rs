@@ -20,7 +20,7 @@ use tokio::{
 };
 use wasaga::{
     branch::{Egress, EgressDenied, EgressRequest},
-    plugin::{Grants, Limits, grants, http::rule::Allowed},
+    plugin::{Grants, Limits, grants, grants::rule::Allowed},
 };
 
 use self::server::{Event, Server};
@@ -82,8 +82,8 @@ fn granted_all_of(server: &Server) -> Registry {
 
 async fn attempt(plugins: &Registry, door: Option<Arc<Door>>, payload: &Value) -> Outcome {
     let egress = door.map(|door| door as Arc<dyn Egress>);
-    let call = Call { egress, ..call(Op::Action, &payload.to_string()) };
-    branch(plugins, "chaos", Op::Action).call(&call).await
+    let host = Host { egress, ..host() };
+    branch(plugins, "chaos", Op::Action).call(&call(Op::Action, &payload.to_string()), &host).await
 }
 
 /// What the requests came to, one after the other.
@@ -153,8 +153,9 @@ async fn a_repeated_attempt_repeats_its_keys() {
     let mut spans = Vec::new();
     for attempt in [1, 2] {
         let payload = json!({"try": "fetch", "requests": requests}).to_string();
-        let call = Call { attempt, egress: Some(Door::open()), ..call(Op::Action, &payload) };
-        output(branch(&plugins, "chaos", Op::Action).call(&call).await);
+        let call = Call { attempt, ..call(Op::Action, &payload) };
+        let host = Host { egress: Some(Door::open()), ..host() };
+        output(branch(&plugins, "chaos", Op::Action).call(&call, &host).await);
         for n in [1, 2] {
             let headers = server.asked().await.headers;
             assert_eq!(headers["idempotency-key"], format!("gid-1-02-action-{n}"));
@@ -225,8 +226,9 @@ async fn nothing_leaves_on_what_is_no_longer_so() {
     let (world, door) = (World::new(), Door::open());
     let state = Meddler::new(&world.store, 1);
     let payload = json!({"try": "kv", "kv": [["get", "k"]], "then": "fetch", "requests": [get(&server, "/hello")]});
-    let call = Call { state: state.clone(), egress: Some(door.clone()), ..call(Op::Action, &payload.to_string()) };
-    assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call).await), json!(["1"]));
+    let call = call(Op::Action, &payload.to_string());
+    let host = Host { state: state.clone(), egress: Some(door.clone()), is_dry_run: false };
+    assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call, &host).await), json!(["1"]));
     assert_eq!((state.gets(), door.asked().len(), server.requests()), (2, 1, 1));
 }
 

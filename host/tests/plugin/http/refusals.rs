@@ -1,6 +1,6 @@
 //! What no grant covers does not leave the host.
 
-use wasaga::plugin::secret::Source;
+use wasaga::plugin::grants::secret::Source;
 
 use super::*;
 
@@ -156,9 +156,9 @@ async fn refusals_of_a_rehearsal_alarm_nobody() {
     let server = Server::start().await;
     let plugins = granted(vec![allowed(&server.url("/api/"), &["GET"], true)], Limits::default());
     let payload = json!({"try": "fetch", "requests": [get(&server, "/hello")]}).to_string();
-    let call = Call { is_dry_run: true, ..call(Op::Action, &payload) };
+    let (call, host) = (call(Op::Action, &payload), Host { is_dry_run: true, ..host() });
     let branch = branch(&plugins, "chaos", Op::Action);
-    let lines = logging::lines_of(tracing::Level::DEBUG, branch.call(&call)).await;
+    let lines = logging::lines_of(tracing::Level::DEBUG, branch.call(&call, &host)).await;
     let refusal = lines.iter().find(|line| line.message().contains(" is refused: ")).unwrap();
     assert_eq!((refusal.level, &*refusal.fields["is_dry_run"]), (tracing::Level::DEBUG, "true"));
 }

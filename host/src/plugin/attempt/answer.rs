@@ -1,0 +1,123 @@
+//! From the end of a guest to the outcome of the attempt, with error texts that name the broken limit.
+
+use std::time::Duration;
+
+use serde::de::IgnoredAny;
+use wasmtime::{Trap, component::ResourceTableError};
+use wasmtime_wasi::I32Exit;
+
+use crate::{
+    branch::Outcome,
+    plugin::{
+        component::plugin::Plugin,
+        contract::Failure,
+        imports::{
+            stdio::{self, Stdio},
+            transaction::Fault,
+        },
+        limits::{Denied, Limits},
+    },
+    saga::{Op, Verdict},
+};
+
+/// A guest's answer: the output of `try`, nothing for `cancel`.
+pub type Answer = Result<Option<String>, Failure>;
+
+/// The outcome of an answer, without effects.
+pub fn outcome(op: Op, answer: Answer, plugin: &Plugin) -> Outcome {
+    match (answer, op) {
+        (Ok(output), _) => succeeded(output, plugin),
+        (Err(Failure::Rejected(reason)), Op::Action) => Outcome::rejected(text(&reason, plugin)),
+        (Err(Failure::Rejected(reason)), Op::Compensate) => {
+            let error = format!("cancel answered `rejected`, but a compensation never fails: {reason}");
+            Outcome::unknown(text(&error, plugin))
+        }
+        (Err(Failure::Ongoing(ms)), _) => Outcome::ongoing(ms.map(|ms| Duration::from_millis(ms.into()))),
+        (Err(Failure::Unavailable(error)), _) => Outcome::unknown(text(&error, plugin)),
+    }
+}
+
+fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
+    let limit = plugin.policy.limits.output_bytes;
+    let output = output.filter(|text| !text.is_empty());
+    if let Some(text) = &output {
+        if text.len() > limit {
+            let bytes = text.len();
+            return Outcome::unknown(format!("its output has {bytes} bytes, over {limit} (output_bytes)"));
+        }
+        if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
+            return Outcome::unknown(format!("its output is not JSON: {error}"));
+        }
+        if let Some(key) = plugin.policy.grants.revealed_by(text) {
+            let error = format!("its output holds the secret {key:?}, and outputs are stored and shown: leave it out");
+            return Outcome::unknown(error);
+        }
+    }
+    Outcome::succeeded(output)
+}
+
+/// The outcome of an error of the host. It ends with the guest's last lines of standard error, where languages write the
+/// cause of a trap.
+pub fn unknown(error: String, stdio: &Stdio, plugin: &Plugin) -> Outcome {
+    Outcome::unknown(text(&with_last_errors(error, stdio), plugin))
+}
+
+/// Adds the guest's last lines of standard error to an error text.
+pub fn with_last_errors(error: String, stdio: &Stdio) -> String {
+    match stdio.last_errors() {
+        lines if lines.is_empty() => error,
+        lines => format!("{error}; it wrote: {lines}"),
+    }
+}
+
+/// Adds the host's last refusal to an error: to its beginning, as a long text is cut at its end.
+pub fn with_refusal(outcome: Outcome, refusal: Option<String>, plugin: &Plugin) -> Outcome {
+    match (outcome, refusal) {
+        (Outcome::Ended { verdict: Verdict::Unknown { error }, .. }, Some(refusal)) => {
+            Outcome::unknown(text(&format!("the host refused {refusal}; {error}"), plugin))
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+/// The error of an attempt that took longer than `limit`; `requested` is the time limit of the saga.
+pub fn timed_out(limit: Duration, requested: Duration) -> String {
+    let setting = if limit < requested { "attempt_timeout" } else { "request_timeout" };
+    format!("gave no answer within {limit:?}, the time limit of an attempt ({setting})")
+}
+
+/// The text of a guest's error. Names the limit that the guest broke, if it broke one.
+pub fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> String {
+    if let Some(I32Exit(code)) = error.downcast_ref() {
+        return format!("ended itself with exit code {code} instead of returning");
+    }
+    if let Some(Trap::StackOverflow) = error.downcast_ref() {
+        return format!("recursed too deeply for its stack of {} bytes (stack_bytes)", limits.stack_bytes);
+    }
+    match denied {
+        Some(Denied::Memory) => {
+            return format!("needed more than {} bytes of memory (memory_bytes)", limits.memory_bytes);
+        }
+        Some(Denied::Table) => {
+            return format!("needed a table of more than {} elements (table_elements)", limits.table_elements);
+        }
+        None => {}
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref() {
+        return format!("held more than {} handles at once (handles)", limits.handles);
+    }
+    if let Some(fault) = error.downcast_ref::<Fault>() {
+        return format!("{}: {}", fault, error.root_cause());
+    }
+    let cause = error.root_cause().to_string();
+    // The engine's error for this limit has no public type.
+    if cause.contains("fuel allocated for hostcalls") {
+        return format!("handed more than {} bytes to the host in one call (hostcall_bytes)", limits.hostcall_bytes);
+    }
+    format!("trapped: {}", stdio::escape(&cause))
+}
+
+/// A text as people may see it: without secrets, and within the limit.
+fn text(text: &str, plugin: &Plugin) -> String {
+    plugin.policy.grants.shown(text, plugin.policy.limits.text_bytes)
+}

@@ -1,0 +1,65 @@
+//! The scope of an attempt: what it shares with everything that works for it, and its end.
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    branch::{Call, Host},
+    plugin::{
+        component::plugin::Plugin,
+        imports::{
+            output_gate::Refusal,
+            stdio::{Origin, Stdio},
+        },
+        sandbox::scheduler::{CpuEstimate, CpuMeter},
+    },
+};
+
+/// What all runs of an attempt's guest share. Clones are the same; the guest owns one, since it may be on another thread and
+/// be dropped there a little later than the attempt ends.
+#[derive(Clone)]
+pub struct Shared {
+    /// Cancelled at the end of the attempt: from then on the guest's output is discarded, nothing leaves the host, and a
+    /// guest that still computes ends with the next tick.
+    pub cancelled: CancellationToken,
+    pub stdio: Stdio,
+    pub cpu_meter: CpuMeter,
+    pub refusal: Refusal,
+}
+
+/// An attempt. Dropping it ends the attempt, whether its outcome was awaited or not.
+pub struct AttemptScope<'a> {
+    pub shared: Shared,
+    /// Whether the guest came to its end; set before this is dropped.
+    pub has_ended: bool,
+    cpu_estimate: &'a CpuEstimate,
+}
+
+impl<'a> AttemptScope<'a> {
+    /// Begins an attempt of a plugin.
+    pub fn new(plugin: &'a Plugin, call: &Call, host: &Host) -> Self {
+        let cancelled = CancellationToken::new();
+        let origin = Origin {
+            plugin: plugin.policy.plugin.clone(),
+            grants: plugin.policy.grants.clone(),
+            saga: call.saga.clone(),
+            branch_op: call.branch_op,
+            is_dry_run: host.is_dry_run,
+        };
+        let shared = Shared {
+            stdio: Stdio::new(origin, &plugin.policy.limits, cancelled.clone()),
+            cpu_meter: CpuMeter::new(cancelled.clone()),
+            refusal: Refusal::default(),
+            cancelled,
+        };
+        Self { shared, has_ended: false, cpu_estimate: &plugin.cpu_estimate }
+    }
+}
+
+impl Drop for AttemptScope<'_> {
+    fn drop(&mut self) {
+        let Shared { cancelled, stdio, cpu_meter, .. } = &self.shared;
+        cancelled.cancel();
+        stdio.end_lines();
+        self.cpu_estimate.learn(cpu_meter.spent(), self.has_ended);
+    }
+}

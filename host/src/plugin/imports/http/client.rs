@@ -1,0 +1,250 @@
+//! Connections of plugins.
+//!
+//! [`Resolver`] resolves a name once for each connection and drops every address that the rule does not allow; the client
+//! connects to one of the others, so a second, different answer of the name server has no effect. Each plugin has two
+//! pools, one for public addresses only and one for rules with `private`. So no request uses another plugin's connection,
+//! and no request of a rule without `private` uses a connection to an address that is not public, even if both rules name
+//! the same host. HTTP/1.1 only: cancelling a request closes its connection, which is all that the server needs to know.
+
+use std::{
+    error::Error as StdError,
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+    vec,
+};
+
+use futures_util::future::BoxFuture;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{
+        self,
+        connect::{HttpConnector, dns::Name},
+    },
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use rustls_platform_verifier::BuilderVerifierExt as _;
+use tower_service::Service;
+use wasmtime_wasi_http::Error;
+
+use super::{body::Outbound, public_address::is_public};
+use crate::causes;
+
+/// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Unused connections of one pool for each host and port.
+const IDLE_PER_HOST_MAX: usize = 32;
+
+/// Bytes of the head of an answer, and of the part of its body that is read ahead.
+const READ_BYTES_MAX: usize = 64 << 10;
+
+/// The client that sends a request.
+pub type Client = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Outbound>;
+
+/// The two connection pools of one plugin.
+#[derive(Clone)]
+pub struct Clients {
+    public: Client,
+    private: Client,
+}
+
+impl Clients {
+    /// Two empty pools.
+    pub fn new(tls: &Tls) -> Self {
+        Self { public: client(tls, Resolver::new(false)), private: client(tls, Resolver::new(true)) }
+    }
+
+    /// `private`: the pool whose connections may go to addresses that are not public.
+    pub fn get(&self, private: bool) -> &Client {
+        if private { &self.private } else { &self.public }
+    }
+}
+
+fn client(tls: &Tls, resolver: Resolver) -> Client {
+    let mut connector = HttpConnector::new_with_resolver(resolver);
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls.0.clone())
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector);
+    legacy::Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .http1_max_buf_size(READ_BYTES_MAX)
+        .build(connector)
+}
+
+/// How servers are verified: by the system's root certificates, or those that `SSL_CERT_FILE` names.
+pub struct Tls(ClientConfig);
+
+impl Tls {
+    /// Reads the certificates. A machine without any can still reach `http://` addresses, so that is a warning.
+    pub fn new() -> Result<Self, rustls::Error> {
+        let builder = || {
+            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+        };
+        let config = match builder()?.with_platform_verifier() {
+            Ok(verifying) => verifying.with_no_client_auth(),
+            Err(error) => {
+                tracing::warn!(
+                    %error,
+                    "no trusted root certificates, https requests of plugins will fail: \
+                     install the system's (Debian: ca-certificates) or set SSL_CERT_FILE, then restart"
+                );
+                builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
+            }
+        };
+        Ok(Self(config))
+    }
+}
+
+/// Resolves a name, and keeps the addresses that are allowed.
+#[derive(Clone)]
+pub struct Resolver {
+    private: bool,
+    lookup: Lookup,
+}
+
+/// Looks up the addresses of a name.
+type Lookup = Arc<dyn Fn(Name) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
+
+impl Resolver {
+    /// Uses the system's resolver. `private`: all addresses are allowed.
+    fn new(private: bool) -> Self {
+        let ask = async |name: Name| Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect());
+        Self { private, lookup: Arc::new(move |name| Box::pin(ask(name))) }
+    }
+}
+
+/// No address of a name is public, and the rule does not say `private = true`.
+#[derive(Debug, thiserror::Error)]
+#[error("its addresses are not public")]
+struct Prohibited;
+
+impl Service<Name> for Resolver {
+    type Response = vec::IntoIter<SocketAddr>;
+    type Error = io::Error;
+    type Future = BoxFuture<'static, io::Result<Self::Response>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let (private, found) = (self.private, (self.lookup)(name));
+        Box::pin(async move {
+            let found = found.await?;
+            let any = !found.is_empty();
+            let allowed: Vec<_> = found.into_iter().filter(|address| private || is_public(address.ip())).collect();
+            if any && allowed.is_empty() {
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, Prohibited));
+            }
+            Ok(allowed.into_iter())
+        })
+    }
+}
+
+/// The error code of `wasi:http` for a failed request.
+pub fn code(error: &legacy::Error) -> Error {
+    let causes = || error.source().into_iter().flat_map(causes::chain);
+    for cause in causes() {
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            return of_body(error);
+        }
+        if let Some(error) = cause.downcast_ref::<rustls::Error>() {
+            return of_tls(error);
+        }
+        if let Some(code) = cause.downcast_ref::<io::Error>().and_then(of_io) {
+            return code;
+        }
+        if let Some(error) = cause.downcast_ref::<hyper::Error>()
+            && error.is_parse()
+        {
+            return Error::HttpProtocolError;
+        }
+    }
+    if error.is_connect() {
+        let is_about_names = causes().any(|cause| cause.to_string().contains("dns error"));
+        let unresolved = Error::DnsError { rcode: None, info_code: None };
+        return if is_about_names { unresolved } else { Error::DestinationUnavailable };
+    }
+    Error::ConnectionTerminated
+}
+
+/// The error with which [`Outbound`] aborted a request.
+fn of_body(error: &Error) -> Error {
+    match error {
+        Error::HttpRequestBodySize(limit) => Error::HttpRequestBodySize(*limit),
+        Error::HttpProtocolError => Error::HttpProtocolError,
+        _ => Error::ConnectionTerminated,
+    }
+}
+
+/// The code of an error of a connection. Looks at its inner error, which `source` skips.
+fn of_io(error: &io::Error) -> Option<Error> {
+    let inner = error.get_ref().map(|inner| inner as &(dyn StdError + 'static));
+    let Some(inner) = inner else {
+        return (error.kind() == io::ErrorKind::ConnectionRefused).then_some(Error::ConnectionRefused);
+    };
+    if inner.is::<Prohibited>() {
+        return Some(Error::DestinationIpProhibited);
+    }
+    inner.downcast_ref().map(of_tls).or_else(|| inner.downcast_ref().and_then(of_io))
+}
+
+fn of_tls(error: &rustls::Error) -> Error {
+    match error {
+        rustls::Error::InvalidCertificate(_) => Error::TlsCertificateError,
+        _ => Error::TlsProtocolError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use super::*;
+
+    /// A resolver that gives these answers one after another, and then none.
+    fn fickle(private: bool, answers: &'static [&'static [&'static str]]) -> (Resolver, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        let lookup = move |_| {
+            let answer = answers.get(count.fetch_add(1, Relaxed)).copied().unwrap_or_default();
+            let addresses = answer.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
+            Box::pin(std::future::ready(Ok(addresses))) as BoxFuture<'static, _>
+        };
+        (Resolver { private, lookup: Arc::new(lookup) }, asked)
+    }
+
+    /// The checked address is the one that is connected to: there is no second lookup.
+    #[tokio::test]
+    async fn a_name_is_resolved_once_for_a_connection() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connect = async |private, answers| {
+            let (resolver, asked) = fickle(private, answers);
+            let mut connector = HttpConnector::new_with_resolver(resolver);
+            let connected = connector.call(format!("http://a.example:{port}/").parse().unwrap()).await;
+            let refusal = connected
+                .err()
+                .map(|error| causes::chain(&error).find_map(|cause| cause.downcast_ref::<io::Error>().and_then(of_io)));
+            (refusal.map(|code| matches!(code, Some(Error::DestinationIpProhibited))), asked.load(Relaxed))
+        };
+        assert_eq!(connect(true, &[&["127.0.0.1"], &["10.0.0.1"]]).await, (None, 1));
+        // The first answer is refused, then partly refused.
+        assert_eq!(connect(false, &[&["127.0.0.1"], &["1.1.1.1"]]).await, (Some(true), 1));
+        let (mut resolver, asked) = fickle(false, &[&["10.0.0.1", "1.1.1.1", "::1"], &["127.0.0.1"]]);
+        let allowed: Vec<_> = resolver.call("a.example".parse().unwrap()).await.unwrap().collect();
+        assert_eq!((allowed, asked.load(Relaxed)), (vec!["1.1.1.1:0".parse().unwrap()], 1));
+    }
+}

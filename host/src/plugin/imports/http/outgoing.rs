@@ -1,0 +1,277 @@
+//! The requests of one run of a guest: each is compared with the grants, given its identity, passes the output gate, and is
+//! sent.
+
+use std::{pin::pin, sync::Arc, time::Duration};
+
+use futures_util::future::{self, Either};
+use http::{
+    HeaderMap, Request, Response,
+    header::{CONTENT_LENGTH, HOST},
+};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Body as _;
+use hyper_util::client::legacy::connect::capture_connection;
+use tokio::{sync::Semaphore, time::timeout};
+use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
+
+use super::{
+    body::{Inbound, Outbound},
+    client::{self, Client, Clients},
+    identity::Identity,
+    public_address::is_public,
+};
+use crate::{
+    branch::{EgressRequest, Reply},
+    plugin::{
+        grants::{
+            entry::Grants,
+            rule::{self, Permission},
+        },
+        imports::{
+            output_gate::OutputGate,
+            stdio::{self, Stdio},
+        },
+        limits::Limits,
+    },
+};
+
+/// What decides about a plugin's requests, and sends them. One for all its attempts.
+pub struct Policy {
+    pub plugin: Arc<str>,
+    pub grants: Arc<Grants>,
+    pub limits: Arc<Limits>,
+    /// `None`: the plugin may send nothing.
+    pub clients: Option<Clients>,
+}
+
+/// Sends the guest's requests. Closes the gate when it is dropped, so it must be dropped before the guest's resources.
+pub struct Outgoing {
+    policy: Arc<Policy>,
+    identity: Identity,
+    gate: OutputGate,
+    /// Refusals are logged here, from the guest's budget.
+    stdio: Stdio,
+    /// Requests so far.
+    requests: u32,
+    /// Permits for concurrent requests; made for the first one.
+    permits: Option<Arc<Semaphore>>,
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.gate.close();
+    }
+}
+
+/// Bytes that a guest writes to a body at a time. The host holds two such pieces for every body.
+const BODY_PIECE_BYTES: usize = 16 << 10;
+
+impl WasiHttpHooks for Outgoing {
+    /// The client makes the host header of the address that was compared with the rules.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE_BYTES
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _processed: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Box<dyn Future<Output = Result<Answered, Error>> + Send> {
+        match self.prepare(request, options.unwrap_or_default()) {
+            Ok(exchange) => Box::new(async move {
+                let answer = exchange.run().await?;
+                Ok((answer, Box::new(future::ready(Ok(()))) as Box<_>))
+            }),
+            Err(refusal) => Box::new(future::ready(Err(refusal))),
+        }
+    }
+}
+
+/// An answer, and a future that is ready: the connection needs no more work.
+type Answered = (Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>);
+
+impl Outgoing {
+    /// For a run that has made no request yet.
+    pub fn new(policy: Arc<Policy>, identity: Identity, gate: OutputGate, stdio: Stdio) -> Self {
+        Self { policy, identity, gate, stdio, requests: 0, permits: None }
+    }
+
+    /// Makes all checks that are possible before output leaves.
+    fn prepare(&mut self, request: Request<WasiBody>, options: RequestOptions) -> Result<Exchange, Error> {
+        let limits = self.policy.limits.clone();
+        let what = self.name(&request);
+        self.requests = self.requests.saturating_add(1);
+        if self.requests > limits.http_requests {
+            let why = format!("an attempt may make {} requests (http_requests)", limits.http_requests);
+            // Logged once: a guest that ignores the limit must not flood the log.
+            let error = Error::InternalError(Some(why.clone()));
+            return Err(if self.requests == limits.http_requests + 1 {
+                self.refuse(&what, &why, error)
+            } else {
+                error
+            });
+        }
+        let rules = self.policy.grants.http_rules();
+        let Permission { uri, private } = rule::permit(rules, request.method(), request.uri()).map_err(|denied| {
+            let why = format!("{denied}; see [plugins.grants.{}]", self.policy.plugin);
+            self.refuse(&what, &why, Error::HttpRequestDenied)
+        })?;
+        // Addresses of a name are checked by the resolver.
+        if !private && uri.host().and_then(rule::literal).is_some_and(|address| !is_public(address)) {
+            return Err(self.refuse(&what, NOT_PUBLIC, Error::DestinationIpProhibited));
+        }
+        let limit = limits.http_request_bytes;
+        if request.body().size_hint().lower() > limit || declared_length(request.headers()) > limit {
+            let why = format!("its body has more than {limit} bytes (http_request_bytes)");
+            return Err(self.refuse(&what, &why, Error::HttpRequestBodySize(Some(limit))));
+        }
+        let client = self.policy.clients.as_ref().ok_or(Error::ConfigurationError)?.get(private).clone();
+        let (mut parts, body) = request.into_parts();
+        parts.uri = uri;
+        parts.headers.remove(HOST);
+        self.identity.sign(self.requests, &mut parts.headers);
+        let request = Request::from_parts(parts, Outbound::new(body, limit, self.gate.clone(), what.clone()));
+        let permits = || Arc::new(Semaphore::new(limits.http_at_once.max(1) as usize));
+        let permits = self.permits.get_or_insert_with(permits).clone();
+        let timeouts = Timeouts::new(&limits, options);
+        Ok(Exchange { request, what, client, permits, timeouts, limits, gate: self.gate.clone() })
+    }
+
+    /// The request for people, as in `POST https://host/path`. Query and user are left out: they may be secrets that the
+    /// host does not know.
+    fn name(&self, request: &Request<WasiBody>) -> String {
+        let uri = request.uri();
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let host = authority.rsplit_once('@').map_or(authority, |(_user, host)| host);
+        let scheme = uri.scheme_str().unwrap_or_default();
+        self.shown(&format!("{} {scheme}://{host}{}", request.method(), uri.path()), NAME_BYTES_MAX)
+    }
+
+    /// A text of the guest as people may see it.
+    fn shown(&self, text: &str, bytes_max: usize) -> String {
+        stdio::escape(&self.policy.grants.shown_with_host(text, bytes_max)).into_owned()
+    }
+
+    /// Names the reason in the log and in the attempt's error, since the error codes of `wasi:http` cannot.
+    fn refuse(&self, what: &str, why: &str, error: Error) -> Error {
+        let why = self.shown(why, WHY_BYTES_MAX);
+        self.stdio.warn(&format!("{what} is refused: {why}"));
+        self.gate.refused(format!("{what}: {why}"));
+        error
+    }
+}
+
+/// Bytes of a request's name, of which the guest chooses the length.
+const NAME_BYTES_MAX: usize = 512;
+
+/// Bytes of the reason for a refusal: enough for the rule that would allow the request.
+const WHY_BYTES_MAX: usize = 1024;
+
+const NOT_PUBLIC: &str = "its address is not public, and the entry of http does not say private = true";
+
+/// The length that the guest's headers declare; 0 if they declare none.
+fn declared_length(headers: &HeaderMap) -> u64 {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or_default()
+}
+
+/// Time limits of a request: those of the host, or shorter ones of the guest.
+struct Timeouts {
+    connect: Duration,
+    first_byte: Duration,
+    between_bytes: Duration,
+}
+
+impl Timeouts {
+    fn new(limits: &Limits, asked: RequestOptions) -> Self {
+        let least = |limit: Duration, asked: Option<Duration>| asked.map_or(limit, |asked| asked.min(limit));
+        Self {
+            connect: least(limits.http_connect_timeout, asked.connect_timeout),
+            first_byte: least(limits.http_first_byte_timeout, asked.first_byte_timeout),
+            between_bytes: least(limits.http_between_bytes_timeout, asked.between_bytes_timeout),
+        }
+    }
+}
+
+/// A request that was checked, with everything to send it.
+struct Exchange {
+    request: Request<Outbound>,
+    what: String,
+    client: Client,
+    permits: Arc<Semaphore>,
+    timeouts: Timeouts,
+    limits: Arc<Limits>,
+    gate: OutputGate,
+}
+
+impl Exchange {
+    /// Waits for a permit, passes the gate, sends, and reads the head of the answer. Dropping it closes the connection.
+    async fn run(self) -> Result<Response<WasiBody>, Error> {
+        let Self { request, what, client, permits, timeouts, limits, gate } = self;
+        // The semaphore is never closed, so this does not fail.
+        let permit = permits.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
+        gate.request(EgressRequest { what: what.clone() }).await;
+        if let Some(reply) = gate.reply() {
+            return replied(request, reply).await;
+        }
+        // The guest, with its requests, may be dropped a little later than its attempt ends.
+        let sent = tokio::select! {
+            biased;
+            () = gate.finished() => return Err(Error::ConnectionTerminated),
+            sent = send(&client, request, &timeouts) => sent,
+        };
+        let response = sent.inspect_err(|error| {
+            let why = match error {
+                Error::DestinationIpProhibited => NOT_PUBLIC.to_owned(),
+                Error::ConnectionTimeout => {
+                    format!("no connection within {:?} (http_connect_timeout)", timeouts.connect)
+                }
+                Error::HttpResponseTimeout => {
+                    format!("no answer within {:?} (http_first_byte_timeout)", timeouts.first_byte)
+                }
+                _ => return,
+            };
+            gate.refused(format!("{what}: {why}"));
+        })?;
+        let limit = limits.http_response_bytes;
+        if response.body().size_hint().lower() > limit {
+            gate.refused(format!("{what}: the answer has more than {limit} bytes (http_response_bytes)"));
+            return Err(Error::HttpResponseBodySize(Some(limit)));
+        }
+        Ok(response.map(|body| Inbound::new(body, limit, timeouts.between_bytes, permit, gate).boxed_unsync()))
+    }
+}
+
+/// Reads the whole request, as a server would, and answers it without sending it.
+async fn replied(request: Request<Outbound>, Reply { status, body }: Reply) -> Result<Response<WasiBody>, Error> {
+    request.into_body().collect().await?;
+    let length = body.len();
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_LENGTH, length.into());
+    Ok(response)
+}
+
+/// Sends a request. The connection, TLS included, and the answer have a time limit each.
+async fn send(
+    client: &Client,
+    mut request: Request<Outbound>,
+    timeouts: &Timeouts,
+) -> Result<Response<hyper::body::Incoming>, Error> {
+    let mut connection = capture_connection(&mut request);
+    let mut exchange = pin!(client.request(request));
+    let connected = pin!(async {
+        let _ = connection.wait_for_connection_metadata().await;
+    });
+    let answer = match timeout(timeouts.connect, future::select(exchange.as_mut(), connected)).await {
+        Err(_) => return Err(Error::ConnectionTimeout),
+        Ok(Either::Left((answer, _))) => answer,
+        Ok(Either::Right(_)) => timeout(timeouts.first_byte, exchange).await.map_err(|_| Error::HttpResponseTimeout)?,
+    };
+    answer.map_err(|error| client::code(&error))
+}

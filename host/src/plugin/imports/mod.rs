@@ -1,0 +1,16 @@
+//! What guests import from the host, apart from the parts of WASI that wasmtime implements.
+//!
+//! - [`bindings`]: the interfaces of `wit/` that this host implements, in Rust
+//! - [`output_gate`]: lets output leave the host, or ends the attempt
+//! - [`stdio`]: standard output, standard error and `wasi:logging`
+//! - [`lists`], [`transaction`]: what an attempt reads and writes of the plugins' data, with the preconditions of its commit
+//! - [`keyvalue`]: `wasi:keyvalue` on a transaction
+//! - [`http`]: `wasi:http` behind the grants, the limits and the output gate
+
+pub(super) mod bindings;
+pub(super) mod http;
+pub(super) mod keyvalue;
+mod lists;
+pub(super) mod output_gate;
+pub(super) mod stdio;
+pub(super) mod transaction;

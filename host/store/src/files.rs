@@ -1,0 +1,112 @@
+//! The names of all files in the store's directory.
+//!
+//! ```text
+//! LOCK                       held by the process that has the store open
+//! REBUILD                    exists while sled's content is not to be trusted
+//! journal/<first>.journal    a segment, by the sequence number of its first record (20 digits, so names sort in order)
+//! base/<seq>.base            a base, by the last record that it contains; `.draft` while it is being written
+//! state/                     sled's; `state.damaged-<time>` when it was set aside
+//! *.damaged, *.damaged-<n>   journal segments and bases that recovery could not use
+//! ```
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+pub(crate) const SEGMENT: &str = "journal";
+pub(crate) const BASE: &str = "base";
+pub(crate) const DRAFT: &str = "draft";
+const STATE_ASIDE: &str = "state.damaged-";
+
+pub(crate) fn lock(root: &Path) -> PathBuf {
+    root.join("LOCK")
+}
+
+pub(crate) fn rebuild_marker(root: &Path) -> PathBuf {
+    root.join("REBUILD")
+}
+
+pub(crate) fn journal_dir(root: &Path) -> PathBuf {
+    root.join("journal")
+}
+
+pub(crate) fn base_dir(root: &Path) -> PathBuf {
+    root.join("base")
+}
+
+pub(crate) fn state_dir(root: &Path) -> PathBuf {
+    root.join("state")
+}
+
+/// The one file in which sled keeps everything.
+pub(crate) fn state_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("db")
+}
+
+pub(crate) fn segment(journal_dir: &Path, first: u64) -> PathBuf {
+    journal_dir.join(format!("{first:020}.{SEGMENT}"))
+}
+
+pub(crate) fn base(base_dir: &Path, seq: u64) -> PathBuf {
+    base_dir.join(format!("{seq:020}.{BASE}"))
+}
+
+/// The name of a base while it is being written.
+pub(crate) fn draft(base: &Path) -> PathBuf {
+    base.with_extension(DRAFT)
+}
+
+/// The first free name for a file that is to be kept although it cannot be used: `<file>.damaged`, `<file>.damaged-1`, ...
+pub(crate) fn damaged(file: &Path) -> io::Result<PathBuf> {
+    let mut number = 0_u64;
+    loop {
+        let mut name = OsString::from(file);
+        name.push(".damaged");
+        if number > 0 {
+            name.push(format!("-{number}"));
+        }
+        let path = PathBuf::from(name);
+        if !path.try_exists()? {
+            return Ok(path);
+        }
+        number += 1;
+    }
+}
+
+/// The name under which sled's directory is set aside at `time`, in milliseconds since 1970.
+pub(crate) fn damaged_state(root: &Path, time: u128) -> PathBuf {
+    root.join(format!("{STATE_ASIDE}{time}"))
+}
+
+/// sled's directories that were set aside, oldest first.
+pub(crate) fn damaged_states(root: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(root)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with(STATE_ASIDE)) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The files `<number>.<extension>` in `dir`, least number first; none if there is no such directory.
+pub(crate) fn list(dir: &Path, extension: &str) -> io::Result<Vec<(u64, PathBuf)>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
+        if path.extension().is_some_and(|found| found == extension) {
+            found.extend(number.map(|number| (number, path)));
+        }
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,115 @@
+//! The journal thread: makes commits durable, all that have gathered with one write and one sync.
+//!
+//! There is no timer. While one sync runs, the next group gathers by itself; lingering only adds latency.
+
+use std::{mem, path::PathBuf, sync::Arc};
+
+use crate::{
+    counters::add,
+    disk::File,
+    error::Failure,
+    files,
+    journal::{
+        segment::{self, Kind},
+        segments::Segment,
+        sequencer::Accepted,
+    },
+    shared::{Shared, Watch},
+};
+
+/// Bytes after which a group is written even if more is queued: bounds the write buffer.
+const GROUP_BYTES: usize = 8 << 20;
+/// A buffer that a big record has blown up is given back.
+const BUFFER_BYTES_KEPT: usize = 1 << 20;
+
+pub(crate) struct Journal {
+    shared: Arc<Shared>,
+    file: Box<dyn File>,
+    path: PathBuf,
+    /// Length of the current segment.
+    segment_bytes: u64,
+    buffer: Vec<u8>,
+}
+
+impl Journal {
+    /// Begins a new segment after the last record there is.
+    pub(crate) fn begin(shared: Arc<Shared>) -> Result<Self, Failure> {
+        let first = shared.progress.durable() + 1;
+        let (file, path, segment_bytes) = create_segment(&shared, first)?;
+        Ok(Self { shared, file, path, segment_bytes, buffer: Vec::new() })
+    }
+
+    /// Until the store is closed and everything is written, or has failed.
+    pub(crate) fn run(mut self) {
+        let _watch = Watch { shared: Arc::clone(&self.shared), name: "journal" };
+        let shared = Arc::clone(&self.shared);
+        let mut taken = Vec::new();
+        while shared.sequencer.take(&mut taken, || shared.has_failed()) {
+            if let Err(failure) = self.write_all(&mut taken) {
+                shared.fail(failure);
+            }
+        }
+        shared.lag.close();
+    }
+
+    fn write_all(&mut self, records: &mut Vec<Accepted>) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        while let Some(first) = records.first().map(|record| record.seq) {
+            if !shared.lag.wait_for_room(|| shared.has_failed()) {
+                return Ok(());
+            }
+            if self.segment_bytes >= shared.settings.segment_bytes {
+                (self.file, self.path, self.segment_bytes) = create_segment(&shared, first)?;
+            }
+            let count = self.encode_group(records);
+            let bytes = self.write_group()?;
+            let last = records.get(count - 1).map_or(first, |record| record.seq);
+            // The commit point: from here on these records survive anything.
+            shared.progress.publish(last);
+            shared.lag.push(records.drain(..count), bytes);
+        }
+        Ok(())
+    }
+
+    /// Encodes records up to the group's bound; returns how many.
+    fn encode_group(&mut self, records: &[Accepted]) -> usize {
+        let synced = self.shared.progress.durable();
+        let mut count = 0;
+        for record in records {
+            segment::encode_record(&mut self.buffer, record.seq, synced, &record.encoded);
+            count += 1;
+            if self.buffer.len() >= GROUP_BYTES {
+                break;
+            }
+        }
+        count
+    }
+
+    fn write_group(&mut self) -> Result<usize, Failure> {
+        self.file.append(&self.buffer).map_err(Failure::disk("write", &self.path))?;
+        self.file.sync().map_err(Failure::disk("sync", &self.path))?;
+        let bytes = self.buffer.len();
+        self.segment_bytes += bytes as u64;
+        add(&self.shared.counters.syncs, 1);
+        add(&self.shared.counters.journal_bytes, bytes as u64);
+        self.buffer.clear();
+        if self.buffer.capacity() > BUFFER_BYTES_KEPT {
+            mem::take(&mut self.buffer);
+        }
+        Ok(bytes)
+    }
+}
+
+/// Create, header, sync, sync the directory: only then may a record go there, because only then will recovery find it.
+fn create_segment(shared: &Shared, first: u64) -> Result<(Box<dyn File>, PathBuf, u64), Failure> {
+    let dir = shared.settings.journal_dir();
+    let path = files::segment(&dir, first);
+    let disk = &shared.settings.disk;
+    let header = segment::header(Kind::Journal, first);
+    let mut file = disk.create(&path).map_err(Failure::disk("create", &path))?;
+    file.append(&header).map_err(Failure::disk("write", &path))?;
+    file.sync().map_err(Failure::disk("sync", &path))?;
+    disk.sync_dir(&dir).map_err(Failure::disk("sync", &dir))?;
+    shared.segments.push(Segment { first, path: path.clone() });
+    Ok((file, path, header.len() as u64))
+}

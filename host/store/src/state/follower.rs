@@ -1,0 +1,167 @@
+//! The follower thread: the only one that writes sled.
+//!
+//! It brings durable records into sled in rounds (only the last value of a key within a round), checkpoints sled, keeps
+//! the base, and lets journal segments go that nothing needs any more.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    counters::add,
+    error::Failure,
+    journal::sequencer::Accepted,
+    shared::{Shared, Watch},
+    state::{
+        apply::{apply, checkpoint},
+        base::{Base, Copy},
+        lag::Turn,
+        sled::Meta,
+    },
+};
+
+/// Between two slices of a base: a copy takes its time rather than a core.
+const COPY_PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Debug)]
+pub(crate) struct Follower {
+    shared: Arc<Shared>,
+    meta: Meta,
+    base: Option<Base>,
+    copy: Option<Copy>,
+    /// Bytes of journal that a rebuild would replay. `u64::MAX`: a new base is needed whatever the size.
+    since_base: u64,
+    /// What sled is known to hold on disk.
+    checkpointed: u64,
+    since_checkpoint: u64,
+    next_checkpoint: Instant,
+}
+
+/// Where recovery has left things.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) meta: Meta,
+    pub(crate) base: Option<Base>,
+    pub(crate) since_base: u64,
+    pub(crate) checkpointed: u64,
+}
+
+impl Follower {
+    pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Self {
+        let Start { meta, base, since_base, checkpointed } = start;
+        let next_checkpoint = Instant::now();
+        Self { shared, meta, base, copy: None, since_base, checkpointed, since_checkpoint: 0, next_checkpoint }
+    }
+
+    /// Until the journal thread has ended and everything is applied, or the store has failed.
+    pub(crate) fn run(mut self) {
+        let _watch = Watch { shared: Arc::clone(&self.shared), name: "follower" };
+        if let Err(failure) = self.follow() {
+            self.shared.fail(failure);
+        }
+    }
+
+    fn follow(&mut self) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        loop {
+            match shared.lag.next(shared.settings.gather, self.next_duty(), || shared.has_failed()) {
+                Turn::Apply(records) => self.round(&records)?,
+                Turn::Idle => {}
+                Turn::Closed if shared.has_failed() => return Ok(()),
+                Turn::Closed => return self.checkpoint(),
+            }
+            if self.checkpoint_is_due() {
+                self.checkpoint()?;
+            }
+            self.keep_base()?;
+        }
+    }
+
+    /// When to look up from an empty queue.
+    fn next_duty(&self) -> Option<Instant> {
+        let slice = (self.copy.is_some() || self.base_is_due()).then(|| Instant::now() + COPY_PAUSE);
+        let checkpoint = (self.checkpointed < self.meta.applied).then_some(self.next_checkpoint);
+        slice.into_iter().chain(checkpoint).min()
+    }
+
+    fn round(&mut self, records: &[Accepted]) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        let Some(last) = records.last().map(|record| record.seq) else { return Ok(()) };
+        if self.checkpointed == self.meta.applied {
+            self.next_checkpoint = Instant::now() + shared.settings.checkpoint_interval;
+        }
+        let copy = &mut self.copy;
+        apply(&shared.view.state, &mut self.meta, records, |writes, changes| {
+            if let Some(copy) = copy {
+                writes.iter().zip(changes).for_each(|((key, _), change)| copy.note(key, change));
+            }
+            shared.view.overlay_mut().prune(writes.iter().map(|(key, _)| key), last);
+            let written = changes.iter().filter(|change| !change.is_nothing());
+            add(&shared.counters.rows, written.count() as u64);
+        })?;
+        let bytes = records.iter().map(Accepted::record_bytes).sum();
+        self.since_base = self.since_base.saturating_add(bytes as u64);
+        self.since_checkpoint += bytes as u64;
+        shared.lag.applied(bytes);
+        add(&shared.counters.rounds, 1);
+        shared.counters.applied.store(self.meta.applied, Ordering::Relaxed);
+        shared.counters.entries.store(self.meta.sum.count, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn checkpoint_is_due(&self) -> bool {
+        self.checkpointed < self.meta.applied
+            && (self.since_checkpoint >= self.shared.settings.checkpoint_bytes
+                || Instant::now() >= self.next_checkpoint)
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Failure> {
+        if self.checkpointed < self.meta.applied {
+            checkpoint(&self.shared.view.state, &self.shared.settings)?;
+            self.checkpointed = self.meta.applied;
+            self.since_checkpoint = 0;
+            add(&self.shared.counters.checkpoints, 1);
+            self.release_segments()?;
+        }
+        Ok(())
+    }
+
+    fn base_seq(&self) -> u64 {
+        self.base.as_ref().map_or(0, |base| base.seq)
+    }
+
+    fn base_is_due(&self) -> bool {
+        let threshold = self.base.as_ref().map_or(0, |base| base.bytes).max(self.shared.settings.base_bytes);
+        self.copy.is_none() && self.since_base >= threshold && self.meta.applied > self.base_seq()
+    }
+
+    /// Begins a new base when one is due, or brings the one being written a slice further.
+    fn keep_base(&mut self) -> Result<(), Failure> {
+        let settings = &self.shared.settings;
+        let (dir, disk) = (settings.base_dir(), settings.disk.as_ref());
+        if self.base_is_due() {
+            self.copy = Some(Copy::begin(&dir, self.meta.applied, disk)?);
+            self.since_base = 0;
+        }
+        let Some(mut copy) = self.copy.take() else { return Ok(()) };
+        if copy.step(&self.shared.view.state)? {
+            self.copy = Some(copy);
+            return Ok(());
+        }
+        let new = copy.finish(&self.meta, &dir, disk)?;
+        tracing::info!(seq = new.seq, bytes = new.bytes, "wrote a new base");
+        // Only now that the new one is durable may the old one go.
+        if let Some(old) = self.base.replace(new) {
+            disk.remove(&old.path).map_err(Failure::disk("remove", &old.path))?;
+        }
+        add(&self.shared.counters.bases, 1);
+        self.release_segments()
+    }
+
+    /// A segment is needed until a base covers it, for a rebuild, and sled is on disk beyond it, for a start.
+    fn release_segments(&self) -> Result<(), Failure> {
+        let covered = self.base_seq().min(self.checkpointed);
+        self.shared.segments.release(covered, self.shared.settings.disk.as_ref())
+    }
+}
