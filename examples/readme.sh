@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
 # Run with: make test-readme
 #
-# Runs every `sh` block of the README in order, as a reader would, and checks what comes out. Two things differ: the host
-# keeps its data in a temporary folder, and the plugin that the reader writes is made there too instead of beside the
-# checkout.
+# Runs every `sh` block of the README in order and checks the output. Two things differ from what a reader does: the host
+# keeps its data in a temporary folder, and the reader's plugin is created there instead of beside the checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -37,7 +36,7 @@ expect() {
 }
 
 command -v curl >/dev/null || fail "needs curl: install it (Debian: apt-get install curl)"
-! curl -fsS "$server/api/ping" >/dev/null 2>&1 || fail "something listens on $server already: stop it first"
+! curl -fsS "$server/api/ping" >/dev/null 2>&1 || fail "another process listens on $server: stop it first"
 awk -v dir="$work" '/^```sh$/ { file = sprintf("%s/%02d.sh", dir, ++n); next } /^```$/ { file = "" } file { print > file }' README.md
 
 for block in "$work"/*.sh; do
@@ -47,7 +46,7 @@ for block in "$work"/*.sh; do
     start_host 'make run'
     continue
   fi
-  # Answers of a rolled-back saga and a page of help are both fine: what is expected is checked below.
+  # The expected output of each block is checked below.
   bash -euo pipefail "$block" >"$work/out" 2>"$work/err" || { cat "$work/err" >&2; fail "failed: $(cat "$block")"; }
   case $(cat "$block") in
     *submit.json*) expect "$work/out" '{"dtm_result":"SUCCESS"}' ;;
@@ -81,9 +80,9 @@ for block in "$work"/*.sh; do
       expect "$work/host.log" 'try amount=100 customer=Zoë'
       ;;
     *--help*) expect "$work/out" 'WASAGA_LISTEN' ;;
-    *) fail "nobody checks what this prints: $(cat "$block")" ;;
+    *) fail "there is no check for the output of: $(cat "$block")" ;;
   esac
 done
 stop_host
 expect "$work/host.log" 'stopped'
-echo 'every command of the README does what it says'
+echo 'every command of the README works'

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How fast the host is, as ratios to what HTTP costs on the same machine in the same minutes.
+"""The speed of the host, relative to that of a plain HTTP echo on the same machine in the same minutes.
 
 Run with: make bench            (or, after `cargo build --release --bin wasaga --example bench_peer`:)
           python3 examples/bench/bench.py [--quick] [--only c,d] [--connections 64] [--seconds 5]
 
-Starts target/release/wasaga with an empty data folder, and a peer that echoes JSON and plays the HTTP participants;
-drives both with wrk over loopback, keep-alive, closed loop; prints one row for each case and number of connections.
-Every saga is submitted with wait_result, has a gid of its own, and is on disk before it is answered.
+Starts target/release/wasaga with an empty data folder, and a peer that echoes JSON and serves the HTTP branches. Drives
+both with wrk (loopback, keep-alive, closed loop), and prints one row for each case and number of connections. Every saga
+is submitted with wait_result, has its own gid, and is on disk before the response.
 """
 
 import argparse
@@ -29,12 +29,12 @@ from processes import Failure, Server, http, load, need_wrk, saga_status, spin, 
 
 ROOT = Path(__file__).resolve().parents[2]
 SUCCESS = '{"dtm_result":"SUCCESS"}'
-ACCOUNTS = 2000  # as many as load.lua has numbers for
+ACCOUNTS = 2000  # load.lua has this many numbers
 
 
 @dataclass
 class Case:
-    """One kind of saga, and the answer that each of them must get."""
+    """One kind of saga, and the response that it must get."""
 
     name: str
     steps: list
@@ -63,9 +63,9 @@ def cases(peer_url):
     wasm = [(f"wasm://service-{s}/try", f"wasm://service-{s}/cancel") for s in "ab"]
     chaos = [("wasm://chaos/try", "wasm://chaos/cancel")] * 2
     money = [("wasm://account/try", "wasm://account/cancel")] * 2
-    # A key that nobody writes and a key that nobody reads: without conflicts.
+    # One key is only read and one only written, so there are no conflicts.
     operations = [["get", "read"], ["set", "written", "1"]] * (costs.OPERATIONS // 2)
-    # Others have the time to come between.
+    # The attempt sleeps, so that others commit meanwhile.
     asleep = {"then": {"then": "sleep", "ms": 1}}
     rejected = {"amounts": (100, 600), "status": 409, "text": "simulated failure", "ends_as": "failed"}
     return {
@@ -84,7 +84,7 @@ def cases(peer_url):
 
 
 def set_the_scene(host, case):
-    """Opens the accounts that the load uses, and sets guests spinning that never end."""
+    """Opens the accounts that the load uses, and starts the guests that spin forever."""
     if case.accounts:
         for first in range(0, ACCOUNTS, 100):
             names = [f"account-{number:04}" for number in range(first, first + 100)]
@@ -96,12 +96,12 @@ def set_the_scene(host, case):
 
 
 def prove(host, case):
-    """Submits one saga and reads the answer and the end of the saga: speed means nothing if these are wrong."""
+    """Submits one saga and checks the response and the saga's result: speed means nothing if they are wrong."""
     status, text = http(host.url + "/api/dtmsvr/submit", case.body("proof").replace("EVEN", "0000").replace("ODD", "0001"))
     if status != case.status or case.text not in text:
         wanted = f"{case.status} with {case.text!r}"
         raise Failure(f"{case.name}: expected {wanted}, got {status}: {text}\n{host.last_words()}")
-    deadline = time.monotonic() + 10  # the rest of a rollback may follow the answer
+    deadline = time.monotonic() + 10  # the response may precede the end of a rollback
     while (status := saga_status(host, "proof")) != case.ends_as:
         if time.monotonic() > deadline:
             raise Failure(f"{case.name}: expected a saga that ends as {case.ends_as}, it is {status}")
@@ -109,7 +109,7 @@ def prove(host, case):
 
 
 def settle(host, case):
-    """Waits for the sagas that an earlier load has left unanswered: they are not to be counted among the next ones."""
+    """Waits for unfinished sagas of the previous load, so that they are not counted with the next one."""
     deadline = time.monotonic() + 30
     while (left := host.metric("wasaga_sagas_open")) > case.spinning:
         if time.monotonic() > deadline:
@@ -136,7 +136,7 @@ class Table:
 
 
 def measure_echo(peer, connections, seconds):
-    """The ceiling. Returns what wrk saw and the peer's CPU microseconds for one request."""
+    """Measures the ceiling. Returns the result of wrk and the peer's CPU microseconds for one request."""
     cpu = peer.cpu_seconds()
     saw = load(peer.url + "/echo", Case("echo", [("", "")] * 2).body(), "echo-", connections, seconds)
     if saw.failed:
@@ -145,7 +145,7 @@ def measure_echo(peer, connections, seconds):
 
 
 def measure_case(table, host, peer, case, connections, seconds):
-    """One row: half of the echo, the sagas, the other half of the echo. Returns the two echoes and what a saga cost."""
+    """Measures one row: half of the echo, the sagas, the other half. Returns both echoes and the cost of a saga."""
     ended = f'wasaga_sagas_finished_total{{status="{case.ends_as}"}}'
     expected = (case.status, case.text) if case.status != 200 else ()
     settle(host, case)
@@ -156,16 +156,16 @@ def measure_case(table, host, peer, case, connections, seconds):
     saw = load(host.url + "/api/dtmsvr/submit", case.body(), prefix, connections, seconds, expected)
     syncs, cpu = host.metric("wasaga_journal_syncs_total") - syncs, host.cpu_seconds() - cpu
     echoes.append(measure_echo(peer, connections, max(1, seconds // 2)))
-    # Only now, as the rest of a rollback may follow its answer.
+    # After the second echo, since the response may precede the end of a rollback.
     finished, conflicts = host.metric(ended) - finished, host.metric("wasaga_conflicts_total") - conflicts
     ceiling = sum(echo.per_second for echo, _ in echoes) / len(echoes)
     per_saga = max(finished, 1)
     ratio, syncs_text = f"{saw.per_second / ceiling:.1%}", f"{syncs / per_saga:.2f}"
     table.row(case.name, connections, saw, ratio, syncs_text, cpu / per_saga * 1e6, host.rss_bytes())
-    row = f"row above ({case.name}, {connections} connections) counts for nothing"
+    row = f"row above ({case.name}, {connections} connections) is not valid"
     if saw.failed:
         table.fail(f"{row}: {saw.failed} of {saw.requests} answers wrong or missing; log:\n{host.last_words()}")
-    # wrk leaves at most one saga for each connection unanswered behind.
+    # At its end wrk leaves at most one unfinished saga for each connection.
     if not saw.requests <= finished <= saw.requests + connections:
         table.fail(f"{row}: {saw.requests} sagas answered, but {finished:.0f} ended as {case.ends_as}")
     return echoes, costs.Cost(cpu / per_saga * 1e6, conflicts / per_saga)
@@ -178,7 +178,7 @@ def run(options, folder):
         shutil.copy(component, plugins)
 
     def host(data):
-        # Without gRPC: its port, the one after, was not looked for and may be taken.
+        # Without gRPC, since the port after that of HTTP may be in use.
         command = [options.host, "--data", folder / data, "--plugins", plugins, "--grpc-listen", "off"]
         env = {"WASAGA_LOG": "warn"}
         return Server("wasaga", lambda at: [*command, "--listen", at], "/api/ping", folder / f"{data}.log", env)
@@ -221,19 +221,19 @@ def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]
     everything = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "open", "lang"]
-    parser.add_argument("--quick", action="store_true", help="some minutes instead of a quarter of an hour: rough numbers")
+    parser.add_argument("--quick", action="store_true", help="a few minutes instead of 15: less precise numbers")
     parser.add_argument("--only", type=listed(str), help=",".join(everything))
     parser.add_argument("--connections", type=listed(int), help="default 1,16,64,256")
-    parser.add_argument("--seconds", type=int, help="of load for each row, default 6")
-    parser.add_argument("--sagas", type=int, help="open sagas at least, default 100000")
+    parser.add_argument("--seconds", type=int, help="duration of the load for each row, default 6")
+    parser.add_argument("--sagas", type=int, help="number of open sagas, at least; default 100000")
     parser.add_argument("--host", type=Path, default=ROOT / "target/release/wasaga")
     parser.add_argument("--peer", type=Path, default=ROOT / "target/release/examples/bench_peer")
-    parser.add_argument("--plugins", type=Path, default=ROOT / "target/plugins", help="service-a, service-b, account")
-    parser.add_argument("--fixtures", type=Path, default=ROOT / "target/fixtures", help="chaos")
+    parser.add_argument("--plugins", type=Path, default=ROOT / "target/plugins", help="folder with service-a, service-b, account")
+    parser.add_argument("--fixtures", type=Path, default=ROOT / "target/fixtures", help="folder with chaos")
     components = ROOT / "target/languages/components"
-    parser.add_argument("--languages", type=Path, default=components, help="made by make test-languages")
+    parser.add_argument("--languages", type=Path, default=components, help="folder that make test-languages fills")
     options = parser.parse_args()
-    # Now, and not when everything else has been measured.
+    # Checked before anything is measured.
     undone = languages.missing(options)
     if undone and "lang" in (options.only or ()):
         parser.error(undone)
@@ -255,7 +255,7 @@ def parse():
 def main():
     options = parse()
     need_wrk()
-    # Beside the binaries, as /tmp is memory on many machines and syncing that costs nothing.
+    # Beside the binaries, since /tmp is in memory on many machines, where a sync costs nothing.
     with tempfile.TemporaryDirectory(prefix="bench-", dir=options.host.parent) as folder:
         disk = subprocess.run(["stat", "-f", "-c", "%T", folder], capture_output=True, text=True).stdout.strip()
         if disk == "tmpfs":
@@ -267,7 +267,7 @@ def main():
         except Failure as failure:
             sys.exit(f"FAILED: {failure}")
         if failed:
-            sys.exit(f"\nFAILED: {failed} of the rows above, see there")
+            sys.exit(f"\nFAILED: {failed} rows failed, see above")
 
 
 if __name__ == "__main__":

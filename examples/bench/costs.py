@@ -1,25 +1,25 @@
-"""What a key-value operation and a conflict cost: differences between sagas that differ in nothing else.
+"""The cost of a key-value operation and of a conflict: the difference between sagas that differ only in that.
 
-The cost of a conflict is what making the attempt again takes, and what sagas lose that can no longer share commits and
-syncs, since one waits for the other.
+The cost of a conflict is that of the repeated attempt, and that of commits and syncs that sagas cannot share since one
+waits for the other.
 """
 
 from dataclasses import dataclass
 
-OPERATIONS = 40  # of each of the two branches: enough to stand out of the noise
-CONFLICTS_MIN = 0.2  # a saga, for their cost to stand out
+OPERATIONS = 40  # in each of the two branches: enough to be measurable
+CONFLICTS_MIN = 0.2  # per saga: fewer are not measurable
 
 
 @dataclass
 class Cost:
-    """Of one saga: CPU microseconds of the host, and attempts made again since their data had changed."""
+    """Per saga: CPU microseconds of the host, and attempts that were repeated after a conflict."""
 
     cpu_us: float
     conflicts: float
 
 
 def show(costs, connections):
-    """`costs` by case and connections. Says nothing of cases that were not measured."""
+    """Prints `costs`, which are by case and connections. Skips cases that were not measured."""
     for number in connections:
         without, with_them = costs.get(("i", number)), costs.get(("j", number))
         if without and with_them:
@@ -29,7 +29,7 @@ def show(costs, connections):
         apart, same = costs.get(("k", number)), costs.get(("l", number))
         if apart and same:
             conflicts = same.conflicts - apart.conflicts
-            # Of few, the difference is noise.
+            # With few conflicts the difference is noise.
             each = f"{(same.cpu_us - apart.cpu_us) / conflicts:.0f} us of CPU" if conflicts >= CONFLICTS_MIN else "-"
             say("a conflict", number, f"{each}; {same.conflicts:.2f} a saga where all want one key (l - k)")
     for number in connections:

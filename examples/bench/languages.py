@@ -1,4 +1,4 @@
-"""What a guest language costs: to load, to call, to hold, and whether a heavy one spoils a light one."""
+"""The cost of each guest language (loading, calls, memory), and whether a heavy one slows a light one down."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ from processes import Failure, Server, load, spin
 
 LANGUAGES = ["rust", "c", "go", "javascript", "python"]
 FORM = "{:<12}{:>9}{:>12}{:>12}{:>10}{:>9}{:>9}{:>9}{:>11}"
-# What must be left of a language's sagas while others compute. About half and more was seen of both on two processors,
-# which wrk used as well. Where calls of the light one wait for those of the heavy one, it keeps a tenth.
+# Least throughput of a language while others compute, relative to its own host. Measured on two processors, which wrk
+# shared: half and more for both. If calls of the light language wait for those of the heavy one, it keeps a tenth.
 LIGHT_SHARE_MIN = 0.3
 HEAVY_SHARE_MIN = 0.2
 SPINNING_SHARE_MIN = 0.2
@@ -26,7 +26,7 @@ def body(language):
 
 
 def missing(options):
-    """What has to be done before these can be measured; None if nothing has."""
+    """The missing prerequisite of these measurements, or None."""
     components = options.languages
     if names := [name for name in LANGUAGES if not (components / f"{name}.wasm").exists()]:
         return f"{components} has no {', '.join(names)}: run `make test-languages` first, which builds them"
@@ -34,7 +34,7 @@ def missing(options):
 
 
 def run(options, folder):
-    """A host for each language alone, then all of them in one."""
+    """Measures each language in a host of its own, then all of them in one."""
     print("\nlanguages: a saga of one branch that writes one key; loaded by a host that has nothing else to load")
     print(FORM.format(*HEAD), flush=True)
     for language in LANGUAGES:
@@ -47,7 +47,7 @@ def run(options, folder):
 
 def server(options, folder, name, plugins):
     settings = folder / f"{name}.toml"
-    # As many plans at once as there are places for guests.
+    # As many plans at once as guests.
     settings.write_text(f"[plugins]\nslots = {SLOTS}\n[saga.plan]\nat_once = {SLOTS}\n")
     command = [options.host, "--config", settings, "--data", folder / name, "--plugins", plugins, "--grpc-listen", "off"]
     env = {"WASAGA_LOG": "warn"}
@@ -82,10 +82,10 @@ def right(language, saw, host):
 
 
 def memory(host, language):
-    """Bytes that the host keeps for each more call that has been under way at once.
+    """Bytes of memory that the host keeps for each additional concurrent call.
 
-    Plans run the guests and store nothing, so what has grown is not what is remembered of sagas. First one at a time,
-    until what all calls share is there; then as many as there are places, of which each keeps what a guest has touched.
+    Plans run the guests and store nothing, so the growth is not that of sagas. The first load has one call at a time, which
+    allocates what all calls share. The second has as many as there are slots, each of which keeps the memory of its guest.
     """
     with host:
         plan = host.url + "/api/v1/sagas/plan"
@@ -96,7 +96,7 @@ def memory(host, language):
 
 
 def together(options, folder):
-    """What 4 connections' sagas of a language see while others keep the host busy."""
+    """Measures the sagas of 4 connections in one language while others keep the host busy."""
     plugins = folder / "plugins-all"
     plugins.mkdir()
     for language in LANGUAGES:

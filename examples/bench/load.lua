@@ -1,13 +1,13 @@
--- Load for wrk: the same JSON body again and again, each time with a gid of its own.
+-- Load for wrk: the same JSON body in every request, each time with another gid.
 --
 --   wrk ... -s load.lua URL -- BODY PREFIX [STATUS TEXT]
 --
--- In BODY, the word GID stands for the gid: PREFIX and ten digits. The words EVEN and ODD stand for two numbers of four
--- digits that neighbouring requests do not share. Any answer below 400 is right, unless STATUS and TEXT say what every
--- answer must be and contain. Prints the result as one line of JSON, times in microseconds.
+-- In BODY, the word GID is replaced by the gid: PREFIX and ten digits. The words EVEN and ODD are replaced by two numbers
+-- of four digits that consecutive requests do not share. Every response must have a status below 400 or, if they are
+-- given, STATUS and a body with TEXT. Prints the result as one line of JSON, with times in microseconds.
 
 local threads = {}
-wrong = 0 -- answers that are not as they must be; global, so that done() can ask each thread for it
+wrong = 0 -- number of wrong responses; global, so that done() can read it from each thread
 
 function setup(thread)
   table.insert(threads, thread)
@@ -15,7 +15,7 @@ end
 
 function init(args)
   local body, prefix, status, text = args[1], args[2], tonumber(args[3]), args[4]
-  -- Every word stands for a text of one length, so the request is put together once, and then only filled in.
+  -- Each replacement has a fixed length, so the request is built once and then only filled in.
   local form = { GID = prefix .. "%010d", EVEN = "%04d", ODD = "%04d" }
   local filled = body:gsub("%u+", function(word) return form[word] and form[word]:format(0) end)
   local head = wrk.format("POST", nil, { ["Content-Type"] = "application/json" }, filled)

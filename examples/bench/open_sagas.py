@@ -1,4 +1,4 @@
-"""What a host holds when very many sagas wait: memory, disk, and how soon it is back after it has ended."""
+"""The memory, the disk space and the restart time of a host with very many waiting sagas."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ SAMPLE = 100
 
 
 def run(host, peer, data, wanted):
-    """Opens at least `wanted` sagas whose first branch is to be asked again in an hour, and measures."""
+    """Opens at least `wanted` sagas whose first branch is called again after an hour, and measures."""
     print(f"\nopen sagas: first branch answers 425 ONGOING, next attempt in an hour; {CONNECTIONS} connections submit")
     submit(host, peer, 1, "warm-up-")
     rss_before, disk_before = host.rss_bytes(), disk_bytes(data)
@@ -24,7 +24,7 @@ def run(host, peer, data, wanted):
     while accepted < wanted:
         prefix = f"open-{len(gids)}-"
         answered = submit(host, peer, 1, prefix)
-        # The last ones may have been sent without being answered; of the first half all were.
+        # The last ones may have got no response; the first half has.
         gids.append((prefix, answered // 2))
         accepted += answered
     seconds = time.monotonic() - begun
@@ -50,7 +50,7 @@ def run(host, peer, data, wanted):
 
 
 def submit(host, peer, seconds, prefix):
-    """Submits for so long and returns how many sagas were accepted."""
+    """Submits sagas for `seconds` and returns the number of accepted ones."""
     step = {"action": peer.url + "/busy", "compensate": peer.url + "/succeed"}
     body = {
         "gid": "GID",
@@ -66,11 +66,11 @@ def submit(host, peer, seconds, prefix):
 
 
 def settle(peer):
-    """Waits until no first attempt is under way any more, and returns how many there were."""
+    """Waits until all first attempts have ended, and returns their number."""
     deadline, last = time.monotonic() + SETTLE_SECONDS_MAX, -1
     while (now := calls(peer)) != last:
         if time.monotonic() > deadline:
-            raise Failure("the first attempts do not come to an end")
+            raise Failure("the first attempts do not end")
         last = now
         time.sleep(2)
     return now
@@ -81,14 +81,14 @@ def calls(peer):
 
 
 def check(host, gids):
-    """Every saga that was accepted is there, open."""
+    """Checks that the sagas are stored and unfinished."""
     for gid in gids:
         if (status := saga_status(host, gid)) != "submitted":
             raise Failure(f"saga {gid} was accepted and should be open, but it is {status}")
 
 
 def disk_bytes(data):
-    """What the folder occupies, as far as its files do not go while we look."""
+    """The disk space of a folder. Files that are deleted meanwhile do not count."""
     size = 0
     for file in Path(data).rglob("*"):
         with contextlib.suppress(FileNotFoundError):

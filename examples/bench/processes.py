@@ -1,4 +1,4 @@
-"""What a benchmark talks to: the host, its peer, and wrk. Nothing here decides what is measured."""
+"""The processes of a benchmark: the host, its peer, and wrk."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from http.client import HTTPException
 from pathlib import Path
 
 HERE = Path(__file__).parent
-START_SECONDS_MAX = 120  # a start replays the journal, so it may take a while; longer is a fault
+START_SECONDS_MAX = 120  # a start replays the journal, which takes time
 STOP_SECONDS_MAX = 60
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Failure(Exception):
-    """Something that makes a number meaningless. The benchmark says so and exits with status 1."""
+    """An error that makes a measurement invalid. The benchmark prints it and exits with status 1."""
 
 
 def http(url, body=None):
-    """Status and text of one answer; None and the error where there is none."""
+    """The status and the body of a response; None and the error if there is none."""
     request = urllib.request.Request(url, data=body and body.encode())
     try:
         with urllib.request.urlopen(request, timeout=30) as answer:
@@ -37,10 +37,10 @@ def http(url, body=None):
 
 
 class Server:
-    """A child process that serves HTTP on a free loopback port. Killed, if need be, when its `with` block ends."""
+    """A child process that serves HTTP on a free loopback port. Killed at the end of its `with` block if it still runs."""
 
     def __init__(self, name, command, probe, log, env=None):
-        """`command` gets the address; the server is ready once the path `probe` answers 200."""
+        """`command` is called with the address. The server is ready when the path `probe` returns 200."""
         self.name, self.command, self.probe, self.log = name, command, probe, log
         self.env = {**os.environ, **(env or {})}
         with socket.socket() as free:
@@ -57,7 +57,7 @@ class Server:
             self.stop(signal.SIGKILL)
 
     def start(self):
-        """Starts it and returns the seconds until it was ready."""
+        """Starts the process and returns the seconds until it is ready."""
         begun = time.monotonic()
         with open(self.log, "ab") as log:
             self.child = subprocess.Popen(self.command(self.address), stdout=log, stderr=log, env=self.env)
@@ -68,7 +68,7 @@ class Server:
         return time.monotonic() - begun
 
     def stop(self, how):
-        """Sends a signal and returns the seconds until the process had ended."""
+        """Sends a signal and returns the seconds until the process has ended."""
         begun = time.monotonic()
         self.child.send_signal(how)
         try:
@@ -80,7 +80,7 @@ class Server:
         return time.monotonic() - begun
 
     def cpu_seconds(self):
-        # The name, in brackets, may hold blanks; user and system time are fields 14 and 15 (proc_pid_stat(5)).
+        # The name, in brackets, can hold blanks; user and system time are fields 14 and 15 (proc_pid_stat(5)).
         fields = Path(f"/proc/{self.child.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
@@ -89,7 +89,7 @@ class Server:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
     def metric(self, name):
-        """One counter of the host, by its full name with labels; 0 for a labelled one that nothing has counted yet."""
+        """A counter of the host, by its full name with labels; 0 for labels that have no count yet."""
         status, text = http(self.url + "/api/metrics")
         if status != 200 or name.split("{")[0] not in text:
             raise Failure(f"{self.name} has no metric {name} (GET /api/metrics: {status})")
@@ -111,7 +111,7 @@ def saga_status(host, gid):
 
 @dataclass
 class Load:
-    """What wrk saw: answers, those that were wrong or missing, and latencies in milliseconds."""
+    """The result of wrk: the number of responses, of wrong or missing ones, and latencies in milliseconds."""
 
     requests: int
     failed: int
@@ -122,9 +122,9 @@ class Load:
 
 
 def load(url, body, prefix, connections, seconds, expected=()):
-    """Drives a closed loop: each of the connections sends its next request when it has the answer to the last one.
+    """Drives a closed loop: each connection sends its next request after the response to the previous one.
 
-    wrk corrects the percentiles for coordinated omission: requests that a slow answer kept from being sent count too.
+    wrk corrects the percentiles for coordinated omission: requests that a slow response has delayed count too.
     """
     command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s", "-s", HERE / "load.lua", url]
     done = subprocess.run([*command, "--", body, prefix, *map(str, expected)], capture_output=True, text=True)
@@ -137,7 +137,7 @@ def load(url, body, prefix, connections, seconds, expected=()):
 
 
 def need_wrk():
-    """Installs wrk where that is possible, and says what to do where not."""
+    """Installs wrk, or exits with advice if that is not possible."""
     if shutil.which("wrk"):
         return
     if shutil.which("apt-get") and os.geteuid() == 0:

@@ -2,8 +2,9 @@
 # Run with: make test-clients
 # or, when the host and the plugins are built already: examples/clients/run.sh
 #
-# Runs DTM's own clients against a host of its own. Everything that they need (a database for their barriers, packages)
-# is kept in target/clients, or taken from Debian by root; what cannot be had is a failure, never skipped.
+# Starts a host and runs DTM's own clients with it. Their packages are installed in target/clients; if run by root, missing
+# programs, such as the database for the clients' barriers, are installed from Debian. A missing one is a failure and never
+# skips a client.
 set -euo pipefail
 cd "$(dirname "$0")"
 here=$PWD
@@ -26,8 +27,8 @@ fail() {
   exit 1
 }
 
-# step NAME COMMAND...: runs it; shows how long it took, and what it said only if it failed. Inside, only && stops at an
-# error: bash does not heed `set -e` in what an `if` runs.
+# step NAME COMMAND...: runs the command and prints its duration, and its output only if it fails. Commands must be joined
+# by &&, since bash ignores `set -e` in the condition of an `if`.
 step() {
   local name=$1 begin=$SECONDS
   shift
@@ -40,7 +41,7 @@ step() {
   fi
 }
 
-# waits FILE TEXT PID: until the file holds the text that the process writes into it.
+# waits FILE TEXT PID: waits until the file contains the text that the process writes to it.
 waits() {
   for _ in $(seq 600); do
     grep -q "$2" "$1" && return
@@ -57,12 +58,12 @@ debian() {
   while [ "$1" != : ]; do check+=("$1") && shift; done
   shift
   "${check[@]}" >/dev/null 2>&1 && return
-  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "needs $*: install these packages of Debian, or the like"
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "needs $*: install these packages of Debian, or similar ones"
   step "install $*" sh -c "apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $*"
 }
 
 database() {
-  # Reached by a socket in a folder that nobody else can open, so it needs no users.
+  # Needs no users, since only this user can open the folder of its socket.
   local as=()
   [ "$(id -u)" != 0 ] || as=(--user=root)
   mkdir "$temp/database"
@@ -86,7 +87,7 @@ host() {
 }
 
 python_install() {
-  # What is there is used again only if the list of packages is the same.
+  # Installs again if the list of packages has changed.
   cmp -s python/requirements.txt "$kept/python/installed.txt" && return
   rm -rf "$kept/python" &&
     python3 -m venv "$kept/python" &&

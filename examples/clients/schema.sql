@@ -1,5 +1,5 @@
--- What the barriers of DTM's clients need in the business database: one row for each operation that has been seen.
--- The names, and the unique key that everything rests on, are fixed by the clients.
+-- The table of the barriers of DTM's clients in the business database: one row for each operation that was executed. The
+-- clients define the names and depend on the unique key.
 create database if not exists dtm_barrier;
 create table if not exists dtm_barrier.barrier (
   id          bigint primary key auto_increment,
@@ -14,6 +14,6 @@ create table if not exists dtm_barrier.barrier (
   unique key (gid, branch_id, op, barrier_id)
 ) engine = innodb;
 
--- The business: a bank that each example fills with accounts of its own.
+-- The business data: each example adds its own accounts.
 create database if not exists bank;
 create table if not exists bank.account (name varchar(128) primary key, balance bigint not null) engine = innodb;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Run with: examples/tutorial/run.sh   (while `make run` is running elsewhere)
 #
-# Submits the tutorial's saga and waits until it has been rolled back: service A succeeds, service B rejects an amount
-# over 500, A is cancelled.
+# Submits the tutorial's saga and waits until it is rolled back: service A succeeds, service B rejects an amount over 500,
+# and service A is cancelled.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -21,6 +21,6 @@ done
 echo "query:  $state"
 curl -sS "$server/api/v1/sagas/$gid/log"
 case $state in
-  *'return failed: simulated failure FAILURE'*) echo "rolled back, as it should be" ;;
+  *'return failed: simulated failure FAILURE'*) echo "rolled back, as expected" ;;
   *) echo "not rolled back" >&2; exit 1 ;;
 esac

@@ -120,7 +120,8 @@ pub struct Store {
     /// Bytes of journal after which a new base (a copy of all state with a checksum) is written and the old journal is
     /// deleted; or the size of the last base, if that is more. This much journal is on disk and replayed by a rebuild.
     pub base_bytes: u64,
-    /// Open a damaged journal and drop everything after the damage. Only for a single start, after reading the error.
+    /// Open a damaged journal without the part from the damage on, which is kept in files `*.damaged`. Set it for a single
+    /// start only.
     pub salvage: bool,
 }
 

@@ -3,9 +3,9 @@
 #   pip install --require-hashes -r requirements.txt && MYSQL_UNIX_PORT=/run/mysqld/mysqld.sock python3 barrier.py
 """DTM's Python client, unchanged, with HTTP branches that this program serves behind the client's own barrier.
 
-Money moves between two accounts of a database. The first transfer loses an answer on the way, so the host asks again:
-the barrier sees that the work is done already. The second goes to an account that does not exist, so both steps are
-compensated: the barrier sees that the second one has done nothing.
+Money moves between two accounts of a database. In the first transfer a response is lost, so the host calls again, and the
+barrier finds that the work is already done. The second transfer goes to an account that does not exist, so both steps are
+compensated, and the barrier finds that the second one had no effect.
 """
 
 import json
@@ -39,7 +39,7 @@ def balance(account):
 
 
 def change(account, amount):
-    """What a branch does inside the barrier's transaction."""
+    """The work of a branch inside the barrier's transaction."""
 
     def work(sql):
         if not sql.execute("update bank.account set balance = balance + %s where name = %s", (amount, account)):
@@ -49,7 +49,7 @@ def change(account, amount):
 
 
 class Bank(BaseHTTPRequestHandler):
-    """POST /take and /give, for actions and compensations alike; `op` tells which."""
+    """POST /take and /give, for actions and compensations; the parameter `op` says which."""
 
     def do_POST(self):
         url = urlsplit(self.path)
@@ -60,7 +60,7 @@ class Bank(BaseHTTPRequestHandler):
             with cursor() as sql:
                 once = barrier.BranchBarrier(ids["trans_type"], ids["gid"], ids["branch_id"], ids["op"])
                 once.call(sql, change(order["account"], amount))
-            # The transaction is committed; now the first answer to the giving step gets lost.
+            # The transaction is committed; the first response of the step /give is lost.
             is_lost = order.get("lose_answer") and (url.path, ids["op"]) not in calls
             status, result = (500, "the answer got lost") if is_lost else (200, {"dtm_result": "SUCCESS"})
         except utils.DTMFailureError as failure:

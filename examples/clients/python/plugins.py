@@ -50,6 +50,6 @@ check(state["transaction"]["status"], "failed")
 check(state["transaction"]["rollback_reason"], "url:wasm://service-b/try return failed: simulated failure FAILURE")
 check([branch["status"] for branch in state["branches"]], ["succeed", "succeed", "succeed", "failed"])
 
-# The client can also have its gids from the server.
+# The client can also get gids from the server.
 check(utils.gen_gid(DTM) != utils.gen_gid(DTM), True)
 print("python-plugins: one saga succeeded, one was rolled back")

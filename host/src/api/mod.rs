@@ -16,6 +16,7 @@ mod error;
 pub mod grpc;
 mod json;
 pub mod metrics;
+mod rollback;
 pub mod serve;
 mod time;
 mod v1;

@@ -1,8 +1,8 @@
 //! Branches that are gRPC services, called as DTM calls them: over HTTP/2 without TLS.
 //!
-//! The call follows DTM's `getURLResult` (`dtmsvr/trans_status.go`) and `TransInfo2Ctx`
-//! (`client/dtmgrpc/dtmgimp/types.go`), the outcome of a response its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The
-//! payload is the encoded message of the request, so the definition of the service is not needed.
+//! Calls follow DTM's `getURLResult` (`dtmsvr/trans_status.go`) and `TransInfo2Ctx` (`client/dtmgrpc/dtmgimp/types.go`),
+//! outcomes its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The payload is the encoded message of the request, so the
+//! definition of the service is not needed.
 
 use std::{error, time::Duration};
 
@@ -83,7 +83,7 @@ impl Client {
     }
 }
 
-/// Whether a saga with this `protocol` means a gRPC method by `address`. As in DTM, both count.
+/// Whether an address of a saga with this `protocol` is that of a gRPC method. DTM decides in the same way.
 pub fn is_grpc_address(protocol: &str, address: &str) -> bool {
     protocol == "grpc" && !address.starts_with("http://") && !address.starts_with("https://")
 }
@@ -123,16 +123,7 @@ pub struct GrpcBranch {
 
 impl Branch for GrpcBranch {
     fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move {
-            within_timeout(call, async {
-                match self.exchange(call).await {
-                    Ok(()) => Outcome::succeeded(None),
-                    Err(Failure::Unsendable(error)) => Outcome::unknown(error.to_string()),
-                    Err(Failure::Status(status)) => outcome(&status),
-                }
-            })
-            .await
-        })
+        Box::pin(within_timeout(call, self.exchange(call)))
     }
 
     fn containment(&self) -> Containment {
@@ -145,16 +136,11 @@ impl Branch for GrpcBranch {
     }
 }
 
-/// Why a call did not succeed.
-enum Failure {
-    Unsendable(Error),
-    Status(Status),
-}
-
 impl GrpcBranch {
-    async fn exchange(&self, call: &Call) -> Result<(), Failure> {
-        let mut headers =
-            metadata(call.saga.gid(), &call.saga.options().branch_headers).map_err(Failure::Unsendable)?;
+    /// Sends the message and reads the status. An error means that the call cannot be sent.
+    async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
+        let options = call.saga.options();
+        let mut headers = metadata(call.saga.gid(), &options.branch_headers).map_err(|error| error.to_string())?;
         if let Ok(id) = HeaderValue::try_from(call.branch_id().to_string()) {
             headers.insert(HeaderName::from_static("dtm-branch_id"), id);
         }
@@ -164,12 +150,15 @@ impl GrpcBranch {
         let http = self.client.http.clone();
         let mut grpc =
             Grpc::with_origin(http, self.origin.clone()).max_decoding_message_size(self.client.response_bytes_max);
-        grpc.unary(request, self.path.clone(), Raw).await.map(drop).map_err(Failure::Status)
+        Ok(match grpc.unary(request, self.path.clone(), Raw).await {
+            Ok(_) => Outcome::succeeded(None),
+            Err(status) => outcome(&status),
+        })
     }
 }
 
-/// The outcome of a status that is not OK, by DTM's rules: only two codes have a meaning; with any other, errors of the
-/// transport included, the outcome is unknown.
+/// The outcome of a status that is not OK, by DTM's rules. `Aborted` and `FailedPrecondition` have a meaning. With any
+/// other code, errors of the transport included, the outcome is unknown.
 fn outcome(status: &Status) -> Outcome {
     let message = status.message();
     match status.code() {

@@ -1,8 +1,8 @@
 //! Branches that are HTTP services, called as DTM calls them.
 //!
-//! The request follows DTM's `getURLResult` (`dtmsvr/trans_status.go`), the outcome of a response its `HTTPResp2DtmError`
+//! Requests follow DTM's `getURLResult` (`dtmsvr/trans_status.go`), outcomes its `HTTPResp2DtmError`
 //! (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Services written for DTM depend on these rules,
-//! the odd ones included; those for responses are all in [`outcome`].
+//! even on the odd ones. All rules for responses are in [`outcome`].
 
 use std::{borrow::Cow, str::FromStr, time::Duration};
 
@@ -163,15 +163,7 @@ pub struct HttpBranch {
 
 impl Branch for HttpBranch {
     fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
-        Box::pin(async move {
-            within_timeout(call, async {
-                match self.exchange(call).await {
-                    Ok(response) => self.outcome(&response, call),
-                    Err(error) => Outcome::unknown(error),
-                }
-            })
-            .await
-        })
+        Box::pin(within_timeout(call, self.exchange(call)))
     }
 
     fn containment(&self) -> Containment {
@@ -192,7 +184,7 @@ impl Branch for HttpBranch {
 
 impl HttpBranch {
     /// Sends the request and reads the response. The error is one line of text without the address and its credentials.
-    async fn exchange(&self, call: &Call) -> Result<Response, String> {
+    async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
         let payload = call.payload();
         let request = match self.json_rpc_method(call) {
             Some(method) => self.client.http.post(self.url.clone()).body(json_rpc::request(call, &method)?),
@@ -201,10 +193,10 @@ impl HttpBranch {
         };
         let given = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).headers(given);
-        let response = request.send().await.map_err(|error| causes::in_one_line(&error.without_url()))?;
-        Response::read(response, self.client.response_bytes_max)
-            .await
-            .map_err(|error| causes::in_one_line(&error.without_url()))
+        let in_one_line = |error: reqwest::Error| causes::in_one_line(&error.without_url());
+        let response = request.send().await.map_err(in_one_line)?;
+        let response = Response::read(response, self.client.response_bytes_max).await.map_err(in_one_line)?;
+        Ok(self.outcome(&response, call))
     }
 
     /// The method, if the call is JSON-RPC: the saga's protocol is `json-rpc` and the address has a parameter `method`.
@@ -239,10 +231,11 @@ impl HttpBranch {
     }
 }
 
-/// Runs an attempt within the call's timeout.
-pub(super) async fn within_timeout(call: &Call, attempt: impl Future<Output = Outcome>) -> Outcome {
-    let in_time = tokio::time::timeout(call.timeout, attempt).await;
-    in_time.unwrap_or_else(|_| Outcome::unknown(format!("no complete answer within {:?}", call.timeout)))
+/// The outcome of an exchange with a service. With an error, and after the call's timeout, it is unknown.
+pub(super) async fn within_timeout(call: &Call, exchange: impl Future<Output = Result<Outcome, String>>) -> Outcome {
+    let in_time = tokio::time::timeout(call.timeout, exchange).await;
+    let result = in_time.unwrap_or_else(|_| Err(format!("no complete answer within {:?}", call.timeout)));
+    result.unwrap_or_else(Outcome::unknown)
 }
 
 /// The response of a service.

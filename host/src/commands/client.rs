@@ -49,7 +49,7 @@ pub async fn push(host: &str, file: &Path, name: Option<&str>) -> Result<Verdict
     let plugin: PluginInfo = serde_json::from_str(&body)?;
     let what = if status == StatusCode::CREATED { "new" } else { "replaced" };
     say(format_args!("{name} is {what}: sha256:{}, {}: it {}", plugin.sha256, plugin.reach, plugin.reason));
-    say(format_args!("New sagas use it from now on, by wasm://{name}/try and wasm://{name}/cancel."));
+    say(format_args!("New sagas use it from now on, as wasm://{name}/try and wasm://{name}/cancel."));
     Ok(Verdict::Good)
 }
 

@@ -1,4 +1,4 @@
-//! The name of the plugin that a command is given as a file.
+//! The name of the plugin in a file.
 
 use std::path::Path;
 

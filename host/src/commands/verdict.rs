@@ -1,6 +1,6 @@
 //! The result of a command.
 
-/// Decides the exit status of the program.
+/// Whether a command has found a mistake. Decides the exit status of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Exit status 0.

@@ -1,10 +1,10 @@
-//! What a caller asks to be committed.
+//! Batches: atomic changes with preconditions.
 
 use bytes::Bytes;
 
 use crate::{codec, error::CommitError, limits::KEY_BYTES_MAX, range::Range};
 
-/// An atomic change, with what must still be so for it to be made.
+/// An atomic change, and the preconditions under which it is made.
 ///
 /// Writes are encoded as they are added, so that accepting the batch has nothing left to do but number it. A new
 /// batch allocates nothing.
@@ -15,7 +15,7 @@ pub struct Batch {
     refused: Option<CommitError>,
 }
 
-/// Something that was read, and must be there again at the commit point.
+/// A precondition: what was read, and must be there again at the commit point.
 #[derive(Clone, Debug)]
 pub(crate) enum Expected {
     Key(Bytes, Option<Bytes>),
@@ -59,8 +59,8 @@ impl Batch {
         self.expected.push(Expected::Keys(range, as_read));
     }
 
-    /// Adds the writes and preconditions of `other` after the own ones. All preconditions are checked before any
-    /// write.
+    /// Adds the writes and preconditions of `other` after those of this batch. All preconditions are checked before
+    /// any write.
     pub fn append(&mut self, other: Self) {
         if self.writes.is_empty() {
             self.writes = other.writes;
@@ -75,12 +75,12 @@ impl Batch {
         self.refused = self.refused.take().or(other.refused);
     }
 
-    /// Whether it neither changes nor requires anything.
+    /// Whether it has neither writes nor preconditions.
     pub fn is_empty(&self) -> bool {
         !self.has_writes() && self.expected.is_empty()
     }
 
-    /// Whether it changes anything.
+    /// Whether it has writes.
     pub fn has_writes(&self) -> bool {
         !self.writes.is_empty()
     }
@@ -90,7 +90,7 @@ impl Batch {
         codec::decode(&self.writes).map(|write| (write.key, write.value))
     }
 
-    /// The first limit that a write has broken.
+    /// The error of the first write that was over its limit.
     pub(crate) fn refused(&self) -> Option<&CommitError> {
         self.refused.as_ref()
     }
@@ -123,7 +123,7 @@ impl Batch {
     }
 }
 
-/// Where something was read.
+/// The part of the keyspace that a precondition is about.
 pub(crate) enum Scope<'a> {
     Key(&'a Bytes),
     Range(&'a Range),
@@ -137,7 +137,7 @@ impl Expected {
         }
     }
 
-    /// Whether what held before still holds now that a key in its scope has this value.
+    /// Whether a precondition that held still holds after a key in its scope was given this value.
     pub(crate) fn admits(&self, key: &Bytes, value: Option<&Bytes>) -> bool {
         match self {
             Self::Key(_, expected) => expected.as_ref() == value,

@@ -9,11 +9,13 @@
 //! | 2 | delete |
 //! | 3 | FINISH: reserved, not written by this version |
 //!
-//! A greater tag than these may be that of a newer version. A record with one must not be applied in part: [`check`] it
+//! Any other tag may be a newer version's. A record with such a tag must not be applied in part, so [`check`] comes
 //! before [`decode`].
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
+/// Reserved: its name is known before the operation is.
+pub(crate) const FINISH: u8 = 3;
 /// The greatest tag that this version reads.
 pub(crate) const NEWEST: u8 = DELETE;
 
@@ -25,8 +27,8 @@ pub(crate) struct Write<'a> {
     pub(crate) value: Option<&'a [u8]>,
 }
 
-/// Appends one write. The caller has checked the key against its limit, which fits in 16 bits, and checks the whole
-/// batch against its own, which fits in 32.
+/// Appends one write. The caller has checked that the key keeps within its limit, which fits in 16 bits, and checks
+/// that the whole batch keeps within its own, which fits in 32.
 pub(crate) fn encode(out: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
     out.reserve(7 + key.len() + value.map_or(0, <[u8]>::len));
     out.push(if value.is_some() { PUT } else { DELETE });

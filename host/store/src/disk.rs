@@ -1,5 +1,5 @@
-//! The seam to the disk: every step that changes a file of the store, or makes it durable, goes through here, so that
-//! tests can stop, count and fail each of them. (sled writes its own file by itself; only its sync is here.)
+//! The interface to the disk. Every step that changes a file of the store, or makes it durable, goes through it, so
+//! that tests can stop, count and fail each of them. (sled writes its own file by itself; only its sync is here.)
 
 use std::{fmt, fs, io, io::Write as _, path::Path};
 
@@ -26,11 +26,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
 pub trait File: Send {
     /// Writes at the end.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// `fdatasync`: content and size are on disk when it returns. A failure is final, see the module's invariants.
+    /// `fdatasync`: content and size are on disk when it returns. A failure is final, see the crate's invariants.
     fn sync(&mut self) -> io::Result<()>;
 }
 
-/// The real thing.
+/// The operating system's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
@@ -62,7 +62,7 @@ impl Disk for Os {
         use rustix::{fs as sys, io::Errno};
 
         sys::renameat_with(sys::CWD, a, sys::CWD, b, sys::RenameFlags::EXCHANGE).map_err(|error| match error {
-            // A kernel without the call, and a file system without the flag.
+            // A kernel without the call, or a file system without the flag.
             Errno::NOSYS | Errno::INVAL | Errno::OPNOTSUPP => io::Error::new(io::ErrorKind::Unsupported, error),
             other => other.into(),
         })

@@ -1,21 +1,25 @@
-//! What can go wrong, and what to do about it.
+//! Errors, each with the action that mends it.
 
 use std::{fmt, io, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX};
+use crate::{
+    codec,
+    limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
+};
 
 /// Why a read failed or a ticket will never resolve.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk or sled failed. Final for this process: whatever was acknowledged is safe, the rest is unknown.
+    /// The disk or sled failed. Final for this process: acknowledged commits are safe, the outcome of others is
+    /// unknown.
     #[error("the store has failed and accepts nothing more: restart the host, it recovers from its journal")]
     Failed(#[source] Arc<Failure>),
     /// [`crate::LocalStore::close`] was called.
     #[error("the store is closed")]
     Closed,
-    /// More entries were asked for than one snapshot may hold.
+    /// A scan asked for more entries than one snapshot may hold.
     #[error("a scan for {0} entries: at most {SCAN_ENTRIES_MAX} at once, read the range in pages")]
     ScanTooLong(usize),
 }
@@ -23,23 +27,21 @@ pub enum Error {
 /// Why a batch was not accepted. It had no effect.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum CommitError {
-    /// A precondition does not hold: read again and decide again.
+    /// A precondition does not hold: read again, and decide again.
     #[error("conflict: {} is no longer as it was read", key.escape_ascii())]
     Conflict {
         /// The first key found to differ.
         key: Bytes,
     },
-    /// A limit; trying again cannot help.
+    /// A key or the batch is over its limit: a retry cannot help.
     #[error("a {what} of {bytes} bytes is too large: at most {max} bytes are allowed")]
     TooLarge {
         /// `key` or `batch`.
         what: &'static str,
-        /// Its size.
         bytes: usize,
-        /// The limit.
         max: usize,
     },
-    /// The store itself cannot go on.
+    /// The store has failed or is closed.
     #[error("the batch could not be committed")]
     Store(#[from] Error),
 }
@@ -50,31 +52,28 @@ impl CommitError {
     }
 }
 
-/// What broke underneath.
+/// The cause of a failure: the disk, sled, or a bug.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// A file operation failed.
     #[error("cannot {action} {}", path.display())]
     Disk {
-        /// What was tried, as in "cannot write".
+        /// As in "cannot write".
         action: &'static str,
-        /// On which file or directory.
         path: PathBuf,
-        /// The system's answer.
         source: io::Error,
     },
     /// sled returned an error or panicked.
     #[error("sled failed to {action}: {cause}")]
     State {
-        /// What was tried.
         action: &'static str,
         /// Its error, or the panic's message.
         cause: String,
     },
-    /// sled's content disagrees with itself or with what was written to it.
+    /// sled's content contradicts itself, or what was written to it.
     #[error("the state in sled is damaged: {0}")]
     Damaged(String),
-    /// One of the store's own threads ended by a panic, which is a bug.
+    /// A thread of the store ended by a panic, which is a bug.
     #[error("the {0} thread of the store panicked: this is a bug")]
     Thread(&'static str),
 }
@@ -91,10 +90,7 @@ impl Failure {
 pub enum OpenError {
     /// Another process has the directory open.
     #[error("{} is in use by another process: stop it, or choose another data directory", dir.display())]
-    Locked {
-        /// The data directory.
-        dir: PathBuf,
-    },
+    Locked { dir: PathBuf },
     /// A file operation or sled failed.
     #[error("cannot open the store")]
     Failed(#[from] Failure),
@@ -106,21 +102,20 @@ pub enum OpenError {
     )]
     Newer {
         file: PathBuf,
-        found: Newer,
+        found: Unsupported,
         /// The greatest number that this version reads, of the same kind as `found`.
         supported: u32,
     },
     /// A file with the name of one of ours, in which nothing is ours. Nothing was changed.
     #[error("{} is no file of Wasaga: move it away. Nothing was changed.", file.display())]
     Foreign { file: PathBuf },
-    /// Acknowledged records are missing or unreadable, so going on would silently lose them.
+    /// Acknowledged records are missing or unreadable: opening the store would silently lose them.
     #[error(
-        "{0}. Nothing was changed. Restore the data directory from a backup; or set `salvage` to keep what comes \
-         before the damage and lose what comes after it"
+        "{0}. Nothing was changed. Restore the data directory from a backup; or set `salvage` to keep the records \
+         before the damage and lose those after it"
     )]
     Corrupt(Corruption),
-    /// sled is unusable, the base from which it could be rebuilt is too, and the journal does not go back to the
-    /// beginning.
+    /// sled has to be rebuilt, the base for that is unreadable, and the journal does not reach back to the beginning.
     #[error(
         "the state has to be rebuilt ({reason}), but the base {} is unreadable ({what}). Nothing was changed. Restore \
          the data directory from a backup",
@@ -131,7 +126,6 @@ pub enum OpenError {
         reason: String,
         /// The newest base.
         base: PathBuf,
-        /// What is wrong with it.
         what: &'static str,
     },
 }
@@ -143,29 +137,31 @@ impl OpenError {
     }
 }
 
-/// What tells that a newer version has written a file.
+/// How a file shows that a newer version has written it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Newer {
+pub enum Unsupported {
     /// The version in its header.
     Format(u32),
     /// The tag of an operation in a record with a right checksum.
     Operation(u8),
 }
 
-impl fmt::Display for Newer {
+impl fmt::Display for Unsupported {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Format(version) => write!(out, "format {version}"),
-            // Reserved: the name is known before the operation is.
-            Self::Operation(3) => out.write_str("operation 3 (FINISH)"),
+            Self::Operation(codec::FINISH) => write!(out, "operation {} (FINISH)", codec::FINISH),
             Self::Operation(tag) => write!(out, "operation {tag}"),
         }
     }
 }
 
-/// Where acknowledged data is unreadable.
+/// Acknowledged records that are unreadable or missing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} is damaged at offset {offset}: records {first_seq} to {last_seq} are needed and unreadable ({what})", file.display())]
+#[error(
+    "{} is damaged at offset {offset}: records {first_seq} to {last_seq} are needed and unreadable ({what})",
+    file.display()
+)]
 pub struct Corruption {
     /// The file, or where it should have been.
     pub file: PathBuf,
@@ -175,6 +171,6 @@ pub struct Corruption {
     pub first_seq: u64,
     /// Last lost sequence number.
     pub last_seq: u64,
-    /// What exactly is wrong.
+    /// What is wrong.
     pub what: &'static str,
 }

@@ -58,7 +58,7 @@ pub(crate) fn draft(base: &Path) -> PathBuf {
     base.with_extension(DRAFT)
 }
 
-/// The first free name for a file that is to be kept although it cannot be used: `<file>.damaged`, `<file>.damaged-1`, ...
+/// The first free name for a file that is kept although it cannot be used: `<file>.damaged`, `<file>.damaged-1`, ...
 pub(crate) fn damaged(file: &Path) -> io::Result<PathBuf> {
     let mut number = 0_u64;
     loop {

@@ -1,4 +1,4 @@
-//! Limits that no setting changes.
+//! Fixed limits.
 
 /// Longest key, in bytes. Keys are ids and index entries; sled copies parts of them into its inner nodes.
 pub const KEY_BYTES_MAX: usize = 1024;

@@ -44,7 +44,7 @@ use crate::{
 pub struct LocalStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    /// Given back last, when nothing touches the directory any more.
+    /// Released last, when nothing uses the directory any more.
     _lock: DirLock,
 }
 
@@ -73,8 +73,8 @@ impl LocalStore {
         Ok((store, report))
     }
 
-    /// Makes everything accepted durable, brings it into sled, and stops the threads. Later commits are refused,
-    /// reads still work. Returns an error if the store had failed. Blocks; safe to call twice.
+    /// Makes everything accepted durable, applies it to sled, and stops the threads. Later commits are refused, reads
+    /// still work. Returns an error if the store has failed. Blocks; safe to call twice.
     pub fn close(&self) -> Result<(), Error> {
         self.shared.sequencer.close();
         let threads = std::mem::take(&mut *lock(&self.threads));
@@ -159,7 +159,7 @@ impl Read for LocalStore {
         let view = &self.shared.view;
         let check = view.begin_check();
         match view.check(batch.expected()) {
-            // The moment is now, whatever has changed while it was being compared.
+            // Compares again what was written during the check: the answer is for the state at this call.
             Ok(()) => Ok(check.first_change(batch.expected()).is_none()),
             Err(Refusal::Conflict(_)) => Ok(false),
             Err(Refusal::Failed(failure)) => Err(self.shared.fail(failure)),
@@ -171,8 +171,8 @@ impl Store for LocalStore {
     fn commit(&self, batch: Batch) -> Result<Ticket, CommitError> {
         let shared = &self.shared;
         let (encoded, expected) = batch.into_parts(shared.settings.batch_bytes_max.min(PAYLOAD_BYTES_MAX))?;
-        // Twice: sled may have to be waited for, and much may have to be compared, so not under the lock that every
-        // commit needs; under the lock, nothing is left to do but to look at what has been written since.
+        // The check has two phases. The long one, which reads sled and compares everything, runs without the lock that
+        // every commit needs. Under the lock, only what was written since the check began is compared.
         let check = (!expected.is_empty()).then(|| shared.view.begin_check());
         shared.view.check(&expected).map_err(|refusal| self.refuse(refusal))?;
         let queue = shared.sequencer.lock();
@@ -184,7 +184,7 @@ impl Store for LocalStore {
             queue.last_seq()
         } else {
             add(&shared.counters.commits, 1);
-            // Visible before the lock is given back: the next batch's preconditions see it.
+            // Visible before the lock is released: the next batch's preconditions see it.
             shared.sequencer.accept(queue, encoded, |seq, encoded| shared.view.overlay_mut().insert(seq, encoded))
         };
         Ok(Ticket::new(seq, Arc::clone(&shared.progress)))
@@ -203,13 +203,13 @@ impl Drop for LocalStore {
     }
 }
 
-/// Only one process has the directory open. The kernel gives the lock back however we end.
+/// Keeps other processes out of the directory. The kernel releases the lock however the process ends.
 #[derive(Debug)]
 struct DirLock(fs::File);
 
 impl Drop for DirLock {
     fn drop(&mut self) {
-        // Closing the file would not do while a child process that is just being started has a copy of it.
+        // Closing the file is not enough: a child process that is being started may hold a copy of it.
         let _ = self.0.unlock();
     }
 }
@@ -217,7 +217,7 @@ impl Drop for DirLock {
 fn lock_dir(dir: &Path, disk: &dyn Disk) -> Result<DirLock, OpenError> {
     if !dir.exists() {
         fs::create_dir_all(dir).map_err(Failure::disk("create", dir))?;
-        // What is durable in it is of no use if a power cut takes the directory itself back.
+        // Without this sync a power cut can remove the directory, and with it what is durable in it.
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         disk.sync_dir(parent).map_err(Failure::disk("sync", parent))?;
     }

@@ -20,8 +20,9 @@ use crate::{
     traits::{Read, Store},
 };
 
-/// A [`Store`] without files, for tests and dry runs: order, conflicts and limits are those of
-/// [`LocalStore`](crate::LocalStore), and its tickets are durable when they are made. Clones are the same store.
+/// A [`Store`] without files, for tests and dry runs. Order, conflicts and limits are those of
+/// [`LocalStore`](crate::LocalStore) with the greatest `batch_bytes_max`; its tickets are durable when they are made.
+/// Clones are the same store.
 #[derive(Clone, Debug, Default)]
 pub struct Memory(Arc<Mutex<Contents>>);
 

@@ -27,8 +27,8 @@ impl Range {
         Self { reverse: true, ..self }
     }
 
-    /// The part that a scan has seen which stopped at its limit after `last`: what to give to
-    /// [`crate::Batch::expect_range`] together with its entries.
+    /// The part up to and including `last`: all that a scan has read which stopped there at its limit. For
+    /// [`crate::Batch::expect_range`], together with the scan's entries.
     #[must_use]
     pub fn through(self, last: &[u8]) -> Self {
         if self.reverse {
@@ -38,7 +38,7 @@ impl Range {
         }
     }
 
-    /// The part that such a scan has not seen yet: the next page.
+    /// The part after `last`: the next page.
     #[must_use]
     pub fn beyond(self, last: &[u8]) -> Self {
         if self.reverse {
@@ -105,11 +105,11 @@ mod tests {
 
     #[test]
     fn the_bounds_of_a_range_hold_the_keys_that_it_contains() {
-        let keys: std::collections::BTreeMap<Bytes, ()> = ["a", "b", "c"].map(|key| (key.into(), ())).into();
+        let keys: std::collections::BTreeSet<Bytes> = ["a", "b", "c"].map(Bytes::from).into();
         for (start, end) in [("a", Some("c")), ("b", None), ("b", Some("b")), ("c", Some("a")), ("", Some(""))] {
             let range = Range { start: start.into(), end: end.map(Bytes::from), reverse: false };
-            let found: Vec<_> = keys.range::<Bytes, _>(range.bounds()).map(|(key, ())| key).collect();
-            let expected: Vec<_> = keys.keys().filter(|key| range.contains(key)).collect();
+            let found: Vec<_> = keys.range::<Bytes, _>(range.bounds()).collect();
+            let expected: Vec<_> = keys.iter().filter(|key| range.contains(key)).collect();
             assert_eq!(found, expected, "{range:?}");
             assert_eq!(range.is_empty(), found.is_empty(), "{range:?}");
         }

@@ -11,10 +11,11 @@
 //! Nothing of ours changes before phase 3 (sled writes its own files when it is opened), except that
 //! [`Settings::salvage`] cuts a damaged journal and begins again with phase 1.
 //!
-//! What recovery removes: drafts of bases, bases older than the one in use, segments of no more than a header, and
-//! bytes after the last whole record of a segment that has one, which were never acknowledged as far as the journal can
-//! tell. Everything else that cannot be used is renamed to `*.damaged`: damaged bases, segments without a whole record,
-//! and what salvage cuts off. sled's damaged directories are kept too, the last three of them.
+//! Recovery deletes no file that is longer than a header, except drafts of bases, and bases older than the one in use.
+//! Damaged bases, a last segment without a readable record, and what salvage cuts off are renamed to `*.damaged`. An
+//! unreadable tail of a last segment with records is cut off and not kept, because every crash during a write leaves
+//! one: as far as the journal can tell it was never acknowledged, or sled has it. A damaged sled's directory is renamed
+//! to `state.damaged-*`, of which the last three are kept.
 
 mod decide;
 mod inspect;
@@ -42,13 +43,13 @@ use crate::{
     },
 };
 
-/// What opening the store has found and done.
+/// The report of an opening: what was found, and what was done.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Recovery {
     /// Where the state came from.
     pub state: StateOrigin,
-    /// Records of the journal brought into sled.
+    /// Records of the journal applied to sled.
     pub replayed: u64,
     /// The last sequence number.
     pub last_seq: u64,
@@ -56,7 +57,7 @@ pub struct Recovery {
     pub entries: u64,
     /// Unfinished bytes that were cut off the journal: never acknowledged.
     pub torn: Option<TornTail>,
-    /// What was given up because [`Settings::salvage`] was set.
+    /// What was lost because [`Settings::salvage`] was set.
     pub salvaged: Option<Corruption>,
     /// How long it took.
     pub took: Duration,
@@ -71,7 +72,6 @@ pub enum StateOrigin {
     Kept,
     /// sled was missing or damaged; it was rebuilt from base and journal.
     Rebuilt {
-        /// Why.
         reason: String,
         /// Where the damaged directory is now; `None` if there was none.
         set_aside: Option<PathBuf>,
@@ -88,7 +88,7 @@ pub(crate) struct Recovered {
     pub(crate) report: Recovery,
 }
 
-/// Brings the directory into a state from which the store can run, or changes nothing and says why not.
+/// Makes the directory ready for a running store, or changes nothing and returns the reason.
 pub(crate) fn recover(settings: &Settings) -> Result<Recovered, OpenError> {
     let began = Instant::now();
     let mut salvaged = None;

@@ -12,7 +12,7 @@ use crate::{
     files,
 };
 
-/// Where the store lives, and its limits.
+/// Where a [`LocalStore`](crate::LocalStore) lives, and its limits.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The store's directory; created if it does not exist.

@@ -1,4 +1,4 @@
-//! What the store's handle and its two threads share.
+//! The state that the store's handle and its two threads share.
 
 use std::{io, sync::Arc, thread};
 
@@ -27,7 +27,8 @@ impl Shared {
         self.progress.failure().is_some()
     }
 
-    /// Poisons the store: nothing waits, and nothing is accepted, any more. Returns what callers are to be told.
+    /// Fails the store: all waiters are woken, and nothing more is accepted. Returns the error for callers, which is
+    /// that of the first failure.
     pub(crate) fn fail(&self, failure: Failure) -> Error {
         let rebuild = matches!(failure, Failure::State { .. } | Failure::Damaged(_));
         let error = Error::Failed(Arc::new(failure));
@@ -35,7 +36,10 @@ impl Shared {
             tracing::error!(error = &error as &dyn std::error::Error, "the store has failed and stops");
         }
         if rebuild && let Err(failure) = mark_for_rebuild(&self.settings) {
-            tracing::error!(error = &failure as &dyn std::error::Error, "the next start will not know to rebuild sled");
+            tracing::error!(
+                error = &failure as &dyn std::error::Error,
+                "cannot mark sled as damaged: remove its directory `state` before the next start, so that it is rebuilt"
+            );
         }
         self.progress.fail(error);
         self.sequencer.wake();
@@ -44,7 +48,7 @@ impl Shared {
     }
 }
 
-/// Tells the next start not to trust sled's content.
+/// Makes the next start rebuild sled.
 fn mark_for_rebuild(settings: &Settings) -> Result<(), Failure> {
     let marker = settings.rebuild_marker();
     if !marker.exists() {
@@ -58,7 +62,7 @@ fn mark_for_rebuild(settings: &Settings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Poisons the store if its thread ends by a panic, so that nobody waits for ever.
+/// Fails the store if its thread ends by a panic, so that no ticket waits for ever.
 pub(crate) struct Watch {
     pub(crate) shared: Arc<Shared>,
     pub(crate) name: &'static str,

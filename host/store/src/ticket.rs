@@ -1,4 +1,5 @@
-//! Waiting for durability: the journal thread publishes how far it is, each waiter is woken when its turn has come.
+//! Waiting for durability: the journal thread publishes the last durable record, and each waiter is woken when its own
+//! record is durable.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +14,7 @@ use std::{
 
 use crate::{error::Error, sync::lock};
 
-/// Stands for a place in the commit order, and for everything before it. Cheap to make, to clone and to drop.
+/// A place in the commit order, to wait until it and everything before it is durable. Cheap to make, clone and drop.
 #[derive(Clone)]
 pub struct Ticket {
     seq: u64,
@@ -36,12 +37,12 @@ impl Ticket {
         self.seq
     }
 
-    /// Whether it is on disk by now.
+    /// Whether it is on disk.
     pub fn is_durable(&self) -> bool {
         self.progress.as_ref().is_none_or(|progress| progress.durable() >= self.seq)
     }
 
-    /// Resolves when it is on disk, or when it is certain that nobody can promise that any more.
+    /// Resolves when it is on disk, or with an error when the store has failed before that.
     ///
     /// After an error the batch may or may not be there after a restart: the outcome is unknown.
     pub async fn durable(&self) -> Result<(), Error> {
@@ -58,7 +59,7 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// How far the journal is, and who waits for it.
+/// How much of the journal is on disk, and the wakers of those tickets that wait for more.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     durable: AtomicU64,
@@ -69,7 +70,7 @@ pub(crate) struct Progress {
 #[derive(Debug, Default)]
 struct Waiters {
     next_id: u64,
-    /// By sequence number, so that those who are done are a prefix.
+    /// By sequence number and waiter: the waiters for durable records are a prefix.
     by_place: BTreeMap<(u64, u64), Waker>,
 }
 
@@ -82,7 +83,7 @@ impl Progress {
         self.durable.load(Ordering::Acquire)
     }
 
-    /// Everything up to `seq` is on disk: wakes exactly those who waited for that.
+    /// Everything up to `seq` is on disk: wakes exactly the waiters for that.
     pub(crate) fn publish(&self, seq: u64) {
         self.durable.store(seq, Ordering::Release);
         let done = {
@@ -93,7 +94,7 @@ impl Progress {
         done.into_values().for_each(Waker::wake);
     }
 
-    /// Ends all waiting. The first failure stands.
+    /// Wakes all waiters with this error. The first failure stands.
     pub(crate) fn fail(&self, error: Error) {
         if self.failed.set(error).is_ok() {
             let all = mem::take(&mut self.waiters().by_place);
@@ -105,7 +106,7 @@ impl Progress {
         self.failed.get()
     }
 
-    /// What is known about `seq`, if that is final.
+    /// The result for `seq`, if it is final.
     fn settled(&self, seq: u64) -> Option<Result<(), Error>> {
         if self.durable() >= seq { Some(Ok(())) } else { self.failed.get().map(|error| Err(error.clone())) }
     }
@@ -128,12 +129,12 @@ impl Future for Wait<'_> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let progress = self.progress;
         if let Some(result) = progress.settled(self.seq) {
-            // Whoever settles it also forgets the waker.
+            // The thread that made it final has removed the waker.
             self.id = None;
             return Poll::Ready(result);
         }
         let mut waiters = progress.waiters();
-        // Again, now that a publisher must either see this waiter or have been seen by it.
+        // Again, under the lock: from here on a publisher finds this waiter.
         if let Some(result) = progress.settled(self.seq) {
             return Poll::Ready(result);
         }
@@ -173,7 +174,7 @@ mod tests {
         }
     }
 
-    /// Two waiters, for records 1 and 2, after one look each; with how often they have been woken.
+    /// Two waiters, for records 1 and 2, polled once each. Returns how often each was woken.
     fn with_two_waiters(act: impl FnOnce(&Progress)) -> [usize; 2] {
         let progress = Arc::new(Progress::default());
         let tickets = [1, 2].map(|seq| Ticket::new(seq, Arc::clone(&progress)));

@@ -1,4 +1,4 @@
-// Package bank is what the examples share: accounts in a database, and a look at sagas.
+// Package bank is shared by the examples: accounts in a database, and queries of sagas.
 package bank
 
 import (
@@ -19,7 +19,7 @@ import (
 // Server is the address of Wasaga's HTTP API for DTM's clients.
 var Server = Env("WASAGA_URL", "http://127.0.0.1:36789") + "/api/dtmsvr"
 
-// Env is a variable of the environment, or what to take when it is not set.
+// Env returns an environment variable, or a default if it is not set.
 func Env(name, otherwise string) string {
 	if value := os.Getenv(name); value != "" {
 		return value
@@ -46,14 +46,14 @@ func (b Bank) Create(account string, balance int64) {
 	Must(err)
 }
 
-// Balance of an account.
+// Balance returns the balance of an account.
 func (b Bank) Balance(account string) (balance int64) {
 	Must(b.DB.QueryRow("select balance from bank.account where name = ?", account).Scan(&balance))
 	return balance
 }
 
-// Change adds to the balance of an account (or takes from it), behind the client's barrier: the barrier's row and the
-// change are one transaction. A rejection if there is no such account.
+// Change adds an amount, which may be negative, to the balance of an account. The client's barrier writes its row in the
+// same transaction. The error is a rejection if the account does not exist.
 func (b Bank) Change(barrier *dtmcli.BranchBarrier, account string, amount int64) error {
 	return barrier.CallWithDB(b.DB, func(tx *sql.Tx) error {
 		result, err := tx.Exec("update bank.account set balance = balance + ? where name = ?", amount, account)
@@ -67,14 +67,14 @@ func (b Bank) Change(barrier *dtmcli.BranchBarrier, account string, amount int64
 	})
 }
 
-// Saga is what `query` tells.
+// Saga is the result of Query.
 type Saga struct {
 	Status, Reason string
-	// Of the branches, in DTM's order: the compensation of a step before its action.
+	// The status of each branch, in DTM's order: the compensation of a step comes before its action.
 	Branches []string
 }
 
-// Query asks for a saga until it has ended.
+// Query polls a saga until it has ended.
 func Query(gid string) (saga Saga) {
 	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		response, err := http.Get(Server + "/query?gid=" + url.QueryEscape(gid))
@@ -101,21 +101,21 @@ func Query(gid string) (saga Saga) {
 	panic(fmt.Sprintf("the saga did not end: %+v", saga))
 }
 
-// Must ends the example if something did not work that has to.
+// Must ends the example with an error, if there is one.
 func Must(err error) {
 	if err != nil {
 		panic(err)
 	}
 }
 
-// Check ends the example if something is not as it should be.
+// Check ends the example if a value is not the expected one.
 func Check(found, wanted any) {
 	if !reflect.DeepEqual(found, wanted) {
 		panic(fmt.Sprintf("%#v is not %#v", found, wanted))
 	}
 }
 
-// Contains ends the example if a text does not hold a word.
+// Contains ends the example if a text does not contain a word.
 func Contains(text, word string) {
 	if !strings.Contains(text, word) {
 		panic(fmt.Sprintf("%q does not contain %q", text, word))

@@ -4,9 +4,9 @@
 
 // Command barrier is DTM's Go client, unchanged, with HTTP branches that it serves behind the client's own barrier.
 //
-// Money moves between two accounts of a database. The first transfer loses an answer on the way, so the host asks
-// again: the barrier sees that the work is done already. The second goes to an account that does not exist, so both
-// steps are compensated: the barrier sees that the second one has done nothing.
+// Money moves between two accounts of a database. In the first transfer a response is lost, so the host calls again, and
+// the barrier finds that the work is already done. The second transfer goes to an account that does not exist, so both
+// steps are compensated, and the barrier finds that the second one had no effect.
 package main
 
 import (
@@ -29,7 +29,7 @@ type order struct {
 	LoseAnswer bool   `json:"lose_answer"`
 }
 
-// service answers /take and /give, for actions and compensations alike; `op` tells which.
+// service serves /take and /give, for actions and compensations; the parameter `op` says which.
 type service struct {
 	bank    bank.Bank
 	address string
@@ -63,7 +63,7 @@ func (s *service) handle(r *http.Request) any {
 	return errors.New("the answer got lost")
 }
 
-// isFirst notes a call and tells whether it is the first of its kind.
+// isFirst records a call and reports whether it is the first of its kind.
 func (s *service) isFirst(call string) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -76,7 +76,7 @@ func (s *service) isFirst(call string) bool {
 	return true
 }
 
-// transfer moves 30 and returns the saga when it has ended, and the calls that it made.
+// transfer moves 30. It returns the finished saga and the calls that were made.
 func (s *service) transfer(from string, to order) (bank.Saga, []string) {
 	s.calls = nil
 	gid := "go-barrier-" + dtmcli.MustGenGid(bank.Server)

@@ -3,8 +3,8 @@
 // MYSQL_UNIX_PORT=/run/mysqld/mysqld.sock go run ./grpc
 
 // Command grpc is DTM's Go client for gRPC, unchanged, with gRPC branches that it serves behind the client's own
-// barrier: the same transfers as in ../barrier. The messages are of a type that protobuf brings along, so that the
-// example needs no generated code.
+// barrier: the same transfers as in ../barrier. The messages have a type of the protobuf library, so that the example
+// needs no generated code.
 package main
 
 import (
@@ -28,7 +28,7 @@ import (
 // server is the address of Wasaga's gRPC API.
 var server = bank.Env("WASAGA_GRPC", "127.0.0.1:36790")
 
-// service answers Take and Give, for actions and compensations alike; the operation tells which.
+// service serves Take and Give, for actions and compensations; the operation says which.
 type service struct {
 	bank    bank.Bank
 	address string
@@ -75,7 +75,7 @@ func (s *service) handle(ctx context.Context, name string, sign int64, order map
 	return errors.New("the answer got lost")
 }
 
-// isFirst notes a call and tells whether it is the first of its kind.
+// isFirst records a call and reports whether it is the first of its kind.
 func (s *service) isFirst(call string) bool {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
@@ -88,7 +88,7 @@ func (s *service) isFirst(call string) bool {
 	return true
 }
 
-// transfer makes a saga that moves 30.
+// transfer creates a saga that moves 30.
 func (s *service) transfer(from, to string, more map[string]any) *dtmgrpc.SagaGrpc {
 	s.calls = nil
 	message := func(account string, more map[string]any) *structpb.Struct {

@@ -36,35 +36,57 @@ pub fn within<E: Error>(part: impl fmt::Display) -> impl FnOnce(E) -> E {
     move |error| E::custom(format_args!("{part}: {error}"))
 }
 
-/// Deserializes a JSON object into its [`Fields`].
+/// A value that is read from the entries of a JSON object.
+pub trait Entries<'de>: Sized {
+    /// The expected form of the object, for errors.
+    const EXPECTED: &'static str;
+
+    /// Reads all entries.
+    fn read<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
+}
+
+/// Deserializes a value by its [`Entries`].
+pub fn deserialize_entries<'de, T: Entries<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    struct Reader<T>(PhantomData<T>);
+
+    impl<'de, T: Entries<'de>> Visitor<'de> for Reader<T> {
+        type Value = T;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(T::EXPECTED)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+            T::read(map)
+        }
+    }
+
+    deserializer.deserialize_map(Reader(PhantomData))
+}
+
+/// Deserializes a JSON object by its [`Fields`].
 pub struct Object<T>(pub T);
+
+impl<'de, T: Fields<'de>> Entries<'de> for Object<T> {
+    const EXPECTED: &'static str = "a JSON object";
+
+    fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut object = T::default();
+        while let Some(Text(key)) = map.next_key()? {
+            match T::NAMES.iter().find(|name| name.eq_ignore_ascii_case(&key)) {
+                Some(name) => object.read(name, &mut map).map_err(within(name))?,
+                None => {
+                    map.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(Self(object))
+    }
+}
 
 impl<'de, T: Fields<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader<T>(PhantomData<T>);
-
-        impl<'de, T: Fields<'de>> Visitor<'de> for Reader<T> {
-            type Value = T;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<T, A::Error> {
-                let mut object = T::default();
-                while let Some(Text(key)) = map.next_key()? {
-                    match T::NAMES.iter().find(|name| name.eq_ignore_ascii_case(&key)) {
-                        Some(name) => object.read(name, &mut map).map_err(within(name))?,
-                        None => {
-                            map.next_value::<IgnoredAny>()?;
-                        }
-                    }
-                }
-                Ok(object)
-            }
-        }
-
-        deserializer.deserialize_map(Reader(PhantomData)).map(Self)
+        deserialize_entries(deserializer)
     }
 }
 

@@ -97,10 +97,8 @@ pub async fn count_http(
     request: Request,
     next: Next,
 ) -> Response {
-    // The system's clock, not tokio's, which some tests stop.
-    let start = Instant::now();
-    let response = next.run(request).await;
-    count(&requests.http, &path, response.status().as_u16() < 400, start.elapsed());
+    let (response, duration) = timed(request, next).await;
+    count(&requests.http, &path, response.status().as_u16() < 400, duration);
     response
 }
 
@@ -111,11 +109,17 @@ pub async fn count_grpc(
     request: Request,
     next: Next,
 ) -> Response {
+    let (response, duration) = timed(request, next).await;
+    let is_ok = response.headers().get("grpc-status").is_none_or(|status| status == "0");
+    count(&requests.grpc, &path, is_ok, duration);
+    response
+}
+
+/// The response, and how long it took by the system's clock: tokio's is stopped by some tests.
+async fn timed(request: Request, next: Next) -> (Response, Duration) {
     let start = Instant::now();
     let response = next.run(request).await;
-    let is_ok = response.headers().get("grpc-status").is_none_or(|status| status == "0");
-    count(&requests.grpc, &path, is_ok, start.elapsed());
-    response
+    (response, start.elapsed())
 }
 
 /// Adds DTM's metrics to a registry.

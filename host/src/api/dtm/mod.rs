@@ -1,4 +1,5 @@
-//! DTM's HTTP API for sagas: the same paths, methods, bodies, statuses and texts, so that DTM's clients work unchanged.
+//! DTM's HTTP API for sagas, with the same paths, methods, bodies, statuses and texts, so that DTM's clients work
+//! unchanged.
 //!
 //! [`request`] decodes a body into a definition, the engine acts on it, and [`view`] encodes a saga's state. The content
 //! type of a request is ignored, as DTM ignores it.

@@ -1,8 +1,8 @@
 //! What the protocols of DTM's API (HTTP, JSON-RPC, gRPC) have in common: prepare, submit and abort.
 
-use super::{request, view};
+use super::request;
 use crate::{
-    api::{context::Context, error::Error},
+    api::{context::Context, error::Error, rollback::rollback_reason},
     engine::Submitted,
     saga::{Definition, Saga, Status},
 };
@@ -39,7 +39,7 @@ fn result_of(saga: &Saga) -> Result<(), Error> {
     match saga.status() {
         Status::Succeed => Ok(()),
         Status::Aborting | Status::Failed => {
-            let reason = view::rollback_reason(saga).unwrap_or_default();
+            let reason = rollback_reason(saga).unwrap_or_default();
             Err(Error::Unsuccessful { message: with_failure_suffix(reason), unfinished: None })
         }
         status @ (Status::Prepared | Status::Submitted) => {

@@ -4,17 +4,17 @@
 //! instead of a string that holds one. A saga that could never work is refused, where DTM fails by accident, or keeps the
 //! saga and never finishes it. Fields that only the server sets (`id`, `status`, `owner`, `retry_count`, ...) are ignored.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Unexpected, Visitor},
+    de::{self, MapAccess, Unexpected},
 };
 use serde_json::value::RawValue;
 
 use super::{
-    lenient::{Fields, Items, Object, Text, Whole, set, within},
+    lenient::{Entries, Fields, Items, Object, Text, Whole, deserialize_entries, set, within},
     order,
 };
 use crate::saga::{Definition, Gid, Invalid, Options, Step, Timestamp};
@@ -230,32 +230,26 @@ impl Default for StepText {
     }
 }
 
-impl<'de> Deserialize<'de> for StepText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
+impl<'de> Entries<'de> for StepText {
+    const EXPECTED: &'static str = "an object with \"action\" and \"compensate\"";
 
-        impl<'de> Visitor<'de> for Reader {
-            type Value = StepText;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with \"action\" and \"compensate\"")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<StepText, A::Error> {
-                let mut step = StepText::default();
-                while let Some((key, value)) = next_text(&mut map)? {
-                    match &*key {
-                        "action" => step.0.action = value.into_owned(),
-                        "compensate" => step.0.compensation = value.into_owned(),
-                        "data" => step.0.payload = value.into_owned().into(),
-                        _ => {}
-                    }
-                }
-                Ok(step)
+    fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut step = Self::default();
+        while let Some((key, value)) = next_text(&mut map)? {
+            match &*key {
+                "action" => step.0.action = value.into_owned(),
+                "compensate" => step.0.compensation = value.into_owned(),
+                "data" => step.0.payload = value.into_owned().into(),
+                _ => {}
             }
         }
+        Ok(step)
+    }
+}
 
-        deserializer.deserialize_map(Reader)
+impl<'de> Deserialize<'de> for StepText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_entries(deserializer)
     }
 }
 
@@ -268,33 +262,25 @@ impl From<Headers> for Vec<(String, String)> {
     }
 }
 
-impl<'de> Deserialize<'de> for Headers {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
+impl<'de> Entries<'de> for Headers {
+    const EXPECTED: &'static str = "an object of strings";
 
-        impl<'de> Visitor<'de> for Reader {
-            type Value = Headers;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of strings")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers, A::Error> {
-                let mut headers = BTreeMap::new();
-                while let Some((name, value)) = next_text(&mut map)? {
-                    headers.insert(name.into_owned(), value.into_owned());
-                    if headers.len() > Definition::BRANCH_HEADERS_MAX {
-                        return Err(serde::de::Error::custom(format_args!(
-                            "the limit is {} headers",
-                            Definition::BRANCH_HEADERS_MAX
-                        )));
-                    }
-                }
-                Ok(Headers(headers))
+    fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut headers = BTreeMap::new();
+        while let Some((name, value)) = next_text(&mut map)? {
+            headers.insert(name.into_owned(), value.into_owned());
+            let limit = Definition::BRANCH_HEADERS_MAX;
+            if headers.len() > limit {
+                return Err(de::Error::custom(format_args!("the limit is {limit} headers")));
             }
         }
+        Ok(Self(headers))
+    }
+}
 
-        deserializer.deserialize_map(Reader)
+impl<'de> Deserialize<'de> for Headers {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserialize_entries(deserializer)
     }
 }
 
@@ -313,7 +299,7 @@ pub struct Payload(pub Bytes);
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        use serde::de::Error as _;
+        use de::Error as _;
         let json = <&RawValue>::deserialize(deserializer)?.get();
         let other = match json.as_bytes().first() {
             Some(b'"') => {

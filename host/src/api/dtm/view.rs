@@ -8,11 +8,11 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    api::{json, time::Time},
+    api::{json, rollback::rollback_reason, time::Time},
     engine::Record,
     saga::{
-        AbortReason, BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
-        state::{OpState, Progress, Reason},
+        BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
+        state::{OpState, Progress},
     },
 };
 
@@ -58,26 +58,6 @@ impl List {
 /// The body of `all` for the gid of a saga that does not exist.
 pub fn no_list(position: &str) -> Vec<u8> {
     [b"{\"next_position\":", &*json::encode(&position), b",\"transactions\":null}"].concat()
-}
-
-/// Why a saga is, or was, rolled back, in DTM's words.
-pub fn rollback_reason(saga: &Saga) -> Option<String> {
-    let options = saga.definition().options();
-    Some(match saga.reason()? {
-        Reason::Rejected { step } => {
-            let branch_op = BranchOp { step: *step, op: Op::Action };
-            let text = match saga.op(branch_op).map(|action| &action.progress) {
-                Some(Progress::Rejected { reason }) => reason,
-                _ => "",
-            };
-            format!("url:{} return failed: {text} FAILURE", saga.definition().target(branch_op))
-        }
-        Reason::Aborted(AbortReason::Timeout) => format!("Timeout after {} seconds", options.timeout_to_fail_s),
-        Reason::Aborted(AbortReason::RetryLimit) => {
-            format!("RetryCount is greater than RetryLimit, RetryLimit: {}", options.retry_limit)
-        }
-        Reason::ForceStopped => "force stopped".to_owned(),
-    })
 }
 
 #[derive(Serialize)]
@@ -431,25 +411,5 @@ mod tests {
         assert_eq!(text(query(None, &Policy::default())), r#"{"branches":[],"transaction":null}"#);
         assert_eq!(text(no_list("7")), r#"{"next_position":"7","transactions":null}"#);
         assert_eq!(text(List::default().finish("")), r#"{"next_position":"","transactions":[]}"#);
-    }
-
-    #[test]
-    fn every_reason_has_dtms_words() {
-        let reason = |events: Vec<Event>| {
-            let options = Options { timeout_to_fail_s: 3, retry_limit: 2, ..Options::default() };
-            let log = [vec![Event::Submitted { at: at(0) }], events].concat();
-            rollback_reason(&record(options, log).saga)
-        };
-        let rejected = |reason: &str| Event::Rejected { step: 0, reason: reason.into(), at: at(1) };
-        assert_eq!(reason(vec![]), None);
-        assert_eq!(reason(vec![rejected("no")]).unwrap(), "url:http://a/try return failed: no FAILURE");
-        assert_eq!(reason(vec![rejected("")]).unwrap(), "url:http://a/try return failed:  FAILURE");
-        let aborted = |reason| vec![Event::Aborted { reason, at: at(1) }];
-        assert_eq!(reason(aborted(AbortReason::Timeout)).unwrap(), "Timeout after 3 seconds");
-        assert_eq!(
-            reason(aborted(AbortReason::RetryLimit)).unwrap(),
-            "RetryCount is greater than RetryLimit, RetryLimit: 2"
-        );
-        assert_eq!(reason(vec![Event::ForceStopped { at: at(1) }]).unwrap(), "force stopped");
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::shown::{Component, Output};
 use crate::{
-    api::{dtm::view::rollback_reason, json, time::Time},
+    api::{json, rollback::rollback_reason, time::Time},
     saga::{
         BranchId, BranchOp, Op, Policy, Saga,
         state::{OpState, Progress, StepState},

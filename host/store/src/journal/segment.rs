@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Little-endian throughout. `synced` is the highest sequence number that was on disk when the record was written. It
-//! tells a torn tail from damage: a record that was acknowledged, but cannot be read, is followed by one that knows.
+//! tells a torn tail from damage: an acknowledged record that cannot be read is followed by one which says that it was
+//! on disk.
 //!
 //! **The 24 bytes of the header keep their place and meaning in every version**: that is how a version knows a file of
 //! a newer one, whatever lies behind the header, and leaves it alone. [`Reader::open`] tells four cases apart:
@@ -29,7 +30,7 @@ use bytes::Bytes;
 
 use crate::{
     codec::{self, Unreadable},
-    error::{Failure, Newer, OpenError},
+    error::{Failure, OpenError, Unsupported},
     limits::PAYLOAD_BYTES_MAX,
 };
 
@@ -133,13 +134,13 @@ pub(crate) fn operations_are_whole(file: &Path, payload: &[u8]) -> Result<bool, 
         Ok(()) => Ok(true),
         Err(Unreadable::Malformed) => Ok(false),
         Err(Unreadable::Newer(tag)) => {
-            let (file, found) = (file.to_owned(), Newer::Operation(tag));
+            let (file, found) = (file.to_owned(), Unsupported::Operation(tag));
             Err(OpenError::Newer { file, found, supported: codec::NEWEST.into() })
         }
     }
 }
 
-/// What comes next in a file.
+/// The next item in a file.
 #[derive(Debug)]
 pub(crate) enum Next {
     Record(Record),
@@ -181,7 +182,7 @@ impl Reader {
             Header::Sound => (reader.offset, reader.header_is_sound) = (HEADER_BYTES as u64, true),
             Header::Damaged => {}
             Header::Newer(version) => {
-                let (file, found) = (path.to_owned(), Newer::Format(version));
+                let (file, found) = (path.to_owned(), Unsupported::Format(version));
                 return Ok(Err(OpenError::Newer { file, found, supported: VERSION }));
             }
             Header::Unknown => {
@@ -245,11 +246,10 @@ impl Reader {
         Ok(Ok(Some(record)))
     }
 
-    /// Looks for a readable record behind the current offset and stands behind it.
+    /// Looks for a readable record after the current offset, and continues after it.
     ///
     /// Its number must be plausible: above that of the unreadable one (`last + 1`, or the header), and no greater than
-    /// fits into the bytes between. So bytes inside a payload are hardly ever tried as a record before the checksum
-    /// decides.
+    /// fits into the bytes between. So the checksum is hardly ever computed for bytes inside a payload.
     fn resume(&mut self, last: u64) -> io::Result<Option<Record>> {
         self.file.seek(SeekFrom::Start(self.offset))?;
         let mut rest = Vec::new();

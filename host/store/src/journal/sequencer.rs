@@ -1,4 +1,4 @@
-//! The commit order: what has been numbered and not yet been taken by the journal thread.
+//! The commit order: batches that are numbered, and not yet taken by the journal thread.
 
 use std::{
     mem,
@@ -20,7 +20,7 @@ pub(crate) struct Accepted {
 }
 
 impl Accepted {
-    /// What it takes in the journal.
+    /// Its length in the journal.
     pub(crate) fn record_bytes(&self) -> usize {
         RECORD_OVERHEAD + self.encoded.len()
     }
@@ -37,7 +37,7 @@ pub(crate) struct Sequencer {
 pub(crate) struct Queue {
     last_seq: u64,
     records: Vec<Accepted>,
-    /// Whether the journal thread sleeps; while it syncs, nobody needs to wake it.
+    /// Whether the journal thread sleeps. While it syncs it needs no wake-up: it takes what is queued afterwards.
     idle: bool,
     closed: bool,
 }
@@ -62,7 +62,7 @@ impl Sequencer {
         lock(&self.queue)
     }
 
-    /// Gives the batch the next number, shows it with `reveal`, and hands it to the journal thread.
+    /// Gives the batch the next number, makes it visible with `reveal`, and hands it to the journal thread.
     pub(crate) fn accept(
         &self,
         mut queue: MutexGuard<'_, Queue>,
@@ -81,12 +81,12 @@ impl Sequencer {
         seq
     }
 
-    /// Moves everything queued into `taken`, waiting for something to come. `false` when nothing ever will: closed
-    /// and empty, or `given_up`.
-    pub(crate) fn take(&self, taken: &mut Vec<Accepted>, given_up: impl Fn() -> bool) -> bool {
+    /// Waits until something is queued, and moves all of it into `taken`. `false`: nothing more will come, because the
+    /// queue is closed and empty, or because the store `has_failed`.
+    pub(crate) fn take(&self, taken: &mut Vec<Accepted>, has_failed: impl Fn() -> bool) -> bool {
         let mut queue = self.lock();
         loop {
-            if given_up() {
+            if has_failed() {
                 return false;
             }
             if !queue.records.is_empty() {
@@ -107,7 +107,7 @@ impl Sequencer {
         self.arrived.notify_all();
     }
 
-    /// Lets the journal thread look around, after a failure.
+    /// Wakes the journal thread, so that it notices a failure.
     pub(crate) fn wake(&self) {
         drop(self.lock());
         self.arrived.notify_all();

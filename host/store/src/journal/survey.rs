@@ -1,4 +1,4 @@
-//! Reading the journal at start: what is there, what is missing, and where it ends.
+//! Phase 1 of recovery: reads the whole journal, to find missing and damaged records and the journal's end.
 
 use std::{
     mem,
@@ -14,14 +14,14 @@ use crate::{
     },
 };
 
-/// What the journal holds.
+/// The state of the journal.
 #[derive(Debug, Default)]
 pub(crate) struct Survey {
     /// Oldest first.
     pub(crate) segments: Vec<Segment>,
     /// Records that were acknowledged and are unreadable or missing, in order.
     pub(crate) holes: Vec<Corruption>,
-    /// Unreadable bytes at the end, nothing of which was acknowledged as far as the journal can tell.
+    /// Unreadable bytes at the end. As far as the journal can tell, none of them was acknowledged.
     pub(crate) torn: Option<TornTail>,
     /// The last readable record; before the first segment's first record if there is none.
     pub(crate) end: u64,
@@ -60,12 +60,12 @@ pub(crate) fn survey(dir: &Path) -> Result<Survey, OpenError> {
 }
 
 impl Survey {
-    /// The first record there is, if there are segments.
+    /// The number of the first record, if there are segments.
     pub(crate) fn first(&self) -> Option<u64> {
         self.segments.first().map(|segment| segment.first)
     }
 
-    /// The first loss that matters to a state which holds everything up to `seq`.
+    /// The first lost record that a state which holds everything up to `seq` needs.
     pub(crate) fn first_hole_after(&self, seq: u64, dir: &Path) -> Option<Corruption> {
         let before = self.first().filter(|first| *first > seq + 1).map(|first| Corruption {
             file: files::segment(dir, seq + 1),
@@ -86,7 +86,7 @@ impl Survey {
     fn segment(&mut self, segment: &Segment, next_first: Option<u64>) -> Result<(), OpenError> {
         let mut reader = Reader::open(&segment.path, Kind::Journal, segment.first)?;
         let failed = |source| Failure::disk("read", &segment.path)(source);
-        // Damage that nothing has shown to be of acknowledged records yet.
+        // Damage of records that may never have been acknowledged: no later record has confirmed them yet.
         let mut suspects: Vec<Corruption> = Vec::new();
         loop {
             let offset = reader.offset();
@@ -101,7 +101,7 @@ impl Survey {
                 Next::Damage { what, then } => (Some(what), then),
             };
             if let Some(what) = damage {
-                // Up to the next readable record, or the next segment, or nobody knows where.
+                // It ends before the next readable record, or the next segment; else its end is unknown.
                 let resumed = record.as_ref().map(|record| record.seq).or(next_first);
                 let last_seq = resumed.map_or(self.end + 1, |resumed| (resumed - 1).max(self.end + 1));
                 suspects.push(Corruption {
@@ -131,8 +131,8 @@ impl Survey {
         Ok(())
     }
 
-    /// `record` knows what was on disk when it was written: suspects up to there have been acknowledged. So has a
-    /// header before any record.
+    /// Turns suspects into holes. `record` states which records were on disk when it was written, so suspects up to
+    /// there were acknowledged. A damaged header before a record is a hole too: it was on disk before any record.
     fn confirm(&mut self, suspects: &mut Vec<Corruption>, record: &Record) {
         let (acknowledged, open) = mem::take(suspects)
             .into_iter()

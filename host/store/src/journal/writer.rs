@@ -1,6 +1,6 @@
-//! The journal thread: makes commits durable, all that have gathered with one write and one sync.
+//! The journal thread: makes commits durable, all that are queued with one write and one sync.
 //!
-//! There is no timer. While one sync runs, the next group gathers by itself; lingering only adds latency.
+//! There is no timer. The next group gathers while one sync runs; waiting for more would only add latency.
 
 use std::{mem, path::PathBuf, sync::Arc};
 
@@ -19,7 +19,7 @@ use crate::{
 
 /// Bytes after which a group is written even if more is queued: bounds the write buffer.
 const GROUP_BYTES: usize = 8 << 20;
-/// A buffer that a big record has blown up is given back.
+/// Capacity above which the buffer is freed after a group, which a big record may have made large.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
 
 pub(crate) struct Journal {
@@ -39,7 +39,7 @@ impl Journal {
         Ok(Self { shared, file, path, segment_bytes, buffer: Vec::new() })
     }
 
-    /// Until the store is closed and everything is written, or has failed.
+    /// Runs until the store is closed and everything is written, or until it has failed.
     pub(crate) fn run(mut self) {
         let _watch = Watch { shared: Arc::clone(&self.shared), name: "journal" };
         let shared = Arc::clone(&self.shared);
@@ -100,7 +100,8 @@ impl Journal {
     }
 }
 
-/// Create, header, sync, sync the directory: only then may a record go there, because only then will recovery find it.
+/// Creates a segment, writes its header, and syncs the file and the directory. Only then may a record be written to it:
+/// only then will recovery find it.
 fn create_segment(shared: &Shared, first: u64) -> Result<(Box<dyn File>, PathBuf, u64), Failure> {
     let dir = shared.settings.journal_dir();
     let path = files::segment(&dir, first);

@@ -1,4 +1,4 @@
-//! Phase 2: what can be trusted. Changes nothing (of ours: sled writes its own files when it is opened).
+//! Phase 2: decides what can be trusted. Changes nothing of ours; sled writes its own files when it is opened.
 
 use std::{fs, path::PathBuf};
 
@@ -22,10 +22,10 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) source: Source,
-    /// The base to go on with; `None`: the journal reaches back to the beginning, or the base is damaged.
+    /// The base to use; `None`: the journal reaches back to the beginning, or the base is damaged.
     pub(super) base: Option<Base>,
     pub(super) damaged_base: Option<PathBuf>,
-    /// The last record there will be.
+    /// The last record after recovery.
     pub(super) last_seq: u64,
 }
 
@@ -40,7 +40,8 @@ pub(super) enum Source {
 }
 
 impl Plan {
-    /// Bytes of journal that a rebuild would read; the maximum if no rebuild is possible, so that a base is written soon.
+    /// Bytes of journal that a rebuild would read; the maximum if no rebuild is possible, so that a base is written
+    /// soon.
     pub(super) fn journal_since_base(&self, settings: &Settings, survey: &Survey) -> u64 {
         let seq = self.base.as_ref().map_or(0, |base| base.seq);
         if survey.end < self.last_seq || survey.first_hole_after(seq, &settings.journal_dir()).is_some() {
@@ -57,7 +58,7 @@ impl Plan {
 pub(super) fn decide(settings: &Settings, survey: &Survey) -> Result<Plan, OpenError> {
     let dir = settings.base_dir();
     let bases = files::list(&dir, files::BASE).map_err(Failure::disk("list", dir))?;
-    // Before sled is opened, which writes its files: refuses bases of a newer version and of another program.
+    // Refuses bases of a newer version and of other programs, before sled is opened and writes its files.
     bases.iter().try_for_each(|(seq, path)| Reader::open(path, Kind::Base, *seq).map(drop))?;
     match inspect(settings)? {
         Inspected::Sound(state, meta) => match contradiction(settings, survey, &meta)? {
@@ -91,10 +92,10 @@ pub(super) fn decide(settings: &Settings, survey: &Survey) -> Result<Plan, OpenE
     }
 }
 
-/// Why a sled that is sound in itself cannot be gone on with.
+/// Why a sled that is sound in itself cannot be used with this journal.
 struct Contradiction {
     reason: String,
-    /// The records that it lacks.
+    /// The records that neither sled nor the journal has.
     hole: Option<Corruption>,
 }
 
@@ -102,18 +103,18 @@ struct Contradiction {
 fn contradiction(settings: &Settings, survey: &Survey, meta: &Meta) -> Result<Option<Contradiction>, OpenError> {
     let dir = settings.journal_dir();
     if survey.segments.is_empty() && !settings.salvage {
-        // There is always a segment being written. Without one, somebody has removed the journal.
+        // There is always a segment being written. Without one, the journal has been removed.
         let next = meta.applied + 1;
         let what = "the journal has no files";
         return Err(OpenError::Corrupt(Corruption { file: dir, offset: 0, first_seq: next, last_seq: next, what }));
     }
-    // sled may have come back as it once was, whole but old, and the journal does not keep what a base covers.
+    // sled may have fallen back to an earlier state that is whole, and the journal does not keep what a base covers.
     if let Some(hole) = survey.first_hole_after(meta.applied, &dir) {
         let reason = format!("it holds records up to {} only, and the journal does not go on from there", meta.applied);
         return Ok(Some(Contradiction { reason, hole: Some(hole) }));
     }
-    // sled only ever gets what is on disk in the journal. If the journal ends earlier, but in unreadable bytes, then
-    // it is these that sled has; if it ends cleanly, then sled's claim is not to be believed.
+    // sled only gets records that are on disk in the journal. If the journal ends earlier in unreadable bytes, these
+    // were the records that sled has. If it ends cleanly, sled's claim is false.
     let explained = survey.torn.is_some() || settings.salvage;
     if meta.reached <= survey.end || (explained && meta.reached == meta.applied) {
         return Ok(None);
@@ -178,7 +179,7 @@ fn hole_after(settings: &Settings, survey: &Survey, seq: u64, reached: u64) -> O
     })
 }
 
-/// The base to go on with beside a sound sled, and one that is damaged: a new one will be written then.
+/// The base to keep beside a sound sled, or the path of a damaged one; a new base will be written then.
 fn base_to_keep(settings: &Settings, bases: Vec<(u64, PathBuf)>) -> Result<(Option<Base>, Option<PathBuf>), OpenError> {
     let Some((seq, path)) = bases.into_iter().next_back() else { return Ok((None, None)) };
     if !settings.verify_on_open {
@@ -188,7 +189,8 @@ fn base_to_keep(settings: &Settings, bases: Vec<(u64, PathBuf)>) -> Result<(Opti
     match base::read(&path, seq, |_| Ok(())) {
         Ok((base, _)) => Ok((Some(base), None)),
         Err(Unusable::Damaged(what)) => {
-            tracing::error!(base = %path.display(), what, "the base is damaged: set aside, a new one will be written");
+            let base = path.display();
+            tracing::error!(%base, what, "the base is damaged: it is renamed, and a new one is written");
             Ok((None, Some(path)))
         }
         Err(Unusable::Refused(error)) => Err(error),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    error::{Failure, Newer, OpenError},
+    error::{Failure, OpenError, Unsupported},
     files,
     settings::Settings,
     state::sled::{META_VERSION, Meta, MetaRow, State},
@@ -45,7 +45,7 @@ pub(super) fn inspect(settings: &Settings) -> Result<Inspected, OpenError> {
         Ok(MetaRow::Sound(meta)) => Ok(Inspected::Sound(state, meta)),
         Ok(MetaRow::Missing) => Ok(Inspected::Blank(Some(state))),
         Ok(MetaRow::Newer(version)) => {
-            let found = Newer::Format(version.into());
+            let found = Unsupported::Format(version.into());
             Err(OpenError::Newer { file: dir, found, supported: META_VERSION.into() })
         }
         Err(failure) => {

@@ -1,4 +1,4 @@
-//! Phases 4 and 5: a base into a new sled, and the journal's records into whichever sled is used.
+//! Phases 4 and 5: loads a base into a new sled, and replays the journal's records.
 
 use std::iter;
 
@@ -20,8 +20,8 @@ use crate::{
 /// Bytes of records replayed as one round.
 const ROUND_BYTES: usize = 8 << 20;
 
-/// A new sled with the content of a base. Only when all of it is there does sled claim to hold it: a crash on the way
-/// leaves one that holds "nothing", and what it has already makes no difference to a replay.
+/// Makes a new sled with the content of a base. sled claims to hold the base only when all of it is loaded: a crash
+/// before that leaves a sled that claims to hold nothing, and a replay overwrites what it has already.
 pub(super) fn base(settings: &Settings, base: Option<&Base>, reached: u64) -> Result<(State, Meta), OpenError> {
     let state = State::open(&settings.state_dir(), settings.cache_bytes)?;
     let mut meta = Meta { reached, ..Meta::default() };
@@ -38,7 +38,7 @@ pub(super) fn base(settings: &Settings, base: Option<&Base>, reached: u64) -> Re
     Ok((state, meta))
 }
 
-/// Brings the records after `meta.applied` into sled; returns how many.
+/// Applies the records after `meta.applied` to sled; returns how many.
 pub(super) fn replay(survey: &Survey, state: &State, meta: &mut Meta) -> Result<u64, OpenError> {
     let from = meta.applied;
     let mut round = Vec::new();

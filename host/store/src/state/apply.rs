@@ -1,4 +1,4 @@
-//! Bringing records and bases into sled: what the follower does while the store runs, and recovery before it.
+//! Applying records and bases to sled: by the follower while the store runs, and by recovery before that.
 
 use std::mem;
 
@@ -13,12 +13,12 @@ use crate::{
     state::sled::{Change, Meta, State},
 };
 
-/// Most keys and bytes that go into one sled batch: sled's readers stand still while it applies one, 5 to 10 us a key.
-/// Fewer keys would make the meta row and the bookkeeping that go with each batch felt.
+/// Most keys and bytes of one sled batch. sled's readers are blocked while it applies one, 5 to 10 us a key; with fewer
+/// keys, the meta row and the bookkeeping of each batch would cost a noticeable share.
 const BATCH_KEYS: usize = 128;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// Brings one round of records into sled. Recovery replays with the same function.
+/// Applies one round of records to sled. `done` is called after each sled batch.
 ///
 /// A round may take several sled batches; a crash between them leaves a state in which some records after `applied`
 /// have already had their effect, up to `reached`. Applying them again changes nothing: puts and deletes are absolute.
@@ -46,16 +46,16 @@ pub(crate) fn apply(
     }
 }
 
-/// Brings a piece of a base into sled.
+/// Applies one record of a base to sled.
 pub(crate) fn load(state: &State, meta: &mut Meta, writes: codec::Writes<'_>) -> Result<(), Failure> {
     let writes: Vec<_> = writes.map(|write| (write.key, write.value)).collect();
     writes.chunks(BATCH_KEYS).try_for_each(|batch| state.apply(batch.iter().copied(), meta).map(drop))
 }
 
-/// A key and what its last write has made of it.
+/// A key and its value after its last write; `None`: deleted.
 pub(crate) type Latest = (Bytes, Option<Bytes>);
 
-/// The last write of each key, least key first: sled is quickest with neighbours.
+/// The last write of each key, least key first: sled writes neighbouring keys fastest.
 fn coalesce(records: &[Accepted]) -> Vec<Latest> {
     let mut latest: Vec<Latest> = Vec::with_capacity(records.len());
     for Accepted { encoded, .. } in records {

@@ -1,10 +1,10 @@
 //! Bases: full copies of the live entries, from which, with the journal, sled can be rebuilt.
 //!
 //! A base is written like a journal segment: a header with the number `seq`, records of puts numbered from 1, and a
-//! record numbered 0 that ends it: entries u64, digest u64, reached u64. The copy is fuzzy: it is made in slices between
-//! the follower's rounds. An entry that changes meanwhile is copied as it was or as it became, by a record between
-//! `seq` and `reached`; replaying absolute puts and deletes from `seq` on ends in the same state either way, as long
-//! as the journal goes on to `reached`.
+//! record numbered 0 that ends it: entries u64, digest u64, reached u64. The copy is fuzzy: it is made in slices
+//! between the follower's rounds. An entry that changes meanwhile is copied as it was or as it became, by a record
+//! between `seq` and `reached`; replaying absolute puts and deletes from `seq` on ends in the same state either way, as
+//! long as the journal goes on to `reached`.
 
 use std::{
     fmt,
@@ -23,9 +23,9 @@ use crate::{
     state::sled::{Change, Meta, State, Sum, hash},
 };
 
-/// Bytes copied at a time, between which the follower looks for other work.
+/// Bytes of one slice. Between two slices the follower does its other work.
 const SLICE_BYTES: usize = 1 << 20;
-/// Bytes after which a copy is synced, so that its last sync does not hold the follower up.
+/// Bytes after which a copy is synced, so that its last sync does not delay the follower.
 const SYNC_BYTES: usize = 8 << 20;
 const END: u64 = 0;
 
@@ -121,10 +121,10 @@ pub(crate) struct Copy {
     unsynced: usize,
     /// The last key copied.
     cursor: Option<Bytes>,
-    /// What is in the file.
+    /// The sum of the entries in the file.
     written: Sum,
-    /// What the copied part of sled holds by now: `written`, and what has changed there since. At the end it must be
-    /// all that sled claims to hold, which checks sled as much as the copy.
+    /// What the copied part of sled holds now: `written`, and the changes since. At the end it must equal all that sled
+    /// claims to hold, which checks both sled and the copy.
     current: Sum,
 }
 
@@ -149,14 +149,14 @@ impl Copy {
         })
     }
 
-    /// The follower has changed `key` in sled.
+    /// Accounts for a change of `key` in sled that the follower has made.
     pub(crate) fn note(&mut self, key: &[u8], change: &Change) {
         if self.cursor.as_ref().is_some_and(|cursor| key <= cursor) {
             self.current.apply(change);
         }
     }
 
-    /// Copies the next slice. `false` when there was nothing left.
+    /// Copies the next slice. `false`: nothing was left.
     pub(crate) fn step(&mut self, state: &State) -> Result<bool, Failure> {
         let rest = self.cursor.as_ref().map_or_else(Range::default, |cursor| Range::default().beyond(cursor));
         let mut slice = Vec::new();

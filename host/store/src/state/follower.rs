@@ -1,7 +1,7 @@
 //! The follower thread: the only one that writes sled.
 //!
-//! It brings durable records into sled in rounds (only the last value of a key within a round), checkpoints sled, keeps
-//! the base, and lets journal segments go that nothing needs any more.
+//! It applies durable records to sled in rounds (only the last value of a key within a round), checkpoints sled, writes
+//! new bases, and removes journal segments that nothing needs any more.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Between two slices of a base: a copy takes its time rather than a core.
+/// Pause between two slices of a base, so that the copy does not occupy a core.
 const COPY_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
@@ -32,13 +32,13 @@ pub(crate) struct Follower {
     copy: Option<Copy>,
     /// Bytes of journal that a rebuild would replay. `u64::MAX`: a new base is needed whatever the size.
     since_base: u64,
-    /// What sled is known to hold on disk.
+    /// The last record that sled is known to hold on disk.
     checkpointed: u64,
     since_checkpoint: u64,
     next_checkpoint: Instant,
 }
 
-/// Where recovery has left things.
+/// What recovery hands over to the follower.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) meta: Meta,
@@ -54,7 +54,7 @@ impl Follower {
         Self { shared, meta, base, copy: None, since_base, checkpointed, since_checkpoint: 0, next_checkpoint }
     }
 
-    /// Until the journal thread has ended and everything is applied, or the store has failed.
+    /// Runs until the journal thread has ended and everything is applied, or until the store has failed.
     pub(crate) fn run(mut self) {
         let _watch = Watch { shared: Arc::clone(&self.shared), name: "follower" };
         if let Err(failure) = self.follow() {
@@ -65,7 +65,7 @@ impl Follower {
     fn follow(&mut self) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         loop {
-            match shared.lag.next(shared.settings.gather, self.next_duty(), || shared.has_failed()) {
+            match shared.lag.next(shared.settings.gather, self.next_deadline(), || shared.has_failed()) {
                 Turn::Apply(records) => self.round(&records)?,
                 Turn::Idle => {}
                 Turn::Closed if shared.has_failed() => return Ok(()),
@@ -78,8 +78,8 @@ impl Follower {
         }
     }
 
-    /// When to look up from an empty queue.
-    fn next_duty(&self) -> Option<Instant> {
+    /// When to stop waiting for records, because other work is due.
+    fn next_deadline(&self) -> Option<Instant> {
         let slice = (self.copy.is_some() || self.base_is_due()).then(|| Instant::now() + COPY_PAUSE);
         let checkpoint = (self.checkpointed < self.meta.applied).then_some(self.next_checkpoint);
         slice.into_iter().chain(checkpoint).min()
@@ -136,7 +136,7 @@ impl Follower {
         self.copy.is_none() && self.since_base >= threshold && self.meta.applied > self.base_seq()
     }
 
-    /// Begins a new base when one is due, or brings the one being written a slice further.
+    /// Begins a new base when one is due, or copies the next slice of the one being written.
     fn keep_base(&mut self) -> Result<(), Failure> {
         let settings = &self.shared.settings;
         let (dir, disk) = (settings.base_dir(), settings.disk.as_ref());
@@ -151,7 +151,7 @@ impl Follower {
         }
         let new = copy.finish(&self.meta, &dir, disk)?;
         tracing::info!(seq = new.seq, bytes = new.bytes, "wrote a new base");
-        // Only now that the new one is durable may the old one go.
+        // The old base may be removed only now that the new one is durable.
         if let Some(old) = self.base.replace(new) {
             disk.remove(&old.path).map_err(Failure::disk("remove", &old.path))?;
         }
@@ -159,7 +159,7 @@ impl Follower {
         self.release_segments()
     }
 
-    /// A segment is needed until a base covers it, for a rebuild, and sled is on disk beyond it, for a start.
+    /// A rebuild needs a segment until a base covers it; a start needs it until sled is on disk beyond it.
     fn release_segments(&self) -> Result<(), Failure> {
         let covered = self.base_seq().min(self.checkpointed);
         self.shared.segments.release(covered, self.shared.settings.disk.as_ref())

@@ -1,4 +1,4 @@
-//! What is durable and not yet in sled: from the journal thread to the follower, with a bound.
+//! The bounded queue of records that are durable and not yet in sled, from the journal thread to the follower.
 
 use std::{
     mem,
@@ -14,9 +14,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Lag {
     pending: Mutex<Pending>,
-    /// The follower sleeps here.
+    /// Wakes the follower.
     changed: Condvar,
-    /// The journal thread sleeps here while the follower is too far behind.
+    /// Wakes the journal thread, which waits while the follower is too far behind.
     room: Condvar,
     bytes_max: usize,
 }
@@ -26,7 +26,7 @@ struct Pending {
     records: Vec<Accepted>,
     /// Of the records here and of those being applied.
     bytes: usize,
-    /// When the oldest record here came.
+    /// When the oldest record here was pushed.
     since: Option<Instant>,
     closed: bool,
 }
@@ -35,7 +35,7 @@ struct Pending {
 #[derive(Debug)]
 pub(crate) enum Turn {
     Apply(Vec<Accepted>),
-    /// Nothing to apply at the moment: time for other work.
+    /// Nothing to apply: time for other work.
     Idle,
     /// Closed, and everything has been taken.
     Closed,
@@ -46,13 +46,13 @@ impl Lag {
         Self { pending: Mutex::default(), changed: Condvar::new(), room: Condvar::new(), bytes_max }
     }
 
-    /// Waits until the follower is within its bound. `false` if that will never be.
-    pub(crate) fn wait_for_room(&self, given_up: impl Fn() -> bool) -> bool {
+    /// Waits until the follower is within its bound. `false` when the store `has_failed`.
+    pub(crate) fn wait_for_room(&self, has_failed: impl Fn() -> bool) -> bool {
         let mut pending = self.lock();
-        while pending.bytes > self.bytes_max && !given_up() {
+        while pending.bytes > self.bytes_max && !has_failed() {
             pending = sync::wait(&self.room, pending);
         }
-        !given_up()
+        !has_failed()
     }
 
     pub(crate) fn push(&self, records: impl Iterator<Item = Accepted>, bytes: usize) {
@@ -61,7 +61,7 @@ impl Lag {
         pending.bytes += bytes;
         let is_first = pending.since.is_none();
         pending.since.get_or_insert_with(Instant::now);
-        // In between, the follower is waiting for its round to be over anyway.
+        // Otherwise the follower already waits for the end of its round.
         let wake = is_first || self.is_urgent(&pending);
         drop(pending);
         if wake {
@@ -71,10 +71,10 @@ impl Lag {
 
     /// Gathers for `gather` from the first record on; less when the bound is near or the store is being closed. With
     /// nothing to gather, waits until `until` (`None`: for ever).
-    pub(crate) fn next(&self, gather: Duration, until: Option<Instant>, given_up: impl Fn() -> bool) -> Turn {
+    pub(crate) fn next(&self, gather: Duration, until: Option<Instant>, has_failed: impl Fn() -> bool) -> Turn {
         let mut pending = self.lock();
         loop {
-            if given_up() {
+            if has_failed() {
                 return Turn::Closed;
             }
             let now = Instant::now();
@@ -115,7 +115,7 @@ impl Lag {
         self.changed.notify_all();
     }
 
-    /// Lets both threads look around, after a failure.
+    /// Wakes both threads, so that they notice a failure.
     pub(crate) fn wake(&self) {
         drop(self.lock());
         self.changed.notify_all();

@@ -1,4 +1,4 @@
-//! What has been committed, but is not in sled yet.
+//! Committed writes that are not in sled yet.
 
 use std::{
     collections::BTreeMap,
@@ -15,19 +15,19 @@ use crate::{
     sync::lock,
 };
 
-/// The newest value of each key that sled does not have yet. While a key is here, readers do not ask sled for it, so
-/// the follower can change it there unseen.
+/// The newest value of each key whose value is not in sled yet. While a key is here, readers do not look it up in sled,
+/// so they do not see the follower change it there.
 ///
-/// Whoever checks what was read takes a while, and then wants to know what has changed since. So what is newer than the
-/// oldest check that is under way stays, even if sled has it.
+/// A check of preconditions takes time, and ends by comparing what was written since it began. So entries newer than
+/// the oldest running check stay, even when sled has them.
 #[derive(Debug)]
 pub(crate) struct Overlay {
     entries: BTreeMap<Bytes, Entry>,
     /// The last record that was made visible.
     newest: u64,
-    /// How many checks are under way that began when this was the newest record.
+    /// How many running checks began when this was the newest record.
     checks: Mutex<BTreeMap<u64, usize>>,
-    /// Keys that sled has, and that stay here for a check.
+    /// Keys that sled has, and that stay here for a running check.
     kept: Vec<Bytes>,
 }
 
@@ -62,7 +62,7 @@ impl Overlay {
         self.entries.range::<Bytes, _>(range.bounds())
     }
 
-    /// A check begins. Returns the newest record, to be given to [`Overlay::first_change`] and [`Overlay::end_check`].
+    /// Begins a check. Returns the newest record, for [`Overlay::first_change`] and [`Overlay::end_check`].
     pub(crate) fn begin_check(&self) -> u64 {
         *self.checks().entry(self.newest).or_default() += 1;
         self.newest
@@ -78,8 +78,8 @@ impl Overlay {
         }
     }
 
-    /// The first key that is not as expected any more, if all was so at some time since record `since` was the newest,
-    /// when a check began that is still under way. Looks only at what has been written since, so it takes moments.
+    /// The first precondition violated by a record after `since`. The caller has checked all of them against a state at
+    /// or after `since`, and that check is still running. Reads only what was written since, so it is short.
     pub(crate) fn first_change(&self, since: u64, expected: &[Expected]) -> Option<Bytes> {
         if self.newest == since {
             return None;
@@ -95,8 +95,8 @@ impl Overlay {
         })
     }
 
-    /// Forgets `keys`, and those that were kept before, where nothing newer than `applied` has been written: sled has
-    /// them now.
+    /// Removes `keys`, and those kept for earlier checks, unless they were written after `applied`: sled has them now.
+    /// Keys that a running check may need stay.
     pub(crate) fn prune<'a>(&mut self, keys: impl Iterator<Item = &'a Bytes>, applied: u64) {
         let oldest_check = self.checks().keys().next().copied();
         let forgettable = oldest_check.map_or(applied, |oldest| oldest.min(applied));
@@ -112,7 +112,7 @@ impl Overlay {
                 self.entries.remove(key);
             }
             Some(seq) if seq <= applied => self.kept.push(key.clone()),
-            // What is newer comes again with a later round.
+            // A newer write is removed after a later round.
             _ => {}
         }
     }

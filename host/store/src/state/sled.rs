@@ -1,9 +1,9 @@
-//! sled, kept honest: the only file that knows how our keyspace lies in it.
+//! sled, and how the keyspace is stored in it. No other file knows that layout.
 //!
 //! ```text
 //! \0            meta: version, applied, reached, live entries, digest, crc32
 //! \1 key        \0 value                          a value of up to CHUNK_BYTES
-//!               \1 length u32  hash u64           a bigger one, which lies in chunks
+//!               \1 length u32  hash u64           a bigger one, which is stored in chunks
 //! \2 len key i  part i of the value of `key`      (key length u16, i u32, both big-endian)
 //! ```
 //!
@@ -12,7 +12,7 @@
 //! below the 2 MiB where that begins.
 //!
 //! Why a digest: sled's own checks are per page. The digest is the sum (wrapping, so the order does not matter) of a
-//! hash of every live entry, changed in the same atomic batch as the entries; a scan that comes to another sum has
+//! hash of every live entry, changed in the same atomic batch as the entries; a scan with another sum has
 //! found lost, stale or invented entries.
 
 use std::{
@@ -30,7 +30,8 @@ use crate::{error::Failure, limits::PAYLOAD_BYTES_MAX, range::Range};
 /// Values above this are split. See above.
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
 const SEGMENT_BYTES: usize = 8 << 20;
-/// Version of the meta row and of all rows.
+/// Version of the meta row and of all rows. A version that replaces sled, or cannot open its files, must raise the
+/// version of the journal too, because this one rebuilds a sled that it cannot open.
 pub(crate) const META_VERSION: u8 = 1;
 
 const META: &[u8] = &[0];
@@ -45,16 +46,16 @@ pub(crate) enum MetaRow {
     /// Nothing has ever been applied, or the row is lost.
     Missing,
     Sound(Meta),
-    /// A newer version's.
+    /// A newer version has written it.
     Newer(u8),
 }
 
-/// What sled says about itself, changed with every batch.
+/// How far sled is, and the sum of its entries: written with every batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// Every record up to this one is contained.
     pub(crate) applied: u64,
-    /// No record after this one has left a trace. Greater than `applied` only in the middle of a round.
+    /// No record after this one has been applied, not even in part. Greater than `applied` only within a round.
     pub(crate) reached: u64,
     /// Number and digest of the live entries.
     pub(crate) sum: Sum,
@@ -85,8 +86,8 @@ impl Sum {
     }
 }
 
-/// The hash of one live entry. XXH3 is stable, fast enough not to show beside sled, and this is no defence against
-/// an attacker: whoever can write sled's files needs none.
+/// The hash of one live entry. XXH3 is stable, and cheap beside sled. It is no defence against an attacker, who could
+/// write the digest as well.
 pub(crate) fn hash(key: &[u8], value: &[u8]) -> u64 {
     xxh3_64_with_seed(value, xxh3_64(key))
 }
@@ -99,13 +100,13 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// A deletion of what was not there.
+    /// Whether it was a deletion of a key that did not exist.
     pub(crate) fn is_nothing(&self) -> bool {
         self.before.is_none() && self.after.is_none()
     }
 }
 
-/// An open sled. Reading is for everyone; [`State::apply`] and [`State::flush`] are for the follower alone.
+/// An open sled. Every thread may read; only the follower (and recovery) calls [`State::apply`] and [`State::flush`].
 #[derive(Debug)]
 pub(crate) struct State {
     db: sled::Db,
@@ -140,7 +141,7 @@ impl State {
         self.row(key)?.map(|row| self.value(key, &row)).transpose()
     }
 
-    /// What [`State::value`] makes a value of; for a small one, [`State::inline`] is enough.
+    /// The stored row of `key`. [`State::value`] reads its value; for a small one, [`State::inline`] is enough.
     pub(crate) fn row(&self, key: &[u8]) -> Result<Option<IVec>, Failure> {
         guarded("read a row", || self.db.get(row_key(key)))
     }
@@ -160,7 +161,7 @@ impl State {
         Rows { iter: (start < end).then(|| self.db.range(start..end)), reverse: range.reverse }
     }
 
-    /// The value that a row stands for.
+    /// The value of a row, collected from its chunks if it was split.
     pub(crate) fn value(&self, key: &[u8], row: &IVec) -> Result<Bytes, Failure> {
         let (length, hash) = match parse_row(row) {
             Some(Row::Inline(value)) => return Ok(Bytes::copy_from_slice(value)),
@@ -175,10 +176,10 @@ impl State {
         if value.len() == length && self::hash(key, &value) == hash { Ok(value.freeze()) } else { Err(unreadable(key)) }
     }
 
-    /// Applies writes (each key at most once) together with `meta`, atomically, and says what each did.
+    /// Applies writes (each key at most once) together with `meta`, atomically. Returns what each write changed.
     ///
-    /// `meta.sum` is brought up to date here. One look-up of the old row a write is what the digest, the chunks and
-    /// the skipping of deletions cost.
+    /// Updates `meta.sum`. Each write looks up the old row: for the digest, for its chunks, and to skip a deletion of
+    /// a key that does not exist.
     pub(crate) fn apply<'a>(
         &self,
         writes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
@@ -218,7 +219,7 @@ impl State {
         guarded("flush", || self.db.flush()).map(drop)
     }
 
-    /// Closes a sled that is not to be used. Damaged ones may panic even now.
+    /// Closes a sled that cannot be used. A damaged one may panic even here.
     pub(crate) fn discard(self) {
         let _ = catch_unwind(AssertUnwindSafe(|| drop(self)));
     }
@@ -252,10 +253,10 @@ impl State {
     }
 }
 
-/// A row as it lies in sled.
+/// A row as stored in sled.
 pub(crate) type Stored = IVec;
 
-/// The rows of a range: key, and row as it lies in sled.
+/// The rows of a range: key, and row as stored in sled.
 pub(crate) struct Rows {
     iter: Option<sled::Iter>,
     reverse: bool,
@@ -272,7 +273,7 @@ impl Iterator for Rows {
     }
 }
 
-/// What the digest and the chunks need to know about a row that goes.
+/// The hash and the number of chunks of a row that is replaced or removed.
 struct Old {
     hash: u64,
     chunks: u32,
@@ -357,7 +358,7 @@ fn unreadable(key: &[u8]) -> Failure {
     Failure::Damaged(format!("the value of {} is unreadable", key.escape_ascii()))
 }
 
-/// Runs a call into sled; its panics, which damaged files cause, become errors.
+/// Runs a call into sled. Damaged files can make sled panic: the panic becomes an error.
 fn guarded<T>(action: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),

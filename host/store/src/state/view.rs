@@ -1,4 +1,4 @@
-//! What readers and preconditions see: the overlay, and below it sled.
+//! The newest state, for readers and preconditions: the overlay, and below it sled.
 
 use std::{
     iter::Peekable,
@@ -21,8 +21,8 @@ use crate::{
 
 /// The newest accepted value of every key.
 ///
-/// What is not in the overlay does not change in sled for as long as the overlay is held: the follower only touches
-/// keys that are in it.
+/// While the overlay is locked, a key that is not in it does not change in sled: the follower only changes keys that
+/// are in the overlay.
 #[derive(Debug)]
 pub(crate) struct View {
     overlay: RwLock<Overlay>,
@@ -41,7 +41,7 @@ impl View {
     ) -> impl Iterator<Item = Result<(Bytes, Found), Failure>> {
         let fresh = overlay.range(range);
         let fresh: Box<dyn Iterator<Item = _>> = if range.reverse { Box::new(fresh.rev()) } else { Box::new(fresh) };
-        Merge { fresh: fresh.peekable(), settled: self.state.rows(range).peekable(), reverse: range.reverse }
+        Merge { overlay: fresh.peekable(), sled: self.state.rows(range).peekable(), reverse: range.reverse }
     }
 
     /// Whether everything is as it was read, each part in the state that it is compared with. To know whether all of it
@@ -51,7 +51,7 @@ impl View {
         conflict.map_or(Ok(()), |key| Err(Refusal::Conflict(key)))
     }
 
-    /// From now on, whatever is written is remembered until this is dropped.
+    /// Begins a check: what is written from now on stays in the overlay until the check is dropped.
     pub(crate) fn begin_check(&self) -> Check<'_> {
         Check { view: self, since: self.overlay().begin_check() }
     }
@@ -72,8 +72,8 @@ impl Source for View {
         if let Some(entry) = self.overlay().get(key) {
             return Ok(entry.value.clone());
         }
-        // Without holding the overlay, and so commits, up: a row that the follower changes just now was, before as
-        // well as after, the newest one at a moment since this call began.
+        // Without the overlay's lock, which would hold commits back. If the follower changes the row meanwhile, both
+        // the old and the new row were the newest at some time during this call.
         let Some(row) = self.state.row(key)? else { return Ok(None) };
         if let Some(value) = State::inline(&row) {
             return Ok(Some(value));
@@ -87,15 +87,15 @@ impl Source for View {
         let overlay = self.overlay();
         let value = |(key, found): (Bytes, Found)| {
             let value = match found {
-                Found::Fresh(value) => value,
-                Found::Settled(row) => self.state.value(&key, &row)?,
+                Found::InOverlay(value) => value,
+                Found::InSled(row) => self.state.value(&key, &row)?,
             };
             Ok((key, value))
         };
         self.merged(&overlay, range).take(limit).map(|entry| entry.and_then(value)).collect()
     }
 
-    /// The same without the values, of which large ones are not even read.
+    /// As `scan`, but large values are not read.
     fn keys(&self, range: &Range, limit: usize) -> Result<Vec<Bytes>, Failure> {
         let overlay = self.overlay();
         self.merged(&overlay, range).take(limit).map(|entry| Ok(entry?.0)).collect()
@@ -105,7 +105,7 @@ impl Source for View {
 /// Why preconditions do not hold.
 #[derive(Debug)]
 pub(crate) enum Refusal {
-    /// The first key that is not as it was expected to be.
+    /// The first key that is not as it was read.
     Conflict(Bytes),
     Failed(Failure),
 }
@@ -116,7 +116,7 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// A check of preconditions: between its beginning and its end it is known what is written.
+/// A running check of preconditions: the overlay keeps what is written until its end.
 #[derive(Debug)]
 pub(crate) struct Check<'a> {
     view: &'a View,
@@ -124,7 +124,7 @@ pub(crate) struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// The first key that is not as expected now, where [`View::check`] has found all to be so since the beginning.
+    /// The first precondition that does not hold now, after [`View::check`] has found that all held since this began.
     pub(crate) fn first_change(&self, expected: &[Expected]) -> Option<Bytes> {
         self.view.overlay().first_change(self.since, expected)
     }
@@ -141,40 +141,38 @@ const COMPARED_AT_ONCE: PageSizes = PageSizes { rows: 16, keys: 256 };
 
 /// Where the newest value of a key is.
 enum Found {
-    /// In the overlay.
-    Fresh(Bytes),
-    /// In sled.
-    Settled(Stored),
+    InOverlay(Bytes),
+    InSled(Stored),
 }
 
 /// Live entries of the overlay and of sled, in the range's direction; the overlay's win.
-struct Merge<Fresh: Iterator> {
-    fresh: Peekable<Fresh>,
-    settled: Peekable<Rows>,
+struct Merge<Entries: Iterator> {
+    overlay: Peekable<Entries>,
+    sled: Peekable<Rows>,
     reverse: bool,
 }
 
-impl<'a, Fresh: Iterator<Item = (&'a Bytes, &'a Entry)>> Iterator for Merge<Fresh> {
+impl<'a, Entries: Iterator<Item = (&'a Bytes, &'a Entry)>> Iterator for Merge<Entries> {
     type Item = Result<(Bytes, Found), Failure>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let fresh_is_next = match (self.fresh.peek(), self.settled.peek()) {
-                (Some((fresh, _)), Some(Ok((settled, _)))) if *fresh == settled => {
-                    self.settled.next();
+            let overlay_is_next = match (self.overlay.peek(), self.sled.peek()) {
+                (Some((newer, _)), Some(Ok((older, _)))) if *newer == older => {
+                    self.sled.next();
                     true
                 }
-                (Some((fresh, _)), Some(Ok((settled, _)))) => (*fresh < settled) != self.reverse,
+                (Some((newer, _)), Some(Ok((older, _)))) => (*newer < older) != self.reverse,
                 (Some(_), None) => true,
                 (_, Some(_)) => false,
                 (None, None) => return None,
             };
-            if !fresh_is_next {
-                let row = self.settled.next()?;
-                return Some(row.map(|(key, row)| (key, Found::Settled(row))));
+            if !overlay_is_next {
+                let row = self.sled.next()?;
+                return Some(row.map(|(key, row)| (key, Found::InSled(row))));
             }
-            if let Some((key, Entry { value: Some(value), .. })) = self.fresh.next() {
-                return Some(Ok((key.clone(), Found::Fresh(value.clone()))));
+            if let Some((key, Entry { value: Some(value), .. })) = self.overlay.next() {
+                return Some(Ok((key.clone(), Found::InOverlay(value.clone()))));
             }
         }
     }

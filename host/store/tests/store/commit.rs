@@ -93,7 +93,7 @@ fn concurrent_transactions_are_as_good_as_one_after_the_other() {
     const EACH: u32 = 50;
     let dir = tempdir().unwrap();
     let (store, _) = open(Settings { gather: Duration::ZERO, ..small(dir.path()) });
-    // Checked after the counter, and for long enough that others get in between.
+    // Compared after the counter, and long enough for other commits to get in between.
     let mut still = Batch::new();
     (0..2000).for_each(|n| still.put(format!("still/{n:04}"), "v"));
     store.commit(still).unwrap();
@@ -131,8 +131,8 @@ fn concurrent_transactions_are_as_good_as_one_after_the_other() {
     assert!(found.iter().eq((1..=total).map(|n| format!("ticket/{n:06}")).collect::<Vec<_>>().iter()));
 }
 
-/// What is compared at a commit is compared before the lock that every commit needs is taken, and what happens meanwhile is
-/// seen all the same, although the follower brings it into sled at once: nobody gets in between a list and its commit.
+/// A commit compares its preconditions before it takes the lock that every commit needs. Writes made meanwhile are
+/// noticed, although the follower applies them to sled at once: no commit gets in between a list and its commit.
 #[test]
 fn long_lists_of_keys_are_compared_while_others_commit() {
     const WRITERS: u32 = 3;
@@ -157,7 +157,7 @@ fn long_lists_of_keys_are_compared_while_others_commit() {
                         Err(CommitError::Conflict { .. }) => {}
                         Err(error) => panic!("{error}"),
                     }
-                    // No other key and no conflict, for it is only the values that change.
+                    // No conflict: the keys stay the same, only a value changes.
                     store.commit(put("k/0000", left.to_string())).unwrap();
                 }
             });
@@ -165,6 +165,38 @@ fn long_lists_of_keys_are_compared_while_others_commit() {
     });
     let keys = store.keys(&range, 4096).unwrap();
     assert!(keys.iter().eq((0..3000 + WRITERS * EACH).map(|n| format!("k/{n:04}")).collect::<Vec<_>>().iter()));
+}
+
+/// Preconditions longer than any page are compared in pages, by [`Batch::check`] as by a store.
+#[test]
+fn preconditions_longer_than_a_scan_are_checked_to_their_end() {
+    const COUNT: usize = 9000;
+    let entries = (0..COUNT).map(|n| (Bytes::from(format!("k{n:05}")), Bytes::from("v"))).collect();
+    let store = Memory::of(entries);
+    let rows: Vec<_> = store.entries().into_iter().collect();
+    for reverse in [false, true] {
+        let range = Range { reverse, ..Range::prefix(b"k") };
+        let mut rows = rows.clone();
+        if reverse {
+            rows.reverse();
+        }
+        let check = |rows: Vec<(Bytes, Bytes)>| {
+            let (mut by_row, mut by_key) = (Batch::new(), Batch::new());
+            by_key.expect_keys(range.clone(), rows.iter().map(|(key, _)| key.clone()).collect());
+            by_row.expect_range(range.clone(), rows);
+            [by_row, by_key].map(|batch| {
+                let checked = batch.check(&store);
+                assert_eq!(store.is_current(&batch).unwrap(), checked.is_ok());
+                checked.err().map(|error| conflict(Err(error)))
+            })
+        };
+        assert_eq!(check(rows.clone()), [None, None]);
+        for at in [0, 15, 16, 255, 256, 4094, 4095, 4096, 8190, COUNT - 1] {
+            let mut fewer = rows.clone();
+            let (key, _) = fewer.remove(at);
+            assert_eq!(check(fewer), [Some(key.clone()), Some(key)], "{at}");
+        }
+    }
 }
 
 #[test]
@@ -182,7 +214,7 @@ fn a_big_value_is_read_whole_while_it_is_replaced() {
                 last = value[0];
             }
         });
-        // To collect the parts of the big one takes long enough for it to be replaced meanwhile.
+        // Collecting the chunks of the big value takes long enough for it to be replaced meanwhile.
         for n in 1..=30 {
             let length = if n % 2 == 1 { 8 << 20 } else { 10 };
             store.commit(put("big", vec![n; length])).unwrap();
@@ -203,7 +235,7 @@ fn refused_batch(store: &dyn Store) {
     batch.append(put("k", "x"));
     batch.expect("k", None);
     assert_eq!(conflict(store.commit(batch)), "k");
-    assert_eq!(contents(&store), [("k".into(), "v".into())]);
+    assert_eq!(contents(store), [("k".into(), "v".into())]);
     assert_eq!(store.barrier().seq(), before, "no number is spent");
 }
 

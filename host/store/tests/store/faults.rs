@@ -137,6 +137,35 @@ fn a_stop_in_the_middle_of_a_rebuild_only_delays_it() {
     assert!(operations > 8, "only {operations}");
 }
 
+#[test]
+fn a_stop_while_a_torn_segment_is_put_aside_loses_nothing() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let filled = tempdir().unwrap();
+    let (store, _) = open(settings(filled.path()));
+    assert_eq!(write(&store, &runtime), COMMITS);
+    drop(store);
+    let next = filled.path().join("journal").join(format!("{:020}.journal", COMMITS + 1));
+    let mut bytes = fs::read(crate::support::segments(filled.path()).pop().unwrap()).unwrap();
+    // The right header, and a record of which the end is missing.
+    bytes.truncate(60);
+    bytes[12..20].copy_from_slice(&(COMMITS + 1).to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..20]).to_le_bytes();
+    bytes[20..24].copy_from_slice(&crc);
+    fs::write(next, &bytes).unwrap();
+    let operations = stop_everywhere(
+        |dir| copy(filled.path(), dir),
+        |dir, settings| {
+            let opened = LocalStore::open(settings);
+            let kept = crate::support::files(&dir.join("journal"), "damaged");
+            let torn = dir.join("journal").join(format!("{:020}.journal", COMMITS + 1));
+            let is_kept = kept.iter().chain([&torn]).any(|file| fs::read(file).is_ok_and(|kept| kept == bytes));
+            assert!(is_kept, "the torn segment is lost");
+            (COMMITS, opened.is_ok_and(|(store, _)| store.close().is_ok()))
+        },
+    );
+    assert!(operations > 4, "only {operations}");
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {

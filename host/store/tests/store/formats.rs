@@ -6,12 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use fastrand::Rng;
 use tempfile::{TempDir, tempdir};
-use wasaga_store::{LocalStore, Newer, OpenError, Settings, StateOrigin, Store};
+use wasaga_store::{LocalStore, OpenError, Settings, StateOrigin, Store, Unsupported};
 
 use crate::support::{contents, eventually, files, open, put, segments, small};
 
-/// Keeps checkpoints out of the picture.
 fn settings(dir: &Path) -> Settings {
     Settings { segment_bytes: 300, base_bytes: 1000, ..small(dir) }
 }
@@ -73,7 +73,7 @@ fn refusal(dir: &Path) -> OpenError {
     LocalStore::open(settings(dir)).expect_err("the store was opened")
 }
 
-fn assert_newer(dir: &Path, file: &Path, found: Newer) {
+fn assert_newer(dir: &Path, file: &Path, found: Unsupported) {
     let before = snapshot(dir);
     let refused = refusal(dir);
     assert!(snapshot(dir) == before);
@@ -81,8 +81,10 @@ fn assert_newer(dir: &Path, file: &Path, found: Newer) {
     assert_eq!((named.as_path(), *seen, refused.is_newer()), (file, found, true));
     let text = refused.to_string();
     let number = match found {
-        Newer::Format(version) => format!("newer Wasaga, format {version}; this one reads up to 1: start that one"),
-        Newer::Operation(tag) => format!("newer Wasaga, operation {tag}"),
+        Unsupported::Format(version) => {
+            format!("newer Wasaga, format {version}; this one reads up to 1: start that one")
+        }
+        Unsupported::Operation(tag) => format!("newer Wasaga, operation {tag}"),
     };
     assert!(text.contains(&number) && text.ends_with("Nothing was changed."), "{text}");
 }
@@ -114,10 +116,10 @@ fn a_journal_of_a_newer_version_is_left_alone_whichever_segment_says_so() {
             if is_garbled {
                 garble(segment);
             }
-            assert_newer(dir.path(), segment, Newer::Format(2));
+            assert_newer(dir.path(), segment, Unsupported::Format(2));
             // Not even a missing sled changes that.
             fs::remove_dir_all(dir.path().join("state")).unwrap();
-            assert_newer(dir.path(), segment, Newer::Format(2));
+            assert_newer(dir.path(), segment, Unsupported::Format(2));
             assert!(!dir.path().join("state").exists());
         }
     }
@@ -128,7 +130,7 @@ fn one_segment_of_a_newer_version_is_all_there_is() {
     let (dir, segment) = journal_of(3);
     set_version(&segment, 7);
     garble(&segment);
-    assert_newer(dir.path(), &segment, Newer::Format(7));
+    assert_newer(dir.path(), &segment, Unsupported::Format(7));
     assert!(!dir.path().join("base").exists() && !dir.path().join("state").exists(), "directories were made");
 }
 
@@ -140,12 +142,12 @@ fn a_base_of_a_newer_version_is_left_alone_also_when_it_is_not_the_newest() {
     let older = bases.join("00000000000000000001.base");
     fs::copy(&newest, &older).unwrap();
     set_version(&older, 2);
-    assert_newer(dir.path(), &older, Newer::Format(2));
+    assert_newer(dir.path(), &older, Unsupported::Format(2));
     fs::remove_file(older).unwrap();
     set_version(&newest, 2);
-    assert_newer(dir.path(), &newest, Newer::Format(2));
+    assert_newer(dir.path(), &newest, Unsupported::Format(2));
     fs::remove_dir_all(dir.path().join("state")).unwrap();
-    assert_newer(dir.path(), &newest, Newer::Format(2));
+    assert_newer(dir.path(), &newest, Unsupported::Format(2));
     assert!(!dir.path().join("state").exists());
 }
 
@@ -161,7 +163,7 @@ fn sled_of_a_newer_version_is_neither_rebuilt_nor_set_aside() {
         db.flush().unwrap();
         row
     };
-    assert_newer(dir.path(), &state, Newer::Format(2));
+    assert_newer(dir.path(), &state, Unsupported::Format(2));
     let db = sled::Config::new().path(&state).segment_size(8 << 20).open().unwrap();
     assert_eq!(db.get([0]).unwrap().unwrap(), row);
 }
@@ -181,10 +183,10 @@ fn an_operation_of_a_newer_version_is_not_skipped() {
         // As the last record, and before another one.
         for after in [vec![], record(4, b"\x02\x01\0k")] {
             fs::write(&segment, [&whole, &record(3, payload), &after].map(|part| &part[..]).concat()).unwrap();
-            assert_newer(dir.path(), &segment, Newer::Operation(tag));
+            assert_newer(dir.path(), &segment, Unsupported::Operation(tag));
         }
     }
-    assert_eq!(Newer::Operation(3).to_string(), "operation 3 (FINISH)");
+    assert_eq!(Unsupported::Operation(3).to_string(), "operation 3 (FINISH)");
 }
 
 #[test]
@@ -228,7 +230,7 @@ fn versions_that_were_never_written_are_damage() {
     assert!(matches!(&refused, OpenError::Corrupt(found) if found.file == segment && found.offset == 0), "{refused}");
 }
 
-/// What a power cut leaves of a segment that was just begun, and what becomes of it.
+/// A last segment without a record, as a power cut leaves it.
 #[test]
 fn only_a_header_is_removed_and_anything_longer_is_kept_under_another_name() {
     let header = |version: &[u8; 4], first: u64| {
@@ -267,4 +269,82 @@ fn only_a_header_is_removed_and_anything_longer_is_kept_under_another_name() {
         let (store, _) = open(settings(dir.path()));
         assert_eq!(contents(&store).len(), 3, "{what}");
     }
+}
+
+/// Damages one segment, most often the last one.
+fn damage(rng: &mut Rng, segments: &[PathBuf]) {
+    let file = &segments[if rng.bool() { segments.len() - 1 } else { rng.usize(..segments.len()) }];
+    let mut bytes = fs::read(file).unwrap();
+    let at = rng.usize(..bytes.len());
+    let end = rng.usize(at..bytes.len()) + 1;
+    match rng.u32(..8) {
+        0 => bytes[at..end].fill(0),
+        1 => rng.fill(&mut bytes[at..end]),
+        2 => bytes[at] ^= 1 << rng.u32(..8),
+        3 => bytes.truncate(at),
+        4 => bytes.resize(end + 100, 0),
+        5 => bytes.extend((0..rng.usize(..100)).map(|_| rng.u8(..)).collect::<Vec<_>>()),
+        6 => bytes = fs::read(rng.choice(segments).unwrap()).unwrap(),
+        _ => {
+            let from = [0, 24][rng.usize(..2)].min(bytes.len());
+            bytes[from..].fill(rng.u8(..));
+        }
+    }
+    fs::write(file, &bytes).unwrap();
+    if rng.u32(..8) == 0 && bytes.len() >= 24 {
+        set_version(file, rng.u32(..3));
+    }
+}
+
+#[test]
+fn whatever_the_damage_recovery_deletes_no_file_that_is_longer_than_a_header() {
+    let settings = |dir: &Path| Settings { base_bytes: u64::MAX, ..settings(dir) };
+    let filled = tempdir().unwrap();
+    let (store, _) = open(settings(filled.path()));
+    for n in 0..20 {
+        store.commit(put(format!("k{n:04}"), "value")).unwrap();
+        eventually("it is durable", || store.barrier().is_durable());
+    }
+    drop(store);
+    let whole = segments(filled.path());
+    assert!(whole.len() > 2);
+    let mut outcomes = [0; 4];
+    for seed in 0..400 {
+        let mut rng = Rng::with_seed(seed);
+        let dir = tempdir().unwrap();
+        let journal = dir.path().join("journal");
+        fs::create_dir(&journal).unwrap();
+        for file in &whole {
+            fs::copy(file, journal.join(file.file_name().unwrap())).unwrap();
+        }
+        (0..rng.u32(1..3)).for_each(|_| damage(&mut rng, &segments(dir.path())));
+        let before = snapshot(dir.path());
+        let report = match LocalStore::open(settings(dir.path())) {
+            Ok((store, report)) => {
+                drop(store);
+                report
+            }
+            Err(error) => {
+                assert!(snapshot(dir.path()) == before, "seed {seed}: something was changed");
+                outcomes
+                    [if error.is_newer() { 1 } else { 2 + usize::from(matches!(error, OpenError::Foreign { .. })) }] +=
+                    1;
+                continue;
+            }
+        };
+        outcomes[0] += 1;
+        let after = snapshot(dir.path());
+        for (path, bytes) in before.iter().filter_map(|(path, bytes)| Some((path, bytes.as_ref()?))) {
+            let is_aside = after
+                .iter()
+                .any(|(path, kept)| path.to_str().unwrap().contains(".damaged") && kept.as_ref() == Some(bytes));
+            let is_cut = report.torn.as_ref().is_some_and(|torn| {
+                let kept = &bytes[..usize::try_from(torn.offset).unwrap()];
+                torn.file == *path && torn.offset > 0 && after[path].as_deref() == Some(kept)
+            });
+            let is_kept = after.get(path).is_some_and(|kept| kept.as_ref() == Some(bytes));
+            assert!(is_kept || is_aside || is_cut || bytes.len() <= 24, "seed {seed}: {} is lost", path.display());
+        }
+    }
+    assert!(outcomes.iter().all(|count| *count > 3), "{outcomes:?}");
 }

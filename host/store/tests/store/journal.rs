@@ -1,4 +1,4 @@
-//! What recovery makes of a journal: torn tails are cut, anything else that is missing is refused.
+//! Recovery of the journal: torn tails are cut, any other loss is refused.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use wasaga_store::{Corruption, LocalStore, OpenError, Settings, StateOrigin, Sto
 
 use crate::support::{TestDisk, contents, eventually, open, put, segments, small, with_disk};
 
-/// Keeps bases and checkpoints out of the picture.
+/// No rotation and no bases.
 fn settings(dir: &Path) -> Settings {
     Settings { segment_bytes: 1 << 20, base_bytes: u64::MAX, ..small(dir) }
 }
@@ -58,7 +58,7 @@ fn the_bytes_of_a_segment() {
     let segment = journal_of(dir.path(), 2);
     assert_eq!(segment.file_name().unwrap(), "00000000000000000001.journal");
     let bytes = fs::read(segment).unwrap();
-    // Written down once and for all: a change of these bytes needs a new version and a way to read the old one.
+    // Stored bytes: a change of them needs a new version, and a way to read the old one.
     let mut expected = b"wasaga-j\x01\0\0\0\x01\0\0\0\0\0\0\0".to_vec();
     expected.extend(crc32fast::hash(&expected).to_le_bytes());
     for (seq, payload) in [(1_u64, b"\x01\x05\0n0001\x07\0\0\0value 1"), (2, b"\x01\x05\0n0002\x07\0\0\0value 2")] {
@@ -77,7 +77,7 @@ fn a_torn_tail_is_cut_wherever_it_was_torn() {
     let whole = fs::read(&segment).unwrap();
     let last = offsets(&whole)[2];
     for cut in last..=whole.len() {
-        // Cut off; and not written, as a file system may leave it.
+        // Cut off; and zeros instead, as a file system may leave it.
         for padded in [false, true] {
             let dir = tempdir().unwrap();
             let journal = dir.path().join("journal");
@@ -127,7 +127,7 @@ fn damage_before_acknowledged_records_is_refused_at_any_byte() {
     let segment = journal_of(dir.path(), 4);
     let whole = fs::read(&segment).unwrap();
     let offsets = offsets(&whole);
-    // Records 1 and 2: that they were acknowledged is known by the record after the next one at the latest.
+    // Records 1 and 2: the record after the next one, at the latest, states that they were acknowledged.
     for at in 0..offsets[2] {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x41;
@@ -150,7 +150,7 @@ fn a_damaged_header_before_a_record_is_refused() {
     let mut bytes = fs::read(&segment).unwrap();
     bytes[3] ^= 1;
     fs::write(&segment, bytes).unwrap();
-    // No record knows of another one here; but a header is on disk before any record is.
+    // No other record confirms it here, but a header is on disk before any record is.
     assert_eq!(refusal(settings(dir.path())).offset, 0);
 }
 
@@ -160,7 +160,7 @@ fn a_gap_in_the_last_group_is_a_torn_tail() {
     let segment = journal_of(dir.path(), 2);
     let mut bytes = fs::read(&segment).unwrap();
     let good = bytes.len();
-    // Records 3 to 5 of one write, of which the disk has kept the last: nobody was told about any of them.
+    // Records 3 to 5 of one write, of which the disk has kept the last: none of them was acknowledged.
     for seq in 3_u64..=5 {
         let body = [&seq.to_le_bytes()[..], &2_u64.to_le_bytes(), b"\x02\x01\0k"].concat();
         let at = bytes.len();

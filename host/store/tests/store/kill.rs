@@ -1,4 +1,4 @@
-//! SIGKILL at random moments: whatever was acknowledged is there, and what is there is a prefix of the commit order.
+//! SIGKILL at random times: every acknowledged commit is kept, and what is kept is a prefix of the commit order.
 
 use std::{
     env, fs,
@@ -29,7 +29,7 @@ fn value(n: u64) -> Vec<u8> {
     vec![u8::try_from(n % 251).unwrap(); length]
 }
 
-/// Commit `n` writes its own key, takes back that of `n - WINDOW`, and counts.
+/// Commit `n` writes its own key, removes that of `n - WINDOW`, and counts.
 fn batch(n: u64) -> Batch {
     let mut batch = Batch::new();
     batch.put(key(n), value(n));

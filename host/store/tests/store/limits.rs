@@ -2,7 +2,7 @@
 
 use tempfile::tempdir;
 use wasaga_store::{
-    Batch, CommitError, Error, KEY_BYTES_MAX, LocalStore, OpenError, Range, Read, SCAN_ENTRIES_MAX, Settings,
+    Batch, CommitError, Error, KEY_BYTES_MAX, LocalStore, Memory, OpenError, Range, Read, SCAN_ENTRIES_MAX, Settings,
     StateOrigin, Store,
 };
 
@@ -35,7 +35,11 @@ fn somebody_in_sleds_files_is_no_damage() {
 #[test]
 fn a_key_has_a_limit() {
     let dir = tempdir().unwrap();
-    let (store, _) = open(small(dir.path()));
+    key_limit(&open(small(dir.path())).0);
+    key_limit(&Memory::default());
+}
+
+fn key_limit(store: &dyn Store) {
     store.commit(put(vec![b'k'; KEY_BYTES_MAX], "v")).unwrap();
     let mut batch = put("innocent", "v");
     batch.append(put(vec![b'k'; KEY_BYTES_MAX + 1], "v"));
@@ -44,7 +48,7 @@ fn a_key_has_a_limit() {
         matches!(refused, CommitError::TooLarge { what: "key", bytes: 1025, max: 1024 }),
         "names the limit: {refused}"
     );
-    assert_eq!(contents(&store).len(), 1);
+    assert_eq!(contents(store).len(), 1);
     assert_eq!(store.get(&[b'k'; KEY_BYTES_MAX + 1]).unwrap(), None);
 }
 
@@ -80,7 +84,11 @@ fn the_largest_batch_goes_through_everything() {
 #[test]
 fn a_scan_has_a_limit() {
     let dir = tempdir().unwrap();
-    let (store, _) = open(small(dir.path()));
+    scan_limit(&open(small(dir.path())).0);
+    scan_limit(&Memory::default());
+}
+
+fn scan_limit(store: &dyn Store) {
     let mut batch = Batch::new();
     for n in 0..=SCAN_ENTRIES_MAX {
         batch.put(format!("{n:06}"), "v");
@@ -89,6 +97,7 @@ fn a_scan_has_a_limit() {
     assert_eq!(store.scan(&Range::default(), SCAN_ENTRIES_MAX).unwrap().len(), SCAN_ENTRIES_MAX);
     let refused = store.scan(&Range::default(), SCAN_ENTRIES_MAX + 1).unwrap_err();
     assert!(matches!(refused, Error::ScanTooLong(_)), "{refused}");
-    assert_eq!(contents(&store).len(), SCAN_ENTRIES_MAX + 1, "pages");
+    assert!(matches!(store.keys(&Range::default(), SCAN_ENTRIES_MAX + 1), Err(Error::ScanTooLong(_))));
+    assert_eq!(contents(store).len(), SCAN_ENTRIES_MAX + 1, "pages");
     assert_eq!(store.scan(&Range { start: "b".into(), end: Some("a".into()), reverse: false }, 1).unwrap(), []);
 }

@@ -1,4 +1,4 @@
-//! The store's promises, each with a test that breaks something to see it kept.
+//! The store's promises, each with a test that tries to break it.
 
 mod support;
 

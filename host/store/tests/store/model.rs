@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use fastrand::Rng;
 use tempfile::tempdir;
-use wasaga_store::{Batch, CommitError, Memory, Range, Read, Settings, StateOrigin, Store};
+use wasaga_store::{Batch, CommitError, Memory, Range, Settings, StateOrigin, Store};
 
 use crate::support::{contents, open, small};
 
@@ -94,7 +94,7 @@ fn write(rng: &mut Rng, store: &dyn Store, model: &mut Model, at: (u64, i32)) {
             after.insert(key, value.into());
         }
     }
-    // Now and then something that was read, and now and then something that is not so.
+    // Some batches have preconditions, of which some do not hold.
     let mut is_so = true;
     if rng.u32(..3) == 0 {
         let key = key(rng);

@@ -1,4 +1,4 @@
-//! sled damaged, deleted, or lying; bases damaged: nothing is lost, and it is said.
+//! sled damaged, deleted, or contradicting the journal; bases damaged: nothing is lost, and the report says so.
 
 use std::{fs, path::Path};
 
@@ -13,7 +13,7 @@ fn settings(dir: &Path) -> Settings {
     Settings { segment_bytes: 8 << 10, base_bytes: 32 << 10, ..small(dir) }
 }
 
-/// A store that has been written to until it had a second base, and on; closed. With what it holds.
+/// A closed store, written to beyond its second base, and its contents.
 fn filled() -> (TempDir, Vec<(Bytes, Bytes)>) {
     let dir = tempdir().unwrap();
     let (store, _) = open(settings(dir.path()));
@@ -41,7 +41,7 @@ fn filled() -> (TempDir, Vec<(Bytes, Bytes)>) {
     (dir, contents)
 }
 
-/// Opens, compares, and sees that it goes on.
+/// Opens the store, compares its contents, and commits and opens it again.
 fn reopen(dir: &Path, expected: &[(Bytes, Bytes)], what: &str) -> Recovery {
     let (store, report) = open(settings(dir));
     assert!(contents(&store) == expected, "{what}: {report:?}");
@@ -119,7 +119,7 @@ fn sled_with_blocks_overwritten() {
     assert!(rebuilt > 10, "only {rebuilt} of 40 were noticed: did the damage hit anything?");
 }
 
-/// Opens sled itself, as no one else may, and changes it.
+/// Opens sled directly, and changes it.
 fn tamper(dir: &Path, change: impl FnOnce(&sled::Db)) {
     let config = sled::Config::new().path(dir.join("state")).segment_size(8 << 20);
     let mut db = None;
@@ -176,14 +176,14 @@ fn first_row(db: &sled::Db) -> sled::IVec {
 #[test]
 fn sled_that_has_fallen_behind_is_brought_up() {
     let (dir, expected) = filled();
-    // To the base, say: replaying what it has already is harmless.
+    // To the base: replaying records that it has already is harmless.
     let base = files(&dir.path().join("base"), "base").remove(0);
     let seq: u64 = base.file_stem().unwrap().to_str().unwrap().parse().unwrap();
     tamper(dir.path(), |db| forge(db, |numbers| numbers[0] = seq));
     let report = reopen(dir.path(), &expected, "behind");
     assert_eq!(report.state, StateOrigin::Kept);
     assert_eq!(report.replayed, report.last_seq - seq);
-    // Further back than the journal reaches: from the base, then.
+    // Further back than the journal reaches: it is rebuilt from the base.
     let (dir, expected) = filled();
     tamper(dir.path(), |db| forge(db, |numbers| numbers[0] = 1));
     let report = reopen(dir.path(), &expected, "far behind");
@@ -244,7 +244,7 @@ fn a_base_that_was_copied_while_everything_changed_is_as_good_as_any() {
         store.commit(put(format!("k{n:04}"), vec![1; 30_000])).unwrap();
     }
     disk.wait_until_stopped();
-    // Changes before and behind its cursor.
+    // Changes before and after its cursor.
     let mut rng = Rng::with_seed(5);
     for n in 0..200 {
         let mut batch = Batch::new();

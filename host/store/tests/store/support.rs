@@ -47,7 +47,7 @@ pub fn contents(store: &dyn Store) -> Vec<(Bytes, Bytes)> {
     }
 }
 
-/// Waits for something that another thread will bring about.
+/// Waits for something that another thread does.
 pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(30);
     while !is_so() {
@@ -77,7 +77,7 @@ pub struct TestDisk {
 
 #[derive(Debug, Default)]
 struct Plan {
-    /// What was done, as `sync journal`.
+    /// The operations so far, as `sync journal`.
     log: Vec<String>,
     /// Operations that begin with this wait.
     gate: Option<&'static str>,
@@ -197,7 +197,7 @@ struct TestFile {
 impl File for TestFile {
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         if let Err(error) = self.disk.enter("append", &self.path) {
-            // What a process that dies in the middle of a write leaves behind.
+            // As a process leaves it that dies during a write.
             self.file.append(&bytes[..bytes.len() / 2])?;
             return Err(error);
         }
