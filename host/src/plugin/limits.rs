@@ -11,7 +11,7 @@ use wasmtime::ResourceLimiter;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest time of one attempt, whatever a saga's `request_timeout` says: an attempt keeps its permit while it waits
+    /// Longest time of one attempt, also if a saga's `request_timeout` is longer: an attempt keeps its permit while it waits
     /// for an answer or a timer. A guest that needs longer answers `ongoing` and is called again.
     #[serde(with = "duration")]
     pub attempt_timeout: Duration,

@@ -16,7 +16,7 @@ use tracing_subscriber::{
 };
 
 /// Where guests' lines come from; all that they say counts here. Of the host itself only warnings do.
-const GUESTS: &str = "wasaga::plugin::stdio";
+const GUESTS: &str = crate::plugin::GUEST_LOG_TARGET;
 
 /// Lines that nobody has taken yet. Clones are the same.
 #[derive(Clone, Default)]

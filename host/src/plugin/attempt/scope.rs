@@ -1,4 +1,4 @@
-//! The scope of an attempt: what it shares with everything that works for it, and its end.
+//! The scope of an attempt: the state that all its parts share, and its end.
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,8 +14,8 @@ use crate::{
     },
 };
 
-/// What all runs of an attempt's guest share. Clones are the same; the guest owns one, since it may be on another thread and
-/// be dropped there a little later than the attempt ends.
+/// The state that all runs of an attempt's guest share. Clones are the same; the guest owns one, since it may be on another
+/// thread and be dropped there a little later than the attempt ends.
 #[derive(Clone)]
 pub struct Shared {
     /// Cancelled at the end of the attempt: from then on the guest's output is discarded, nothing leaves the host, and a
