@@ -11,7 +11,7 @@ use wasmtime::ResourceLimiter;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Longest time of one attempt, whatever a saga's `request_timeout` says: an attempt keeps its permit while it waits
+    /// Longest time of one attempt, also if a saga's `request_timeout` is longer: an attempt keeps its permit while it waits
     /// for an answer or a timer. A guest that needs longer answers `ongoing` and is called again.
     #[serde(with = "duration")]
     pub attempt_timeout: Duration,
@@ -112,24 +112,24 @@ impl Default for Limits {
 
 /// Counts the memory of one attempt, denies growth over a limit, and remembers what it denied: a guest that runs out of
 /// memory traps in its language's own way, and that error names no limit.
-pub struct Meter {
+pub struct MemoryMeter {
     memory_bytes_max: usize,
     memory_bytes: usize,
     table_elements_max: usize,
     instances_max: usize,
     memories_max: usize,
     tables_max: usize,
-    denied: Option<Denied>,
+    denied: Option<DeniedGrowth>,
 }
 
 /// The growth that a guest was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Denied {
+pub enum DeniedGrowth {
     Memory,
     Table,
 }
 
-impl Meter {
+impl MemoryMeter {
     /// A meter at zero.
     pub fn new(limits: &Limits) -> Self {
         Self {
@@ -144,16 +144,16 @@ impl Meter {
     }
 
     /// The growth that was denied last, if any was.
-    pub fn denied(&self) -> Option<Denied> {
+    pub fn denied(&self) -> Option<DeniedGrowth> {
         self.denied
     }
 }
 
-impl ResourceLimiter for Meter {
+impl ResourceLimiter for MemoryMeter {
     fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let total = self.memory_bytes.saturating_add(desired.saturating_sub(current));
         if total > self.memory_bytes_max {
-            self.denied = Some(Denied::Memory);
+            self.denied = Some(DeniedGrowth::Memory);
             return Ok(false);
         }
         self.memory_bytes = total;
@@ -163,7 +163,7 @@ impl ResourceLimiter for Meter {
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
         let fits = desired <= self.table_elements_max;
         if !fits {
-            self.denied = Some(Denied::Table);
+            self.denied = Some(DeniedGrowth::Table);
         }
         Ok(fits)
     }
@@ -187,19 +187,19 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories_of_an_attempt() {
-        let mut meter = Meter::new(&Limits { memory_bytes: 100, ..Limits::default() });
+        let mut meter = MemoryMeter::new(&Limits { memory_bytes: 100, ..Limits::default() });
         assert!(meter.memory_growing(0, 60, None).unwrap());
         assert!(meter.memory_growing(0, 40, None).unwrap());
         assert_eq!(meter.denied(), None);
         assert!(!meter.memory_growing(40, 41, None).unwrap());
-        assert_eq!(meter.denied(), Some(Denied::Memory));
+        assert_eq!(meter.denied(), Some(DeniedGrowth::Memory));
     }
 
     #[test]
     fn tables_are_limited_each() {
-        let mut meter = Meter::new(&Limits { table_elements: 10, ..Limits::default() });
+        let mut meter = MemoryMeter::new(&Limits { table_elements: 10, ..Limits::default() });
         assert!(meter.table_growing(0, 10, None).unwrap());
         assert!(!meter.table_growing(10, 11, None).unwrap());
-        assert_eq!(meter.denied(), Some(Denied::Table));
+        assert_eq!(meter.denied(), Some(DeniedGrowth::Table));
     }
 }

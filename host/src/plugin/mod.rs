@@ -7,9 +7,9 @@
 //! The modules, bottom to top; each imports only modules above it in this list:
 //!
 //! - [`name`], [`contract`], [`limits`], [`keyvalue_keys`]: names, `wit/saga.wit` in Rust, limits, keys of plugins' data
-//! - [`grants`]: what the host's settings grant to each plugin, secrets and their redaction included
+//! - [`grants`]: the grants of each plugin in the host's settings, secrets and their redaction included
 //! - [`storage`]: components and their compiled code on disk
-//! - [`imports`]: what guests import: data, log, HTTP, and the gate that output passes
+//! - [`imports`]: the imports of guests: data, log and HTTP, and the gate that output passes
 //! - [`sandbox`]: the engine, the guests in it, and the threads they run on
 //! - [`component`]: from bytes to a plugin that can be called
 //! - [`attempt`]: one attempt of a plugin
@@ -41,6 +41,7 @@ pub use component::{
 };
 pub use contract::INTERFACE;
 pub use grants::Grants;
+pub use imports::stdio::LOG_TARGET as GUEST_LOG_TARGET;
 pub use limits::Limits;
 pub use name::{InvalidName, is_name, name, name_rule};
 pub use sandbox::runtime::{Error, Runtime, Settings};

@@ -1,4 +1,4 @@
-//! What a plugin and its component are called: the plugin by its file's name, the component by its digest.
+//! Names of plugins, which are those of their files, and digests of components.
 
 use std::path::Path;
 

@@ -16,8 +16,8 @@ use tracing_subscriber::{
 
 use crate::store::sync::lock;
 
-/// The log target of guests' lines, which are all collected. Of the host's own lines only warnings are.
-const GUESTS: &str = "wasaga::plugin::stdio";
+/// Where guests' lines come from; all that they say counts here. Of the host itself only warnings do.
+const GUESTS: &str = crate::plugin::GUEST_LOG_TARGET;
 
 /// Collected lines. Clones share them.
 #[derive(Clone, Default)]

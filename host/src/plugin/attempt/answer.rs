@@ -15,7 +15,7 @@ use crate::{
             stdio::{self, Stdio},
             transaction::Fault,
         },
-        limits::{Denied, Limits},
+        limits::{DeniedGrowth, Limits},
     },
     saga::{Op, Verdict},
 };
@@ -87,7 +87,7 @@ pub fn timed_out(limit: Duration, requested: Duration) -> String {
 }
 
 /// The text of a guest's error. Names the limit that the guest broke, if it broke one.
-pub fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits) -> String {
+pub fn explain(error: &wasmtime::Error, denied: Option<DeniedGrowth>, limits: &Limits) -> String {
     if let Some(I32Exit(code)) = error.downcast_ref() {
         return format!("ended itself with exit code {code} instead of returning");
     }
@@ -95,10 +95,10 @@ pub fn explain(error: &wasmtime::Error, denied: Option<Denied>, limits: &Limits)
         return format!("recursed too deeply for its stack of {} bytes (stack_bytes)", limits.stack_bytes);
     }
     match denied {
-        Some(Denied::Memory) => {
+        Some(DeniedGrowth::Memory) => {
             return format!("needed more than {} bytes of memory (memory_bytes)", limits.memory_bytes);
         }
-        Some(Denied::Table) => {
+        Some(DeniedGrowth::Table) => {
             return format!("needed a table of more than {} elements (table_elements)", limits.table_elements);
         }
         None => {}

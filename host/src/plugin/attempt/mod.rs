@@ -1,6 +1,6 @@
 //! One attempt: a fresh instance of a component, one call, and its outcome.
 //!
-//! - [`scope`]: what an attempt shares with everything that works for it, and its end
+//! - [`scope`]: the state that the parts of an attempt share, and its end
 //! - [`answer`]: outcomes and error texts
 //! - [`operation`]: runs an attempt
 //! - [`start_check`]: starts a new component once, before it is used

@@ -20,7 +20,7 @@ use wasmtime::Store;
 
 use super::{
     answer::{Answer, explain, outcome, timed_out, unknown, with_refusal},
-    scope::{AttemptScope, Shared},
+    scope::{AttemptHandles, AttemptScope},
 };
 use crate::{
     branch::{Branch, Call, Containment, Host, Outcome},
@@ -69,37 +69,37 @@ async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host) -> Outc
     // Before the time limit starts: the guest is not responsible for a full host.
     let permit = plugin.permits.take().await;
     let mut scope = AttemptScope::new(plugin, call, host);
-    let shared = scope.shared.clone();
+    let handles = scope.handles.clone();
     let limit = call.timeout.min(plugin.policy.limits.attempt_timeout);
     // The guest owns everything it needs, as it may move to another thread and be dropped there after this has returned.
     let guest = {
-        let (plugin, call, host, shared) = (plugin.clone(), call.clone(), host.clone(), shared.clone());
+        let (plugin, call, host, handles) = (plugin.clone(), call.clone(), host.clone(), handles.clone());
         async move {
             let _permit = permit;
-            decide(&plugin, op, &call, &host, &shared).await
+            decide(&plugin, op, &call, &host, &handles).await
         }
     };
     let is_long = plugin.cpu_estimate.is_long();
-    let guest = Demotable::new(guest.boxed(), shared.cpu_meter.clone(), is_long, plugin.runtime.scheduler());
+    let guest = Demotable::new(guest.boxed(), handles.cpu_meter.clone(), is_long, plugin.runtime.scheduler());
     let ended = timeout(limit, guest).await;
     scope.has_ended = ended.is_ok();
     drop(scope);
-    let outcome = ended.unwrap_or_else(|_| unknown(timed_out(limit, call.timeout), &shared.stdio, plugin));
-    with_refusal(outcome, shared.refusal.get(), plugin)
+    let outcome = ended.unwrap_or_else(|_| unknown(timed_out(limit, call.timeout), &handles.stdio, plugin));
+    with_refusal(outcome, handles.refusal.get(), plugin)
 }
 
 /// Runs of one attempt. Each costs little, so a few spare the engine its pauses when data is busy only briefly.
 const RUNS_MAX: u32 = 8;
 
 /// Runs the guest until its end counts, or until it may not run again without a pause.
-async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host, shared: &Shared) -> Outcome {
-    let Shared { cancelled, stdio, refusal, .. } = shared;
+async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host, handles: &AttemptHandles) -> Outcome {
+    let AttemptHandles { cancelled, stdio, refusal, .. } = handles;
     for run_number in 1..=RUNS_MAX {
         let transaction = Transaction::new(host.state.clone(), &plugin.policy.limits);
         let key_value = KeyValue::new(plugin.policy.plugin.clone(), plugin.policy.grants.clone(), transaction);
         let reads = Arc::new(key_value.clone());
         let gate = OutputGate::new(host.egress.clone(), reads, refusal.clone(), cancelled.clone());
-        let guest = run(plugin, op, call, shared, &key_value, &gate);
+        let guest = run(plugin, op, call, handles, &key_value, &gate);
         let end = match until_ended(guest, &gate).await {
             Ok(Ok(answer)) => Some(outcome(op, answer, plugin)),
             Ok(Err(error)) => Some(unknown(error, stdio, plugin)),
@@ -146,7 +146,7 @@ async fn run(
     plugin: &Arc<Plugin>,
     op: Op,
     call: &Call,
-    Shared { stdio, cpu_meter, .. }: &Shared,
+    AttemptHandles { stdio, cpu_meter, .. }: &AttemptHandles,
     key_value: &KeyValue,
     gate: &OutputGate,
 ) -> Result<Answer, String> {

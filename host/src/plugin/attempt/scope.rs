@@ -1,4 +1,4 @@
-//! The scope of an attempt: what it shares with everything that works for it, and its end.
+//! The scope of an attempt: the state that all its parts share, and its end.
 
 use tokio_util::sync::CancellationToken;
 
@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// What all runs of an attempt's guest share. Clones are the same; the guest owns one, since it may be on another thread and
-/// be dropped there a little later than the attempt ends.
+/// Handles to the state that all runs of an attempt share. Clones are the same; the guest owns one, since it may be on another
+/// thread and be dropped there a little later than the attempt ends.
 #[derive(Clone)]
-pub struct Shared {
+pub struct AttemptHandles {
     /// Cancelled at the end of the attempt: from then on the guest's output is discarded, nothing leaves the host, and a
     /// guest that still computes ends with the next tick.
     pub cancelled: CancellationToken,
@@ -28,7 +28,7 @@ pub struct Shared {
 
 /// An attempt. Dropping it ends the attempt, whether its outcome was awaited or not.
 pub struct AttemptScope<'a> {
-    pub shared: Shared,
+    pub handles: AttemptHandles,
     /// Whether the guest came to its end; set before this is dropped.
     pub has_ended: bool,
     cpu_estimate: &'a CpuEstimate,
@@ -45,19 +45,19 @@ impl<'a> AttemptScope<'a> {
             branch_op: call.branch_op,
             is_dry_run: host.is_dry_run,
         };
-        let shared = Shared {
+        let handles = AttemptHandles {
             stdio: Stdio::new(origin, &plugin.policy.limits, cancelled.clone()),
             cpu_meter: CpuMeter::new(cancelled.clone()),
             refusal: Refusal::default(),
             cancelled,
         };
-        Self { shared, has_ended: false, cpu_estimate: &plugin.cpu_estimate }
+        Self { handles, has_ended: false, cpu_estimate: &plugin.cpu_estimate }
     }
 }
 
 impl Drop for AttemptScope<'_> {
     fn drop(&mut self) {
-        let Shared { cancelled, stdio, cpu_meter, .. } = &self.shared;
+        let AttemptHandles { cancelled, stdio, cpu_meter, .. } = &self.handles;
         cancelled.cancel();
         stdio.end_lines();
         self.cpu_estimate.learn(cpu_meter.spent(), self.has_ended);

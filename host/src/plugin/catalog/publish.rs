@@ -89,7 +89,7 @@ impl Registry {
             Ok(pins) => {
                 let is_current = |pin: &Pin| stored.current(&pin.plugin) == Some(pin.digest);
                 let (current, others): (Vec<_>, Vec<_>) = pins.into_iter().partition(is_current);
-                // The current versions get the latest turns, whatever the times of their files.
+                // Last, so that the current versions are the newest: the times of the files do not tell.
                 for (pins, is_current) in [(others, false), (current, true)] {
                     for pin in pins {
                         self.add_stored(&pin, is_current, stored);

@@ -139,8 +139,8 @@ impl Registry {
     /// The version that an address means now, if the address belongs to a plugin: `wasm://NAME/try`, an address of a route,
     /// or `http(s)://NAME[:PORT]/try` whose host is the name of a plugin. `None`: the address of a service.
     ///
-    /// `wasm://NAME@sha256:DIGEST/try` means that version, but only while the plugin has a current one: an operator who
-    /// removes a plugin wants no new sagas on any of its versions.
+    /// `wasm://NAME@sha256:DIGEST/try` means that version, but only while the plugin has a current one: removing a
+    /// plugin means that no new saga may use any of its versions.
     pub fn pin(&self, target: &str, op: Op) -> Result<Option<Pin>, address::Error> {
         self.pin_in(&self.read(), target, op)
     }

@@ -1,7 +1,7 @@
-//! What the host's settings grant to each plugin, and what follows from it.
+//! The grants of each plugin in the host's settings.
 //!
 //! - [`rule`]: the addresses and methods that a plugin may request
-//! - [`secret`]: values that the plugin reads and nobody sees in the host's output
+//! - [`secret`]: values that the plugin reads and that the host never writes
 //! - [`redact`]: finds secrets in texts
 //! - [`entry`]: one entry `[plugins.grants.NAME]`, checked
 //! - [`containment`]: whether effects of the plugin can leave the host, from its imports and its grants

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shown_is_cut_but_no_name_of_a_secret_is() {
+    fn a_shown_text_is_cut_but_the_name_of_a_secret_is_not() {
         let secrets = secrets(&[("k", "hunter2")]);
         let shown = |text: &str, bytes_max| {
             redact(secrets.iter().map(|(name, secret)| (*name, secret)), text, bytes_max, Case::Matters)
@@ -371,7 +371,7 @@ mod tests {
     ];
 
     #[test]
-    fn a_secret_is_recognised_however_it_is_spelled() {
+    fn a_secret_is_recognised_in_every_spelling() {
         for spelled in SPELLED {
             let text = format!("<\\q100%\\ {spelled}\\>");
             assert_eq!(redacted(&[("k", ODD)], &text), "<\\q100%\\ [secret k]\\>", "{spelled}");
@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn readings_know_where_they_are_from() {
+    fn readings_keep_offsets_in_the_original() {
         let text = "é\\u00e9%C3%A9\\\\n%";
         for reading in readings(text.into()) {
             for (byte, c) in reading.text.char_indices() {
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_spelling_stands_for_itself() {
+    fn invalid_escapes_are_literal() {
         for text in ["\\", "\\q", "\\ux", "\\u12", "\\u{", "\\u{x}", "\\u{110000000}", "\\ud83d", "\\ud83dx", "\\xg"] {
             assert_eq!(redacted(&[("k", "hunter2")], text), text);
         }

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_is_what_was_compared() {
+    fn the_compared_request_is_sent() {
         let sent = asked(&["https://a.example/"], "https://A.EXAMPLE:443/X?q=1").unwrap();
         assert_eq!(sent, "https://a.example/X?q=1");
     }
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_that_say_more_or_less_than_they_can_mean_are_faults() {
+    fn malformed_entries_are_faults() {
         for url in [
             "",
             "a.example",

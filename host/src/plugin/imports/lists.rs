@@ -130,9 +130,9 @@ mod tests {
         format!("k{n:02}").into()
     }
 
-    /// Ranges of random listings, in any order: what is known is what there is, and nothing is known twice.
+    /// Random listings in any order: the recorded keys are those of the store, and no range is recorded twice.
     #[test]
-    fn what_is_known_is_what_was_listed() {
+    fn recorded_ranges_are_the_listed_ones() {
         for seed in 0..300 {
             let mut random = fastrand::Rng::with_seed(seed);
             let stored: BTreeSet<Bytes> = (0..60).filter(|_| random.bool()).map(key).collect();
@@ -158,7 +158,7 @@ mod tests {
         }
     }
 
-    /// A state that tells of which ranges it was asked, and has no values to give.
+    /// A state that records the ranges it is asked for. It has no values.
     struct Asked {
         stored: BTreeSet<Bytes>,
         gaps: std::sync::Mutex<Vec<Range>>,
@@ -180,12 +180,12 @@ mod tests {
         }
 
         fn is_current(&self, _batch: &Batch) -> Result<bool, store::Error> {
-            panic!("nobody asks")
+            panic!("a list compares nothing")
         }
     }
 
     #[test]
-    fn only_what_is_not_known_is_asked_for() {
+    fn only_unlisted_ranges_are_read() {
         let state = Asked { stored: (0..40).map(key).collect(), gaps: std::sync::Mutex::default() };
         let lists = RefCell::new(Lists::default());
         let list = |start: usize, end: usize, limit: usize| {
@@ -204,6 +204,6 @@ mod tests {
         assert_eq!(list(0, 50, 100), 0);
         assert_eq!(lists.borrow().0.len(), 1);
         assert_eq!(list(50, 60, 100), 1);
-        assert_eq!(lists.borrow().0.len(), 1, "what touches is one");
+        assert_eq!(lists.borrow().0.len(), 1, "ranges that touch are merged");
     }
 }

@@ -1,9 +1,9 @@
-//! What guests import from the host, apart from the parts of WASI that wasmtime implements.
+//! The imports of guests that this host implements; wasmtime implements the rest of WASI.
 //!
 //! - [`bindings`]: the interfaces of `wit/` that this host implements, in Rust
 //! - [`output_gate`]: lets output leave the host, or ends the attempt
 //! - [`stdio`]: standard output, standard error and `wasi:logging`
-//! - [`lists`], [`transaction`]: what an attempt reads and writes of the plugins' data, with the preconditions of its commit
+//! - [`lists`], [`transaction`]: reads and writes of the plugins' data, with the preconditions of the commit
 //! - [`keyvalue`]: `wasi:keyvalue` on a transaction
 //! - [`http`]: `wasi:http` behind the grants, the limits and the output gate
 

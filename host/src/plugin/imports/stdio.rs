@@ -2,7 +2,7 @@
 //!
 //! A guest is not trusted with the log: the amount is bounded (the rest is dropped with a note, and the guest goes on),
 //! long lines are cut, and characters that could forge a line are escaped. Lines of a dry run report nothing that really
-//! happened: whatever their level, they are logged at debug level, and marked.
+//! happened: those of all levels are logged at debug level, and marked.
 
 use std::{
     borrow::Cow,
@@ -34,13 +34,13 @@ use crate::{
 };
 
 /// Log target of guests' lines: filters of the host's users name it, so it does not follow the path of this module.
-const TARGET: &str = "wasaga::plugin::stdio";
+pub const LOG_TARGET: &str = "wasaga::plugin::stdio";
 
 /// How many of the last lines of standard error are kept for the error text of a failed attempt, besides the first line:
 /// some languages print the cause first, others last, followed by up to three lines of their own.
 const LAST_ERRORS_KEPT: usize = 4;
 
-/// What a line costs beside its text: bounds the number of lines.
+/// Cost of a line beside its text: bounds the number of lines.
 const LINE_OVERHEAD_BYTES: usize = 64;
 
 /// Bytes of the context of a `wasi:logging` line, which is usually a name.
@@ -60,12 +60,12 @@ impl Origin {
     /// Whether lines of this level are logged at all.
     fn logs(&self, level: Level) -> bool {
         match level {
-            Level::Trace => enabled!(target: TARGET, tracing::Level::TRACE),
-            _ if self.is_dry_run => enabled!(target: TARGET, tracing::Level::DEBUG),
-            Level::Debug => enabled!(target: TARGET, tracing::Level::DEBUG),
-            Level::Info => enabled!(target: TARGET, tracing::Level::INFO),
-            Level::Warn => enabled!(target: TARGET, tracing::Level::WARN),
-            Level::Error | Level::Critical => enabled!(target: TARGET, tracing::Level::ERROR),
+            Level::Trace => enabled!(target: LOG_TARGET, tracing::Level::TRACE),
+            _ if self.is_dry_run => enabled!(target: LOG_TARGET, tracing::Level::DEBUG),
+            Level::Debug => enabled!(target: LOG_TARGET, tracing::Level::DEBUG),
+            Level::Info => enabled!(target: LOG_TARGET, tracing::Level::INFO),
+            Level::Warn => enabled!(target: LOG_TARGET, tracing::Level::WARN),
+            Level::Error | Level::Critical => enabled!(target: LOG_TARGET, tracing::Level::ERROR),
         }
     }
 
@@ -78,12 +78,12 @@ impl Origin {
         let Self { plugin, saga, branch_op, is_dry_run, .. } = self;
         let (gid, branch, op) = (saga.gid(), BranchId(branch_op.step), contract::function(branch_op.op));
         match level {
-            Level::Trace => trace!(target: TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            _ if *is_dry_run => debug!(target: TARGET, %plugin, %gid, %branch, op, context, is_dry_run, "{text}"),
-            Level::Debug => debug!(target: TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            Level::Info => info!(target: TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            Level::Warn => warn!(target: TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            Level::Error | Level::Critical => error!(target: TARGET, %plugin, %gid, %branch, op, context, "{text}"),
+            Level::Trace => trace!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
+            _ if *is_dry_run => debug!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, is_dry_run, "{text}"),
+            Level::Debug => debug!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
+            Level::Info => info!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
+            Level::Warn => warn!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
+            Level::Error | Level::Critical => error!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
         }
     }
 }

@@ -224,7 +224,7 @@ impl Transaction {
 
     /// The keys after `after`, or from the first, own writes included. A page may be empty and yet not be the last.
     ///
-    /// A cursor is the last key of its page, so it stays good whatever is written meanwhile.
+    /// A cursor is the last key of its page, so it stays valid after any write.
     pub fn list(&mut self, bucket: &Bucket, after: Option<&str>) -> Result<Page, Fault> {
         self.count()?;
         let range = match after {

@@ -15,7 +15,7 @@ use crate::plugin::{
         keyvalue::{self, KeyValue},
         stdio::{self, Kind, Stdio},
     },
-    limits::{Limits, Meter},
+    limits::{Limits, MemoryMeter},
 };
 
 /// The parts of a guest that its attempt makes.
@@ -34,7 +34,7 @@ pub struct Guest {
     http: WasiHttpCtx,
     wasi: WasiCtx,
     table: ResourceTable,
-    meter: Meter,
+    meter: MemoryMeter,
     key_value: KeyValue,
     /// Made when the guest first reads its configuration.
     config: Option<WasiConfigVariables>,
@@ -65,7 +65,7 @@ impl Guest {
             http: http::context(),
             wasi,
             table,
-            meter: Meter::new(limits),
+            meter: MemoryMeter::new(limits),
             key_value,
             config: None,
             stdio,
@@ -74,12 +74,12 @@ impl Guest {
     }
 
     /// The meter of memory and tables.
-    pub fn meter(&self) -> &Meter {
+    pub fn meter(&self) -> &MemoryMeter {
         &self.meter
     }
 
     /// The same meter, which wasmtime asks before memory or a table grows.
-    pub fn meter_mut(&mut self) -> &mut Meter {
+    pub fn meter_mut(&mut self) -> &mut MemoryMeter {
         &mut self.meter
     }
 

@@ -1,4 +1,4 @@
-//! Where guests run: the wasmtime engine of the host, and what all its guests share.
+//! The wasmtime engine of the host, and the guests that run in it.
 //!
 //! - [`niceness`]: priorities of threads
 //! - [`compilers`]: low-priority threads that compile components

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_there_is_found_in_its_order_until_it_is_removed() {
+    fn stored_components_are_listed_in_order_until_removed() {
         let dir = tempfile::tempdir().unwrap();
         let component_store = ComponentStore::open(dir.path()).unwrap();
         let (old, new, other) = (pin("a", b"old"), pin("a", b"new"), pin("b", b"old"));
@@ -139,7 +139,7 @@ mod tests {
         }
         assert_eq!(component_store.all().unwrap(), [old.clone(), new.clone(), other.clone()]);
         component_store.put(&old, b"old").unwrap();
-        assert_eq!(component_store.all().unwrap(), [new.clone(), other.clone(), old.clone()], "put there again");
+        assert_eq!(component_store.all().unwrap(), [new.clone(), other.clone(), old.clone()], "stored again");
         component_store.remove(&new).unwrap();
         component_store.remove(&new).unwrap();
         let component_store = ComponentStore::open(dir.path()).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_component_is_not_given_out_and_is_mended_when_it_is_put_there_again() {
+    fn a_damaged_component_is_an_error_until_it_is_stored_again() {
         let dir = tempfile::tempdir().unwrap();
         let component_store = ComponentStore::open(dir.path()).unwrap();
         let pin = pin("a", b"whole");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_passed_over() {
+    fn other_files_are_ignored() {
         let dir = tempfile::tempdir().unwrap();
         let component_store = ComponentStore::open(dir.path()).unwrap();
         component_store.put(&pin("a", b"x"), b"x").unwrap();

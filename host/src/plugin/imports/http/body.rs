@@ -19,12 +19,12 @@ use wasmtime_wasi_http::{Error, WasiBody};
 use crate::{branch::EgressRequest, plugin::imports::output_gate::OutputGate};
 
 /// Counts the bytes of a body.
-struct Meter {
+struct ByteMeter {
     bytes: u64,
     bytes_max: u64,
 }
 
-impl Meter {
+impl ByteMeter {
     fn new(bytes_max: u64) -> Self {
         Self { bytes: 0, bytes_max }
     }
@@ -43,7 +43,7 @@ impl Meter {
 /// read. So a piece passes the gate like the head, unless the guest has read nothing since.
 pub struct Outbound {
     inner: WasiBody,
-    meter: Meter,
+    meter: ByteMeter,
     gate: OutputGate,
     what: String,
     waiting: Option<Waiting>,
@@ -61,7 +61,7 @@ type Piece = Option<Frame<Bytes>>;
 impl Outbound {
     /// A body of at most `bytes_max` bytes; `what` names the request.
     pub fn new(inner: WasiBody, bytes_max: u64, gate: OutputGate, what: String) -> Self {
-        Self { inner, meter: Meter::new(bytes_max), gate, what, waiting: None }
+        Self { inner, meter: ByteMeter::new(bytes_max), gate, what, waiting: None }
     }
 
     /// The next piece, and whether it may leave.
@@ -114,7 +114,7 @@ impl Body for Outbound {
 /// The body of an answer. Keeps its permit among the attempt's concurrent requests until it is read or dropped.
 pub struct Inbound<B = Incoming> {
     inner: B,
-    meter: Meter,
+    meter: ByteMeter,
     /// Ends the wait for the next piece; `None` while the guest does not wait for one.
     timer: Option<Pin<Box<Sleep>>>,
     between_bytes: Duration,
@@ -131,7 +131,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
         permit: OwnedSemaphorePermit,
         gate: OutputGate,
     ) -> Self {
-        Self { inner, meter: Meter::new(bytes_max), timer: None, between_bytes, permit: Some(permit), gate }
+        Self { inner, meter: ByteMeter::new(bytes_max), timer: None, between_bytes, permit: Some(permit), gate }
     }
 
     fn piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {

@@ -35,7 +35,7 @@ use crate::{
     },
 };
 
-/// What decides about a plugin's requests, and sends them. One for all its attempts.
+/// The rules for a plugin's requests, and the clients that send them. One for all its attempts.
 pub struct Policy {
     pub plugin: Arc<str>,
     pub grants: Arc<Grants>,

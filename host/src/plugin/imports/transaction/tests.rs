@@ -62,7 +62,7 @@ fn conflicts(transaction: &Transaction) -> bool {
 }
 
 #[test]
-fn an_attempt_sees_its_own_writes_and_nobody_else_does_before_the_commit() {
+fn only_the_run_itself_sees_its_writes_before_the_commit() {
     let bucket = bucket("own writes");
     change(&bucket, "old", Some("1"));
     let (mut one, mut other) = (begin(), begin());
@@ -77,7 +77,7 @@ fn an_attempt_sees_its_own_writes_and_nobody_else_does_before_the_commit() {
 }
 
 #[test]
-fn who_does_nothing_requires_nothing() {
+fn an_empty_transaction_has_no_preconditions() {
     assert!(begin().effects().is_empty());
     assert!(begin().is_current().unwrap());
 }
@@ -122,7 +122,7 @@ fn every_kind_of_read_is_a_precondition() {
 }
 
 #[test]
-fn who_only_asks_whether_there_is_a_key_does_not_care_for_its_value() {
+fn a_test_of_existence_does_not_conflict_with_another_value() {
     let bucket = bucket("existence");
     change(&bucket, "k", Some("1"));
     let mut transaction = begin();
@@ -131,10 +131,10 @@ fn who_only_asks_whether_there_is_a_key_does_not_care_for_its_value() {
         change(&bucket, "k", Some("2"));
     }
     assert!(!conflicts(&transaction));
-    // Nor for keys beside it.
+    // Other keys do not conflict either.
     change(&bucket, "k\0", Some("1"));
     assert!(!conflicts(&transaction));
-    // That it is gone makes a difference, though it comes back.
+    // The key, and then its absence: that conflicts, also when the key is set again.
     let mut transaction = begin();
     assert!(transaction.exists(&bucket, "k").unwrap());
     change(&bucket, "k", None);
@@ -143,7 +143,7 @@ fn who_only_asks_whether_there_is_a_key_does_not_care_for_its_value() {
     assert!(conflicts(&transaction));
     change(&bucket, "k", Some("3"));
     assert!(conflicts(&transaction), "it has seen the key, and then none");
-    // And who goes on to read it does care.
+    // A later read of the value does conflict.
     let mut transaction = begin();
     assert!(transaction.exists(&bucket, "k").unwrap());
     assert_eq!(get(&mut transaction, &bucket, "k").as_deref(), Some("3"));
@@ -221,7 +221,7 @@ fn a_swap_goes_through_unless_the_attempt_has_written_the_key() {
 }
 
 #[test]
-fn a_list_cares_for_the_keys_that_it_has_shown() {
+fn a_list_conflicts_with_changes_of_the_keys_it_has_shown() {
     let bucket = bucket("phantoms");
     for at in 0..PAGE_KEYS + 10 {
         change(&bucket, &format!("k{at:03}"), Some("1"));
@@ -253,9 +253,9 @@ fn a_list_cares_for_the_keys_that_it_has_shown() {
     assert!(conflicts(&transaction), "it had said that there are no more");
 }
 
-/// However often a guest lists, the commit compares each key once, and a list shows what an earlier one has shown.
+/// The commit compares each key once, however often it was listed, and a repeated list has the same keys.
 #[test]
-fn lists_that_overlap_are_one() {
+fn overlapping_lists_are_merged() {
     let bucket = bucket("overlapping");
     let mut stored = begin();
     let names: Vec<String> = (0..PAGE_KEYS * 2 + 50).map(|at| format!("k{at:03}")).collect();
@@ -276,7 +276,7 @@ fn lists_that_overlap_are_one() {
 
 /// Random buckets and random own writes, before and between the pages.
 #[test]
-fn pages_are_what_a_sorted_set_would_give() {
+fn pages_equal_those_of_a_sorted_set() {
     for seed in 0..200 {
         let mut random = fastrand::Rng::with_seed(seed);
         let bucket = bucket(&format!("pages {seed}"));
@@ -308,7 +308,7 @@ fn pages_are_what_a_sorted_set_would_give() {
 }
 
 #[test]
-fn a_cursor_stays_good_while_the_attempt_writes() {
+fn a_cursor_stays_valid_while_the_run_writes() {
     let bucket = bucket("cursor");
     let mut stored = begin();
     for at in 0..PAGE_KEYS * 2 {
@@ -341,7 +341,7 @@ fn keys_and_values_are_limited() {
     assert!(matches!(transaction.get(&bucket, &too_long), Err(Fault::Key { bytes: 513, limit: 512 })));
     assert!(matches!(transaction.list(&bucket, Some(&too_long)), Err(Fault::Key { .. })));
     commit(&transaction).unwrap();
-    // However far the setting goes, the store's own limit holds.
+    // The store's own limit holds also if the setting is higher.
     let mut transaction = limited(&Limits { kv_key_bytes: 5000, ..Limits::default() });
     let longest = KEY_BYTES_MAX - keyvalue_keys::prefix("test", "sizes").len();
     transaction.set(&bucket, &"k".repeat(longest), Vec::new()).unwrap();
@@ -350,7 +350,7 @@ fn keys_and_values_are_limited() {
 }
 
 #[test]
-fn what_is_written_is_limited_by_what_would_be_committed() {
+fn writes_are_limited_by_the_size_of_the_commit() {
     let bucket = bucket("writes");
     let mut transaction = limited(&Limits { kv_write_bytes: 100, ..Limits::default() });
     let key = transaction.begin(&bucket, "k").unwrap().len();
@@ -368,7 +368,7 @@ fn what_is_written_is_limited_by_what_would_be_committed() {
 }
 
 #[test]
-fn what_is_read_is_limited_however_often() {
+fn repeated_reads_count_for_the_limit() {
     type Operation = fn(&mut Transaction, &Bucket) -> Result<(), Fault>;
     let bucket = bucket("reads");
     change(&bucket, "k", Some(&"v".repeat(500)));
@@ -389,7 +389,7 @@ fn what_is_read_is_limited_however_often() {
 }
 
 #[test]
-fn operations_are_counted_and_listed_keys_too() {
+fn operations_and_listed_keys_are_limited() {
     let bucket = bucket("operations");
     for key in ["a", "b", "c"] {
         change(&bucket, key, Some("1"));
