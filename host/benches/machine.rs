@@ -32,14 +32,14 @@ fn run(definition: &Arc<Definition>, rejected: Option<usize>) -> Vec<Event> {
         let event = match saga.next(&in_flight, Timestamp(1)) {
             Next::Decide(event) => event,
             Next::Call(branch_op @ BranchOp { step, .. }) => {
-                in_flight.set(branch_op, true);
+                in_flight.begin(branch_op, ());
                 let verdict = if rejected == Some(step) {
                     Verdict::Rejected { reason: "no".into() }
                 } else {
                     Verdict::Succeeded { output: None }
                 };
                 let event = saga.conclude(branch_op, verdict, Timestamp(1), &policy, 0.5);
-                in_flight.set(branch_op, false);
+                in_flight.end(branch_op);
                 event
             }
             Next::Drop(_) | Next::Wait(_) | Next::Finished => return log,

@@ -3,9 +3,9 @@
 use std::{borrow::Cow, error::Error, sync::Arc};
 
 use crate::{
-    branch::{Branch, Directory, NotFound, grpc, http},
+    branch::{Branch, DataKey, Directory, NotFound, grpc, http},
     causes,
-    plugin::Registry,
+    plugin::{Registry, keyvalue_keys},
     saga::{BranchOp, Definition, Pin, Pins},
 };
 
@@ -64,6 +64,12 @@ impl Directory for Branches {
 
     fn release(&self, pins: &[Pin]) {
         self.plugins.release(pins);
+    }
+
+    fn describe(&self, key: &[u8]) -> Option<DataKey> {
+        let place = keyvalue_keys::place(key)?;
+        let shown = |name: &str| String::from_utf8_lossy(&self.shown(name.as_bytes())).into_owned();
+        Some(DataKey { owner: place.owner.to_owned(), bucket: shown(place.bucket), key: shown(place.key) })
     }
 
     fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {

@@ -1,41 +1,44 @@
-//! Telling a long log in fewer events: attempts without a result are told one by one only while they are few.
+//! Compaction of a long log: a saga that is retried without end must not have a log that grows without end.
 //!
-//! A saga that is retried for ever must not have a log that grows for ever. Of each operation the newest attempt is
-//! kept as it happened; those before it become one [`Event::Retried`] that says where they have led. Replay of the
-//! shorter log gives the same state, to the bit.
+//! Of each operation, the events of the newest attempt are kept. The attempts before it become one [`Event::Retried`]
+//! with their combined effect on the state. Replay of the compacted log gives exactly the same state.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use super::{BranchOp, Definition, Event, Op, Saga, state::StepState};
+use crate::{
+    definition::{BranchOp, Definition, Op},
+    event::Event,
+    state::{Saga, StepState},
+};
 
-/// Whether a log of so many events should be folded. Folding leaves at most three events of each operation and the
-/// hastenings between them, less than ten a step, so that a folded log is never long at once again.
+/// Whether a log of this many events should be compacted. A compacted log has at most three events of each operation
+/// and the retry requests between them, less than ten a step: far below this limit.
 pub fn needs_compaction(definition: &Definition, events: usize) -> bool {
     events > 128 + 16 * definition.steps().len()
 }
 
-/// The same saga in fewer events; `None` if there is no such log, or if `log` is not one of a saga.
+/// The same saga in fewer events. `None` if that is not possible, or if `log` is not a valid log of a saga.
 pub fn compact(definition: &Arc<Definition>, log: &[Event]) -> Option<Vec<Event>> {
     let mut saga = Saga::new(definition.clone());
     let mut runs = runs(log);
-    let mut folded = Vec::new();
+    let mut compacted = Vec::new();
     for (index, event) in log.iter().enumerate() {
         saga.apply(event).ok()?;
         match event.branch_op().and_then(|branch_op| Some((branch_op, runs.get_mut(&branch_op)?))) {
             Some((branch_op, run)) if index <= run.last => {
                 run.retries += retries(event);
                 if index == run.last {
-                    folded.push(retried(&saga, branch_op, run.retries, event)?);
+                    compacted.push(retried(&saga, branch_op, run.retries, event)?);
                 }
             }
-            _ => folded.push(event.clone()),
+            _ => compacted.push(event.clone()),
         }
     }
-    let (folded, same) = drop_redundant_retry_requests(definition, folded)?;
-    (same == saga && folded.len() < log.len()).then_some(folded)
+    let (compacted, same) = drop_redundant_retry_requests(definition, compacted)?;
+    (same == saga && compacted.len() < log.len()).then_some(compacted)
 }
 
-/// Attempts of one operation that can be told as one.
+/// The attempts of one operation that become one event.
 struct Run {
     /// Index of the last event about them.
     last: usize,
@@ -43,7 +46,7 @@ struct Run {
     retries: u64,
 }
 
-/// By operation: everything but its newest attempt, or its result, if that is more than one event.
+/// By operation: its events before the newest attempt or the result, if there is more than one.
 fn runs(log: &[Event]) -> BTreeMap<BranchOp, Run> {
     let mut indexes: BTreeMap<BranchOp, Vec<usize>> = BTreeMap::new();
     for (index, event) in log.iter().enumerate() {
@@ -73,7 +76,7 @@ fn retries(event: &Event) -> u64 {
     }
 }
 
-/// Where the operation stands, as an event.
+/// The state of the operation, as an event.
 fn retried(saga: &Saga, branch_op: BranchOp, retries: u64, newest: &Event) -> Option<Event> {
     let step = saga.steps().get(branch_op.step)?;
     let state = step.op(branch_op.op);
@@ -90,14 +93,14 @@ fn retried(saga: &Saga, branch_op: BranchOp, retries: u64, newest: &Event) -> Op
     })
 }
 
-/// Leaves out what found nothing to hasten, unless it is the newest event; also gives the state that is left.
+/// Drops `RetryRequested` events that had no waiting operation, unless it is the newest event. Also returns the state.
 fn drop_redundant_retry_requests(definition: &Arc<Definition>, log: Vec<Event>) -> Option<(Vec<Event>, Saga)> {
     let mut saga = Saga::new(definition.clone());
     let mut kept = Vec::with_capacity(log.len());
     let newest = log.len().checked_sub(1)?;
     for (index, event) in log.into_iter().enumerate() {
-        let is_idle = matches!(event, Event::RetryRequested { .. }) && !saga.steps().iter().any(StepState::waits);
-        if is_idle && index != newest {
+        let is_redundant = matches!(event, Event::RetryRequested { .. }) && !saga.steps().iter().any(StepState::waits);
+        if is_redundant && index != newest {
             continue;
         }
         saga.apply(&event).ok()?;
@@ -150,12 +153,12 @@ mod tests {
                 match self.saga.next(&self.in_flight, self.now) {
                     Next::Decide(event) => return Some(event),
                     Next::Call(branch_op) => {
-                        self.in_flight.set(branch_op, true);
+                        self.in_flight.begin(branch_op, ());
                         if self.random.bool() {
                             return Some(Event::Started { step: branch_op.step, op: branch_op.op, at: self.now });
                         }
                     }
-                    Next::Drop(branch_op) => self.in_flight.set(branch_op, false),
+                    Next::Drop(branch_op) => drop(self.in_flight.end(branch_op)),
                     Next::Wait(until) => {
                         let running = self.in_flight.iter().next();
                         match running.filter(|_| until.is_none() || self.random.bool()) {
@@ -169,7 +172,7 @@ mod tests {
         }
 
         fn end(&mut self, branch_op: BranchOp) -> Event {
-            self.in_flight.set(branch_op, false);
+            self.in_flight.end(branch_op);
             let error = "e".repeat(self.random.usize(0..3));
             let verdict = match self.random.u8(0..100) {
                 roll if roll < self.troubles / 2 => Verdict::Unknown { error },
@@ -182,9 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_folded_log_gives_the_same_state_whenever_it_is_folded() {
+    fn a_compacted_log_gives_the_same_state_whenever_it_is_compacted() {
         let mut ends = BTreeMap::<&str, u32>::new();
-        let mut folds = 0;
+        let mut compactions = 0;
         for seed in 0..600 {
             let mut random = fastrand::Rng::with_seed(seed);
             let steps = random.usize(1..4);
@@ -203,11 +206,11 @@ mod tests {
                 dice.saga.apply(&event).unwrap();
                 log.push(event);
                 if random.u8(0..10) == 0 {
-                    if let Some(folded) = compact(&definition, &log) {
-                        assert!(folded.len() < log.len());
-                        assert!(!needs_compaction(&definition, folded.len()), "{folded:#?}");
-                        log = folded;
-                        folds += 1;
+                    if let Some(compacted) = compact(&definition, &log) {
+                        assert!(compacted.len() < log.len());
+                        assert!(!needs_compaction(&definition, compacted.len()), "{compacted:#?}");
+                        log = compacted;
+                        compactions += 1;
                     }
                     assert_eq!(Saga::replay(definition.clone(), &log).unwrap(), dice.saga, "{log:#?}");
                 }
@@ -215,7 +218,7 @@ mod tests {
             assert_eq!(Saga::replay(definition.clone(), &log).unwrap(), dice.saga, "{log:#?}");
             *ends.entry(dice.saga.status().as_str()).or_default() += 1;
         }
-        assert!(folds > 1000, "{folds}");
+        assert!(compactions > 1000, "{compactions}");
         assert!(ends.keys().eq(["aborting", "failed", "submitted", "succeed"].iter()), "{ends:?}");
     }
 
@@ -247,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_shorter_is_left_as_it_is() {
+    fn a_log_that_cannot_be_compacted_is_left_as_it_is() {
         let definition = define(2, Order::default(), Options::default());
         let at = Timestamp(1);
         let log = [

@@ -1,4 +1,4 @@
-//! What a client asked for: validated once, at the door, and never changed afterwards.
+//! What a client submitted: validated once, at submission, and never changed afterwards.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 pub struct Timestamp(pub u64);
 
 impl Timestamp {
-    /// This moment plus `delay`, saturating.
+    /// This time plus `delay`, saturating.
     #[must_use]
     pub fn after(self, delay: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(delay.as_millis()).unwrap_or(u64::MAX)))
@@ -31,7 +31,7 @@ impl Gid {
     /// Longest accepted gid, in bytes.
     pub const BYTES_MAX: usize = 128;
 
-    /// Drops what DTM drops and refuses what is then empty, too long, or would deceive whoever reads a log.
+    /// Drops what DTM drops and refuses what is then empty, too long, or would mislead the reader of a log.
     pub fn new(raw: &str) -> Result<Self, Invalid> {
         let dropped = ['\n', '\r', ';'];
         let gid: Arc<str> = if raw.contains(dropped) { raw.replace(dropped, "").into() } else { raw.into() };

@@ -1,102 +1,68 @@
 //! What has happened to a saga. A saga's log is its definition and then these, in order.
 //!
-//! Events are facts: everything random or read from a clock (the moment, the jittered time of a retry) is in them, so
-//! that folding them again gives the same state. They are stored; see `engine::record` before changing them.
+//! Events are facts: everything random or read from a clock (the time, the jitter of a retry) is in them, so
+//! that applying them again gives the same state. They are stored; see `engine::record` before changing them.
 
-use super::{BranchOp, Op, Pins, Timestamp};
+use crate::{
+    definition::{BranchOp, Op, Timestamp},
+    pins::Pins,
+};
 
 /// One entry of a saga's log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// The client asked for it to run. Without this entry a saga is only prepared.
-    Submitted {
-        /// When.
-        at: Timestamp,
-    },
+    Submitted { at: Timestamp },
     /// An attempt is about to act outside the host: from here on it may have had an effect. On disk before it does.
     ///
     /// Attempts that stay in the host have no such entry: until their outcome is committed they have done nothing.
-    Started {
-        /// Of which step.
-        step: usize,
-        /// Which operation.
-        op: Op,
-        /// When.
-        at: Timestamp,
-    },
+    Started { step: usize, op: Op, at: Timestamp },
     /// The operation took effect.
     Succeeded {
-        /// Of which step.
         step: usize,
-        /// Which operation.
         op: Op,
         /// What the action gave.
         output: Option<String>,
-        /// When.
         at: Timestamp,
     },
     /// The action definitely did not take effect and never will. Turns the saga to aborting.
     Rejected {
-        /// Of which step.
         step: usize,
         /// The branch's words.
         reason: String,
-        /// When.
         at: Timestamp,
     },
     /// The attempt ended without a result.
     Failed {
-        /// Of which step.
         step: usize,
-        /// Which operation.
         op: Op,
-        /// How.
         failure: Failure,
-        /// Not tried again before this moment.
+        /// Not retried before this time.
         retry_at: Timestamp,
-        /// When.
         at: Timestamp,
     },
     /// The compensation is not needed: no attempt of the action can have had an effect.
-    Skipped {
-        /// Of which step.
-        step: usize,
-        /// When.
-        at: Timestamp,
-    },
-    /// The saga gives up going forward.
-    Aborted {
-        /// Why.
-        reason: AbortReason,
-        /// When.
-        at: Timestamp,
-    },
+    Skipped { step: usize, at: Timestamp },
+    /// The saga is rolled back from now on.
+    Aborted { reason: AbortReason, at: Timestamp },
     /// A person ended it as it was, without compensation.
-    ForceStopped {
-        /// When.
-        at: Timestamp,
-    },
-    /// A person asked for the waiting operations to be tried now.
-    RetryRequested {
-        /// When.
-        at: Timestamp,
-    },
-    /// Attempts without a result, which a long log no longer tells one by one: where they have led. See
-    /// [`super::compaction`].
+    ForceStopped { at: Timestamp },
+    /// A person requested that the waiting operations are retried now.
+    RetryRequested { at: Timestamp },
+    /// Attempts without a result that a compacted log has combined: their effect on the state. See
+    /// [`crate::compaction`].
     Retried {
-        /// Of which step.
         step: usize,
-        /// Which operation.
         op: Op,
         /// How many there were.
         attempts: u32,
-        /// Of how many nobody knows the result.
+        /// How many have an unknown result.
         failures: u32,
         /// How many of them `retry_limit` counts.
         retries: u64,
         /// Whether one of them was an external one of the action.
         reached: bool,
-        /// Not tried again before this moment.
+        /// Not retried before this time.
         retry_at: Option<Timestamp>,
         /// The newest error.
         last_error: Option<String>,
@@ -104,20 +70,15 @@ pub enum Event {
         at: Timestamp,
     },
     /// Which components carry it out, decided once, before anything of it runs. Sagas that use none have no such entry.
-    Pinned {
-        /// By operation.
-        pins: Pins,
-        /// When.
-        at: Timestamp,
-    },
+    Pinned { pins: Pins, at: Timestamp },
 }
 
-/// How an attempt ended that has no result.
+/// How an attempt without a result ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The branch asked to be asked again.
+    /// The branch is not finished.
     Ongoing,
-    /// Nobody knows whether it took effect.
+    /// It is unknown whether it took effect.
     Unknown {
         /// For people.
         error: String,
@@ -134,7 +95,7 @@ pub enum AbortReason {
 }
 
 impl Event {
-    /// When it happened.
+    /// The time at which it happened.
     pub fn at(&self) -> Timestamp {
         match self {
             Self::Submitted { at }

@@ -1,4 +1,4 @@
-//! What to do next: the decisions, as functions of state, time and what is in flight.
+//! What a saga does next: a function of its state, the attempts in flight and the time.
 //!
 //! The rules are those of DTM (its `ProcessOnce` for sagas), with these differences: which branches are compensated
 //! follows from what can have had an effect; a compensation never races its action; retries back off with a cap and
@@ -6,9 +6,14 @@
 
 use std::time::Duration;
 
-use super::{AbortReason, BranchOp, Event, Failure, Op, Saga, Status, Timestamp};
+use crate::{
+    definition::{BranchOp, Op, Timestamp},
+    event::{AbortReason, Event, Failure},
+    in_flight::InFlight,
+    state::{OpState, Saga, Status},
+};
 
-/// The host's settings that decisions depend on. Events record what came of them, so replay does not.
+/// The host's settings that decisions depend on. Events record the results, so replay does not depend on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Wait before the first retry when the saga does not say.
@@ -43,11 +48,11 @@ pub enum Next {
     Decide(Event),
     /// Start an attempt of this operation.
     Call(BranchOp),
-    /// Give up the running attempt: it is contained and has had no effect, or the saga has ended.
+    /// Cancel the running attempt: it is contained and has had no effect, or the saga has ended.
     Drop(BranchOp),
-    /// Nothing until an attempt ends, or until this moment.
+    /// Nothing until an attempt ends, or until this time.
     Wait(Option<Timestamp>),
-    /// Nothing ever again.
+    /// Nothing more: the saga has ended.
     Finished,
 }
 
@@ -76,84 +81,9 @@ pub enum Verdict {
     },
 }
 
-/// The attempts that are running now, and those that wait for a moment before they are made again. Gone with the
-/// process, and so no part of the state.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct InFlight {
-    running: Vec<Running>,
-    count: usize,
-    /// Not called before these moments, though the log knows of no reason to wait.
-    pauses: Vec<(BranchOp, Timestamp)>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Running {
-    action: bool,
-    compensation: bool,
-}
-
-impl Running {
-    fn op_mut(&mut self, op: Op) -> &mut bool {
-        match op {
-            Op::Action => &mut self.action,
-            Op::Compensate => &mut self.compensation,
-        }
-    }
-}
-
-impl InFlight {
-    /// Whether an attempt of this operation is running.
-    pub fn contains(&self, branch_op: BranchOp) -> bool {
-        self.running.get(branch_op.step).is_some_and(|ops| match branch_op.op {
-            Op::Action => ops.action,
-            Op::Compensate => ops.compensation,
-        })
-    }
-
-    /// Notes the start (`running`) or the end of an attempt. A pause before it is over.
-    pub fn set(&mut self, branch_op: BranchOp, running: bool) {
-        self.pauses.retain(|(paused, _)| *paused != branch_op);
-        if self.running.len() <= branch_op.step {
-            self.running.resize(branch_op.step + 1, Running::default());
-        }
-        if let Some(ops) = self.running.get_mut(branch_op.step) {
-            let was = std::mem::replace(ops.op_mut(branch_op.op), running);
-            self.count = self.count + usize::from(running) - usize::from(was);
-        }
-    }
-
-    /// Lets an operation that is not running wait until this moment.
-    pub fn pause(&mut self, branch_op: BranchOp, until: Timestamp) {
-        self.pauses.push((branch_op, until));
-    }
-
-    /// Whether a pause ends at this moment or later.
-    pub fn is_paused_until(&self, moment: Timestamp) -> bool {
-        self.pauses.iter().any(|(_, until)| *until >= moment)
-    }
-
-    fn pause_of(&self, branch_op: BranchOp) -> Option<Timestamp> {
-        self.pauses.iter().find(|(paused, _)| *paused == branch_op).map(|(_, until)| *until)
-    }
-
-    /// Whether nothing is running.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Everything that is running.
-    pub fn iter(&self) -> impl Iterator<Item = BranchOp> {
-        self.running.iter().enumerate().flat_map(|(step, ops)| {
-            let action = ops.action.then_some(BranchOp { step, op: Op::Action });
-            let compensation = ops.compensation.then_some(BranchOp { step, op: Op::Compensate });
-            action.into_iter().chain(compensation)
-        })
-    }
-}
-
 impl Saga {
     /// The next thing to do, given what is running and what time it is.
-    pub fn next(&self, in_flight: &InFlight, now: Timestamp) -> Next {
+    pub fn next<T>(&self, in_flight: &InFlight<T>, now: Timestamp) -> Next {
         match self.status() {
             Status::Prepared => Next::Wait(None),
             Status::Submitted => self.next_forward(in_flight, now),
@@ -162,7 +92,7 @@ impl Saga {
         }
     }
 
-    /// The event that tells of an attempt's end. `jitter` is a random number from 0 to 1.
+    /// The event that records an attempt's verdict. `jitter` is a random number from 0 to 1.
     pub fn conclude(
         &self,
         branch_op: BranchOp,
@@ -178,12 +108,12 @@ impl Saga {
             (Verdict::Succeeded { output }, _) => Event::Succeeded { step, op, output, at },
             (Verdict::Rejected { reason }, Op::Action) => Event::Rejected { step, reason, at },
             (Verdict::Ongoing { retry_after }, _) => {
-                // Not `clamp`, which panics when somebody has set the bounds the wrong way round.
+                // Not `clamp`, which panics if the settings have the bounds in the wrong order.
                 let within = |asked: Duration| asked.min(policy.ongoing_max).max(policy.ongoing_min);
                 let wait = retry_after.map_or_else(|| self.retry_interval(policy), within);
                 failed(Failure::Ongoing, wait)
             }
-            // A compensation never fails: that it was refused only means that it has to be tried again.
+            // A compensation never fails: a rejected one is retried.
             (Verdict::Unknown { error } | Verdict::Rejected { reason: error }, _) => {
                 let wait = self.backoff(branch_op, policy, jitter);
                 failed(Failure::Unknown { error }, wait)
@@ -193,7 +123,7 @@ impl Saga {
 
     /// Whether an operation has failed so often that a person should look.
     pub fn is_stuck(&self, policy: &Policy) -> bool {
-        let stuck = |op: &super::state::OpState| op.is_pending() && op.failures > policy.stuck_after;
+        let stuck = |op: &OpState| op.is_pending() && op.failures > policy.stuck_after;
         !self.status().is_finished() && self.steps().iter().any(|step| stuck(&step.action) || stuck(&step.compensation))
     }
 
@@ -202,7 +132,7 @@ impl Saga {
         self.op(branch_op).map_or(1, |op| if op.open { op.attempts } else { op.attempts + 1 })
     }
 
-    fn next_forward(&self, in_flight: &InFlight, now: Timestamp) -> Next {
+    fn next_forward<T>(&self, in_flight: &InFlight<T>, now: Timestamp) -> Next {
         let options = self.definition().options();
         if options.retry_limit > 0 && self.retries() > options.retry_limit {
             return Next::Decide(Event::Aborted { reason: AbortReason::RetryLimit, at: now });
@@ -230,7 +160,7 @@ impl Saga {
         Next::Wait(wake)
     }
 
-    fn next_back(&self, in_flight: &InFlight, now: Timestamp) -> Next {
+    fn next_back<T>(&self, in_flight: &InFlight<T>, now: Timestamp) -> Next {
         // A running action that has had no effect is dropped; one that may have had an effect is awaited, so that its
         // compensation never races it.
         let droppable =
@@ -261,7 +191,7 @@ impl Saga {
         Next::Wait(wake)
     }
 
-    /// By step: whether a step that had to wait for it is not rolled back yet. Compensation runs against the order.
+    /// By step: whether a later step that waited for it is not rolled back yet. Compensation runs against the order.
     fn blocked_compensations(&self) -> Vec<bool> {
         let mut blocked = vec![false; self.steps().len()];
         for (step, state) in self.steps().iter().enumerate() {
@@ -276,8 +206,8 @@ impl Saga {
         blocked
     }
 
-    /// What to do about an operation that nothing stands before.
-    fn due(&self, branch_op: BranchOp, in_flight: &InFlight, now: Timestamp) -> Due {
+    /// What to do about an operation that waits for no other.
+    fn due<T>(&self, branch_op: BranchOp, in_flight: &InFlight<T>, now: Timestamp) -> Due {
         match self.op(branch_op).and_then(|op| op.retry_at).max(in_flight.pause_of(branch_op)) {
             Some(at) if at > now => Due::Later(at),
             _ if self.definition().target(branch_op).is_empty() => Due::Now(Next::Decide(Event::Succeeded {
@@ -297,8 +227,8 @@ impl Saga {
         }
     }
 
-    /// The interval, doubled for every failure before this one, up to the cap; then up to a quarter more, at random,
-    /// so that sagas that failed together do not come back together.
+    /// The retry interval, doubled for every failure before this one, up to the cap; plus up to a quarter at random, so
+    /// that sagas that failed together do not retry together.
     fn backoff(&self, branch_op: BranchOp, policy: &Policy, jitter: f64) -> Duration {
         let interval = self.retry_interval(policy);
         let doublings = self.op(branch_op).map_or(0, |op| op.failures.min(31));

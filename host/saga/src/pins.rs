@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{BranchOp, Op};
+use crate::definition::{BranchOp, Op};
 
 /// SHA-256 of a component. Displays itself in hexadecimal.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,7 +2,12 @@
 
 use std::fmt::{self, Write};
 
-use super::{AbortReason, BranchId, Definition, Event, Failure, IllegalEvent, Pin, Pins, Saga};
+use crate::{
+    definition::{BranchId, Definition},
+    event::{AbortReason, Event, Failure},
+    pins::{Pin, Pins},
+    state::{IllegalEvent, Saga},
+};
 
 /// Hexadecimal digits of a component's digest that people are shown: enough to tell versions apart.
 const DIGEST_DIGITS: usize = 12;

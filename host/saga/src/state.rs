@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{AbortReason, BranchOp, Definition, Event, Failure, Gid, Op, Pins, Timestamp};
+use crate::{
+    definition::{BranchOp, Definition, Gid, Op, Timestamp},
+    event::{AbortReason, Event, Failure},
+    pins::Pins,
+};
 
-/// Where a saga stands, in DTM's words.
+/// The status of a saga, in DTM's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Status {
     /// Stored, but not to be run yet.
@@ -31,7 +35,7 @@ impl Status {
         }
     }
 
-    /// Whether nothing will happen any more.
+    /// Whether the saga has ended.
     pub const fn is_finished(self) -> bool {
         matches!(self, Self::Succeed | Self::Failed)
     }
@@ -64,15 +68,15 @@ pub struct OpState {
     pub progress: Progress,
     /// Attempts that started externally, or ended.
     pub attempts: u32,
-    /// Attempts in a row whose result nobody knows; sets the backoff.
+    /// Attempts in a row whose result is unknown; sets the backoff.
     pub failures: u32,
     /// An external attempt has started and its end is not in the log.
     pub open: bool,
-    /// Not tried again before this moment.
+    /// Not retried before this time.
     pub retry_at: Option<Timestamp>,
     /// The newest error, for people.
     pub last_error: Option<Box<str>>,
-    /// The moment of the newest event about it.
+    /// The time of the newest event of the operation.
     pub updated_at: Option<Timestamp>,
 }
 
@@ -122,17 +126,17 @@ impl StepState {
         }
     }
 
-    /// Whether there is something that a roll-back must take back.
+    /// Whether a roll-back must compensate the step.
     pub fn may_have_effect(&self) -> bool {
         self.reached || self.action.has_succeeded()
     }
 
-    /// Whether one of its operations is not to be tried before some moment.
+    /// Whether one of its operations waits for a retry.
     pub fn waits(&self) -> bool {
         self.action.retry_at.is_some() || self.compensation.retry_at.is_some()
     }
 
-    /// Whether nothing of this step is left to take back: never attempted, taken back, or found empty.
+    /// Whether nothing of the step is left to compensate: never attempted, compensated, or found without effect.
     pub fn is_rolled_back(&self) -> bool {
         !self.compensation.is_pending() || (self.action.attempts == 0 && !self.may_have_effect())
     }
@@ -152,7 +156,7 @@ pub enum Reason {
     ForceStopped,
 }
 
-/// A saga: what was asked for and what has become of it.
+/// A saga: its definition and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Saga {
     definition: Arc<Definition>,
@@ -179,7 +183,7 @@ pub struct IllegalEvent {
 }
 
 impl Saga {
-    /// A saga nobody has submitted yet.
+    /// A saga that is not submitted yet.
     pub fn new(definition: Arc<Definition>) -> Self {
         let steps = vec![StepState::default(); definition.steps().len()].into_boxed_slice();
         let updated_at = definition.created_at();
@@ -187,7 +191,7 @@ impl Saga {
         Self { definition, status, steps, pins, retries: 0, reason: None, updated_at }
     }
 
-    /// The saga that this log tells of.
+    /// The saga that this log gives. An error: the events do not follow the rules.
     pub fn replay<'a>(
         definition: Arc<Definition>,
         log: impl IntoIterator<Item = &'a Event>,
@@ -197,12 +201,12 @@ impl Saga {
         Ok(saga)
     }
 
-    /// What was asked for.
+    /// What the client submitted.
     pub fn definition(&self) -> &Arc<Definition> {
         &self.definition
     }
 
-    /// Where it stands.
+    /// Its status.
     pub fn status(&self) -> Status {
         self.status
     }
@@ -212,7 +216,7 @@ impl Saga {
         &self.steps
     }
 
-    /// What is known of one operation, if there is such a step.
+    /// The state of one operation; `None` without such a step.
     pub fn op(&self, branch_op: BranchOp) -> Option<&OpState> {
         self.steps.get(branch_op.step).map(|step| step.op(branch_op.op))
     }
@@ -232,7 +236,7 @@ impl Saga {
         self.reason.as_ref()
     }
 
-    /// The moment of its newest event.
+    /// The time of its newest event.
     pub fn updated_at(&self) -> Timestamp {
         self.updated_at
     }
@@ -245,16 +249,16 @@ impl Saga {
         })
     }
 
-    /// Takes in one event. The only way in which state changes, live and in recovery alike.
+    /// Applies one event. State changes in no other way, live and in recovery alike.
     ///
-    /// An event that the rules do not allow leaves the saga as it was.
+    /// An event that the rules do not allow is an error and leaves the saga as it was.
     pub fn apply(&mut self, event: &Event) -> Result<(), IllegalEvent> {
         if let Err(why) = self.check(event) {
             let gid = self.definition.gid().clone();
             return Err(IllegalEvent { gid, event: Box::new(event.clone()), was: self.status, why });
         }
         self.take(event);
-        self.settle();
+        self.finish_if_done();
         self.updated_at = event.at();
         Ok(())
     }
@@ -317,7 +321,7 @@ impl Saga {
         self.steps.get(step).is_some_and(|state| state.action.has_succeeded())
     }
 
-    /// Folds in an event that has been checked.
+    /// Applies an event that has been checked.
     fn take(&mut self, event: &Event) {
         if let Some(branch_op) = event.branch_op()
             && let Some(state) = self.steps.get_mut(branch_op.step)
@@ -395,8 +399,8 @@ impl Saga {
         }
     }
 
-    /// The two ends follow from the steps; they are no events of their own.
-    fn settle(&mut self) {
+    /// Sets the two final statuses, which follow from the steps and have no events of their own.
+    fn finish_if_done(&mut self) {
         match self.status {
             Status::Submitted if self.steps.iter().all(|step| step.action.has_succeeded()) => {
                 self.status = Status::Succeed;

@@ -92,7 +92,7 @@ impl World {
                 Next::Drop(branch_op) => {
                     let finished = self.saga.status().is_finished();
                     assert!(finished || !case.external[branch_op.step], "an external attempt must be awaited");
-                    self.in_flight.set(branch_op, false);
+                    self.in_flight.end(branch_op);
                 }
                 Next::Wait(wake) => return self.branch(case, wake, tally),
                 Next::Finished => return self.check_end(case, tally),
@@ -150,7 +150,7 @@ impl World {
             self.commit(case, Event::Started { step: branch_op.step, op: branch_op.op, at: self.now }, tally);
             self.durable = self.log.len();
         }
-        self.in_flight.set(branch_op, true);
+        self.in_flight.begin(branch_op, ());
         self.compensation_started |= branch_op.op == Op::Compensate;
     }
 
@@ -222,7 +222,7 @@ impl World {
     }
 
     fn end_attempt(&mut self, case: &Case, branch_op: BranchOp, fate: Fate, tally: &mut Tally) {
-        self.in_flight.set(branch_op, false);
+        self.in_flight.end(branch_op);
         if matches!(fate, Fate::Succeeds | Fate::LostAfterEffect) {
             self.take_effect(branch_op);
         }

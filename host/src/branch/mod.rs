@@ -204,6 +204,17 @@ pub trait Branch: Send + Sync + 'static {
     }
 }
 
+/// A row of a branch's data, by its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataKey {
+    /// The plugin that owns the bucket; empty for a shared bucket.
+    pub owner: String,
+    /// The bucket.
+    pub bucket: String,
+    /// The key in the bucket.
+    pub key: String,
+}
+
 /// Finds the branch behind an address. The host's own directory knows plugins and HTTP services.
 pub trait Directory: Send + Sync + 'static {
     /// The branch that carries out the operation `branch_op` of `saga`; the saga's other options may matter to it.
@@ -231,7 +242,13 @@ pub trait Directory: Send + Sync + 'static {
     /// Told that a saga that these were pinned or held for has ended.
     fn release(&self, _pins: &[Pin]) {}
 
-    /// A part of what branches keep in the store as people may see it: without the secrets that branches were given.
+    /// Names the row of a branch's data that this key of the store has, for people and without secrets. `None`: the key
+    /// is not one of a branch's data.
+    fn describe(&self, _key: &[u8]) -> Option<DataKey> {
+        None
+    }
+
+    /// Data of branches as people may see it: without the secrets that branches were given.
     fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
         data.into()
     }

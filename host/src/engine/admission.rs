@@ -1,53 +1,32 @@
-//! Taking sagas on, and letting go of them: what is refused, which components a saga runs on, and for how long they
-//! are kept for it.
-//!
-//! A saga runs on the components that were current when it was first stored, from its first attempt to its end. The
-//! directory keeps them for as long, by a count: **what a component is held for, less what it has been released for, is
-//! the number of open sagas that pin it.** Open are those that have a row in the store, and those that are live and not
-//! stored yet. So a saga is held for when it is taken on or found at the start, whichever comes first in this process,
-//! and let go of once, wherever it ends: both beside the count of open sagas.
+//! Accepting sagas: submissions, preparations and requests of persons, and why they are refused.
 
 use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
+use tokio::sync::oneshot;
+
 use super::{
-    Entered, Inner, driver,
     error::{ControlError, Error, SubmitError},
     format::SagaId,
-    live::{Core, Live, Shard},
+    inner::Inner,
+    live::{Core, Live, Shard, WaitResult},
 };
 use crate::{
-    branch::{Directory, NotFound},
-    saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp, state::OpState},
+    saga::{Definition, Event, Gid, Pins, Status, Timestamp},
     store::Ticket,
 };
 
-/// Components that are held for a saga which is not open yet. Dropping it lets go of them.
-pub(super) struct PinGuard<'a> {
-    directory: &'a dyn Directory,
-    pub(super) pins: Pins,
-}
-
-impl PinGuard<'_> {
-    /// The saga is open: they are let go of when it ends.
-    fn keep(mut self) {
-        self.pins = Pins::default();
-    }
-}
-
-impl Drop for PinGuard<'_> {
-    fn drop(&mut self) {
-        if !self.pins.is_empty() {
-            self.directory.release(self.pins.components());
-        }
-    }
+/// What a submission waits for after it has released its locks.
+pub(super) enum Entered {
+    Durable(Ticket),
+    Waiting(oneshot::Receiver<WaitResult>),
 }
 
 impl Inner {
     /// Stores a saga that is to be submitted later.
-    pub(super) fn prepare(&self, definition: Definition) -> Result<Ticket, SubmitError> {
+    pub fn prepare(&self, definition: Definition) -> Result<Ticket, SubmitError> {
         self.check_room()?;
         let gid = definition.gid().clone();
         let shard = self.shard(gid.as_str())?;
@@ -71,7 +50,7 @@ impl Inner {
     }
 
     /// Makes a submitted saga live: a new one, or the one that has this gid.
-    pub(super) fn enter(self: &Arc<Self>, definition: Definition) -> Result<Entered, SubmitError> {
+    pub fn enter(self: &Arc<Self>, definition: Definition) -> Result<Entered, SubmitError> {
         self.check_room()?;
         let place = self.places.clone().try_acquire_owned().map_err(|_| self.busy())?;
         let wait = definition.options().wait_result;
@@ -101,7 +80,7 @@ impl Inner {
         Ok(entered)
     }
 
-    /// A client that does not wait for the saga's end is answered when it is on disk so far.
+    /// What the client waits for: the saga's end, or that its submission is on disk.
     fn entered(&self, live: &Live, wait: bool) -> Result<Entered, Error> {
         let mut core = live.core();
         if wait {
@@ -111,8 +90,8 @@ impl Inner {
         }
     }
 
-    /// Takes no place: a full host can still be told what to stop.
-    pub(super) fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<Ticket, ControlError> {
+    /// Applies a person's request to a saga. Needs no permit: a full host can still stop sagas.
+    pub fn control(&self, gid: &str, event: impl Fn(Timestamp) -> Event) -> Result<Ticket, ControlError> {
         // As it stands in the table: a second spelling of a gid must not become a second saga.
         let gid = Gid::new(gid).map_err(|_| ControlError::NotFound)?;
         let gid = gid.as_str();
@@ -134,48 +113,11 @@ impl Inner {
             live.changed.notify_one();
             Ok(core.save(&*self.store, now)?)
         } else {
-            Ok(driver::park(self, &mut core)?)
+            Ok(self.park(&mut core)?)
         }
     }
 
-    /// Chooses and holds the components for those operations that are `wanted`. One that nothing could carry out
-    /// refuses them all.
-    pub(super) fn pin(
-        &self,
-        definition: &Definition,
-        wanted: impl Fn(BranchOp) -> bool,
-    ) -> Result<PinGuard<'_>, SubmitError> {
-        let all =
-            (0..definition.steps().len()).flat_map(|step| [Op::Action, Op::Compensate].map(|op| BranchOp { step, op }));
-        let branch_ops: Vec<BranchOp> =
-            all.filter(|branch_op| !definition.target(*branch_op).is_empty() && wanted(*branch_op)).collect();
-        let directory = &*self.directory;
-        let refused = |(BranchOp { step, op }, NotFound(reason))| SubmitError::Target { step, op, reason };
-        Ok(PinGuard { directory, pins: directory.pin(definition, &branch_ops).map_err(refused)? })
-    }
-
-    /// Pins the components of a saga that was stored before sagas pinned any: those of what it may still call.
-    pub(super) fn pin_unpinned(&self, core: &mut Core, at: Timestamp) -> Result<(), SubmitError> {
-        let saga = core.saga();
-        let guard = self.pin(saga.definition(), |branch_op| saga.op(branch_op).is_some_and(OpState::is_pending))?;
-        core.pin(&guard.pins, at)?;
-        core.save(&*self.store, at)?;
-        guard.keep();
-        Ok(())
-    }
-
-    /// A saga is not open any more: it has ended, or was never stored. Without effect the second time.
-    pub(super) fn closed(&self, core: &mut Core) {
-        if core.close() {
-            self.stats.closed();
-            let pins = core.saga().pins();
-            if !pins.is_empty() {
-                self.directory.release(pins.components());
-            }
-        }
-    }
-
-    /// Refuses what could not be taken on, whatever it is.
+    /// Refuses every submission while the host is stopping or has too many open sagas.
     fn check_room(&self) -> Result<(), SubmitError> {
         if self.stopping.is_cancelled() {
             return Err(SubmitError::Stopping);
@@ -186,7 +128,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Most places are held for milliseconds; a second is a polite pause.
+    /// Most permits are held for milliseconds, so a second is long enough.
     fn busy(&self) -> SubmitError {
         SubmitError::Busy { retry_after: self.settings.policy.retry_interval.max(Duration::from_secs(1)) }
     }
@@ -194,15 +136,15 @@ impl Inner {
     fn create(&self, definition: Definition, pins: &Pins) -> Result<Core, Error> {
         let at = definition.created_at();
         let first = SagaId::first_at(at).0;
-        let next = |newest: u64| Some(first.max(newest + 1));
-        // The closure always gives a value, so this cannot fail; either way the newest id is in it.
-        let (Ok(newest) | Err(newest)) = self.newest_id.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        let mut core = Core::create(SagaId(first.max(newest + 1)), Arc::new(definition))?;
+        // Raises the newest id to the time of this saga, then takes the next: unique, and in the order of time.
+        self.newest_id.fetch_max(first.saturating_sub(1), Ordering::Relaxed);
+        let id = SagaId(self.newest_id.fetch_add(1, Ordering::Relaxed) + 1);
+        let mut core = Core::create(id, Arc::new(definition))?;
         core.pin(pins, at)?;
         Ok(core)
     }
 
-    /// The saga with this gid, live or fetched from the store; a fetched one is not in the table yet.
+    /// The saga with this gid, live or read from the store. One that was read is not in the table yet.
     fn existing(&self, shard: &Shard, gid: &str) -> Result<Option<Arc<Live>>, Error> {
         if let Some(live) = shard.get(gid) {
             return Ok(Some(live.clone()));
@@ -210,7 +152,7 @@ impl Inner {
         Ok(self.load(gid)?.map(Live::new))
     }
 
-    /// Commits what of a live saga is only in memory. One that was fetched from the store has nothing there.
+    /// Commits a live saga's unsaved events. One that was read from the store has none.
     fn save_if_live(&self, shard: &Shard, live: &Live) -> Result<(), Error> {
         let mut core = live.core();
         if shard.contains_key(core.saga().definition().gid().as_str()) {
@@ -221,8 +163,8 @@ impl Inner {
 }
 
 impl Core {
-    /// Takes in the submission of a saga that exists: what waits is tried at once, as under DTM; another saga's is
-    /// refused. Whether it is the first, after it was prepared.
+    /// Applies the submission of a saga that exists: waiting operations are retried at once, as under DTM; a different
+    /// definition is refused. Returns whether it is the first submission, after the saga was prepared.
     fn resubmit(&mut self, definition: &Definition, at: Timestamp) -> Result<bool, SubmitError> {
         let saga = self.saga();
         let same = definition.steps().is_empty() || saga.definition().same_request(definition);

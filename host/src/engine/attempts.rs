@@ -1,10 +1,10 @@
-//! The attempts of one saga that are running.
+//! Runs the attempts of one saga.
 
 use std::panic::AssertUnwindSafe;
 
 use futures_util::{
     FutureExt, StreamExt,
-    future::{AbortHandle, Abortable, Aborted, BoxFuture},
+    future::{AbortRegistration, Abortable, Aborted, BoxFuture},
     stream::FuturesUnordered,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -13,16 +13,13 @@ use crate::{branch::Outcome, saga::BranchOp};
 
 /// An attempt that has ended.
 pub(super) struct Ended {
-    /// Of which operation.
     pub branch_op: BranchOp,
-    /// What came of it.
     pub outcome: Outcome,
 }
 
-/// Runs attempts side by side and hands them over as they end. Dropping it gives them all up.
+/// Runs attempts concurrently and returns their outcomes. Dropping it cancels them all.
 pub(super) struct Attempts {
     running: FuturesUnordered<Abortable<BoxFuture<'static, Ended>>>,
-    handles: Vec<(BranchOp, AbortHandle)>,
     /// Attempts of sequential sagas run inside the driver's own task: there is never more than one.
     spawn: bool,
 }
@@ -30,11 +27,17 @@ pub(super) struct Attempts {
 impl Attempts {
     /// `parallel`: several may run at once, and on several cores.
     pub fn new(parallel: bool) -> Self {
-        Self { running: FuturesUnordered::new(), handles: Vec::new(), spawn: parallel }
+        Self { running: FuturesUnordered::new(), spawn: parallel }
     }
 
-    /// Starts an attempt. One that panics is one whose result nobody knows: its branch has a bug, the saga goes on.
-    pub fn start(&mut self, branch_op: BranchOp, attempt: BoxFuture<'static, Outcome>) {
+    /// Starts an attempt. When `registration`'s handle is aborted, it is not polled again and has no outcome. When it
+    /// panics, its outcome is unknown: its branch has a bug, and the saga continues.
+    pub fn start(
+        &mut self,
+        branch_op: BranchOp,
+        attempt: BoxFuture<'static, Outcome>,
+        registration: AbortRegistration,
+    ) {
         let spawn = self.spawn;
         let ended = Box::pin(async move {
             let outcome = if spawn {
@@ -45,31 +48,14 @@ impl Attempts {
             let broken_off = || Outcome::unknown("the branch panicked: its message is in the log");
             Ended { branch_op, outcome: outcome.unwrap_or_else(broken_off) }
         });
-        let (handle, registration) = AbortHandle::new_pair();
-        self.handles.push((branch_op, handle));
         self.running.push(Abortable::new(ended, registration));
     }
 
-    /// Gives an attempt up: it is not polled again, and its end is never reported.
-    pub fn stop(&mut self, branch_op: BranchOp) {
-        for (_, handle) in self.handles.extract_if(.., |(running, _)| *running == branch_op) {
-            handle.abort();
-        }
-    }
-
-    /// Whether nothing is running.
-    pub fn is_empty(&self) -> bool {
-        self.handles.is_empty()
-    }
-
-    /// The next attempt to end; never, when none is running.
+    /// The next attempt to end. Waits without end when none is running.
     pub async fn next(&mut self) -> Ended {
         loop {
             match self.running.next().await {
-                Some(Ok(ended)) => {
-                    self.handles.retain(|(branch_op, _)| *branch_op != ended.branch_op);
-                    return ended;
-                }
+                Some(Ok(ended)) => return ended,
                 Some(Err(Aborted)) => {}
                 None => std::future::pending().await,
             }

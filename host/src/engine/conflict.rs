@@ -1,51 +1,52 @@
-//! What follows an attempt that has come to nothing, since others had changed what it had read: it is made again, and
-//! has not failed.
+//! Write conflicts: other commits have changed what an attempt had read. The attempt is retried, and has not failed.
 //!
-//! As a rule that is over in a moment, so the first few are made again at once. From then on there are pauses, longer
-//! each time and drawn at random, so that those who want the same data come one after the other. An attempt that has let
-//! something out lets it out again, which others have to bear: there is a pause before the first repetition already.
+//! Most conflicts are short, so the first few retries are immediate. Later ones wait, longer each time and by a random
+//! time, so that sagas that use the same data run one after the other. An attempt with egress sends its requests again,
+//! which costs the services, so even its first retry waits.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tracing::warn;
 
-use super::{Inner, live::Core};
+use super::{inner::Inner, live::Core};
 use crate::saga::{BranchId, BranchOp};
 
-/// Attempts in a row that are made again at once, as long as nothing of them has left the host.
+/// Immediate retries in a row of an attempt without egress.
 const AT_ONCE: u32 = 8;
 
-/// The pause after them: some attempts of a fast plugin take as long.
+/// The first pause after those: as long as some attempts of a fast plugin.
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// The longest such pause. Nobody is told that the saga waits, and it stays in memory, so it is short.
+/// The longest such pause. Short, since the saga stays in memory and its waiters are not answered.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// The first pause after something has left the host: about as long as a request takes.
+/// The first pause of an attempt with egress: about as long as a request.
 const PAUSE_OUTSIDE: Duration = Duration::from_millis(100);
 
-/// The longest of those.
+/// The longest pause of an attempt with egress.
 const PAUSE_OUTSIDE_MAX: Duration = Duration::from_secs(10);
 
-/// Conflicts in a row after which a person should know. Pauses have come to seconds by then.
+/// Conflicts in a row after which the log has a warning. The pauses are seconds by then.
 const WARNED_AT: u32 = 20;
 
-/// Lets the attempt be made again, now or after a pause.
-pub(super) fn again(engine: &Inner, core: &mut Core, branch_op: BranchOp) {
-    engine.stats.conflicts.fetch_add(1, Ordering::Relaxed);
-    let conflicts = core.count_conflict(branch_op);
-    let saga = core.saga();
-    let has_left = saga.op(branch_op).is_some_and(|op| op.open);
-    if conflicts == WARNED_AT {
-        let (gid, branch, op) = (saga.definition().gid(), BranchId(branch_op.step), branch_op.op.as_str());
-        warn!(%gid, %branch, op, conflicts, "attempts come to nothing: others change what they read before they end");
-    }
-    if let Some(pause) = pause(conflicts, has_left, fastrand::f64()) {
-        core.pause(branch_op, engine.clock.now().after(pause));
+impl Inner {
+    /// Retries an attempt after a write conflict, now or after a pause.
+    pub fn retry_after_conflict(&self, core: &mut Core, branch_op: BranchOp) {
+        self.stats.conflicts.fetch_add(1, Ordering::Relaxed);
+        let conflicts = core.count_conflict(branch_op);
+        let saga = core.saga();
+        let has_left = saga.op(branch_op).is_some_and(|op| op.open);
+        if conflicts == WARNED_AT {
+            let (gid, branch, op) = (saga.definition().gid(), BranchId(branch_op.step), branch_op.op.as_str());
+            warn!(%gid, %branch, op, conflicts, "attempts come to nothing: others change what they read before they end");
+        }
+        if let Some(pause) = pause(conflicts, has_left, fastrand::f64()) {
+            core.pause(branch_op, self.clock.now().after(pause));
+        }
     }
 }
 
-/// How long to wait after so many conflicts in a row: from half of what is due to half more.
+/// The pause after this many conflicts in a row: the due time, from half of it to half more by `jitter`.
 fn pause(conflicts: u32, has_left: bool, jitter: f64) -> Option<Duration> {
     let (first, most, doublings) = if has_left {
         (PAUSE_OUTSIDE, PAUSE_OUTSIDE_MAX, conflicts.saturating_sub(1))

@@ -1,7 +1,7 @@
-//! The sagas that are being driven right now, and how their state reaches the store.
+//! The sagas that are being driven, and how their state reaches the store.
 //!
-//! A saga is in the table exactly while a driver holds it; everything else about it is in the store. Whoever wants to
-//! change a saga locks its shard, then its core, so a saga cannot leave the table under somebody's hands.
+//! A saga is in the table exactly while a driver holds it. To change a saga, a task locks its shard, then its core, so a
+//! saga cannot leave the table while it is being changed.
 
 use std::{
     collections::HashMap,
@@ -10,6 +10,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard},
 };
 
+use futures_util::future::AbortHandle;
 use tokio::sync::{Notify, oneshot};
 
 use super::{
@@ -19,21 +20,20 @@ use super::{
 use crate::store::sync::lock;
 use crate::{
     saga::{BranchOp, Definition, Event, InFlight, Pins, Saga, Status, Timestamp, compaction},
-    store::{Batch, CommitError, Store, Ticket},
+    store::{Batch, Store, Ticket},
 };
 
-/// What a waiting client learns when its saga has ended, or waits for a retry.
-pub(super) struct Settled {
-    /// How it stands.
+/// What a waiting client is answered when its saga has ended, or waits for a retry.
+pub(super) struct WaitResult {
     pub saga: Arc<Saga>,
-    /// Nothing may be said of it before this resolves.
+    /// Resolves when the saga is on disk: the client is not answered before.
     pub ticket: Ticket,
 }
 
-/// A saga in the hands of a driver.
+/// A saga that is being driven.
 pub(super) struct Live {
     core: Mutex<Core>,
-    /// Wakes the driver after somebody else has changed the core.
+    /// Wakes the driver after another task has changed the core.
     pub changed: Notify,
 }
 
@@ -42,23 +42,23 @@ impl Live {
         Arc::new(Self { core: Mutex::new(core), changed: Notify::new() })
     }
 
-    /// How the saga stands now.
+    /// The saga's status now.
     pub fn status(&self) -> Status {
         self.core().saga().status()
     }
 
-    /// The core. EgressDenied for moments only: never across an await or a call of a branch.
+    /// The core. Locked briefly only: never across an await or a call of a branch.
     pub fn core(&self) -> MutexGuard<'_, Core> {
         lock(&self.core)
     }
 
-    /// The core, unless somebody has panicked over it, who may have left a change half made.
+    /// The core, unless a task has panicked while it held the lock and may have left a change half made.
     pub fn sound_core(&self) -> Option<MutexGuard<'_, Core>> {
         self.core.lock().ok()
     }
 }
 
-/// Which sagas are live, by gid. Sharded, since every saga passes through twice.
+/// The live sagas by gid. Sharded, since every saga is inserted and removed once.
 pub(super) struct Table {
     shards: Vec<Mutex<Shard>>,
     hasher: RandomState,
@@ -73,7 +73,7 @@ impl Table {
         Self { shards: (0..Self::SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 
-    /// The part of the table in which this gid is, or would be.
+    /// The shard of this gid.
     pub fn shard(&self, gid: &str) -> Option<MutexGuard<'_, Shard>> {
         let index = usize::try_from(self.hasher.hash_one(gid) % self.shards.len() as u64).unwrap_or_default();
         self.shards.get(index).map(|shard| lock(shard))
@@ -85,14 +85,21 @@ impl Table {
     }
 }
 
-/// A piece of a saga's log as stored: its number, and what is in it.
+/// A chunk of a saga's log as stored: its number, and its bytes.
 pub(super) type Chunk = (u32, Vec<u8>);
 
-/// Tells an attempt from all others of its saga, those of the same number included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AttemptId(u64);
+/// What the store holds of a saga besides its log.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stored {
+    /// Nothing: the gid is not taken either.
+    Nothing,
+    /// The gid, and this row among those of unfinished sagas.
+    Unfinished(Row),
+    /// The gid only.
+    Finished,
+}
 
-/// The row that says that a saga is unfinished, but for what never changes.
+/// The row of an unfinished saga, without the fields that never change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Row {
     due: Option<Timestamp>,
@@ -100,110 +107,97 @@ struct Row {
     is_pinned: bool,
 }
 
-/// A saga's state, what of its log the store does not have yet, and who waits for it.
+/// The components of a saga, and its place in the count of open sagas: both are released together.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Components {
+    /// Not pinned yet: the saga is older than pinning, or just being created.
+    Unpinned,
+    /// Pinned and held. A saga without plugins holds none.
+    Held,
+    /// Released: the saga is not open any more.
+    Released,
+}
+
+/// A saga's log.
+struct Log {
+    /// The newest chunk as stored, and its number.
+    chunk: Chunk,
+    /// Entries after it that are not committed yet. The output rule says when they must be.
+    unsaved: Vec<u8>,
+    events: usize,
+    /// Chunks that the next commit deletes, since it writes the log compacted.
+    obsolete_chunks: Range<u32>,
+}
+
+/// A saga's state, its log, its attempts in flight and the clients that wait for it.
 pub(super) struct Core {
     pub id: SagaId,
-    /// What is running.
-    in_flight: InFlight,
-    /// The attempts that are.
-    running_attempts: Vec<(BranchOp, AttemptId)>,
-    attempts_begun: u64,
-    /// How often in a row attempts of an operation have come to nothing, since others had changed what they had read.
-    conflicts: Vec<(BranchOp, u32)>,
-    waiters: Vec<oneshot::Sender<Settled>>,
     saga: Saga,
-    /// The newest chunk of the log as stored, and its number.
-    chunk: Chunk,
-    /// Entries that follow it, not yet committed. The output rule says when they must be.
-    unsaved: Vec<u8>,
-    /// Events in the log.
-    events: usize,
-    /// Chunks that the next commit removes, since it tells what is in them in fewer events.
-    obsolete_chunks: Range<u32>,
-    /// Its row among the unfinished, as stored.
-    row: Option<Row>,
-    /// Whether the gid is taken in the store.
-    gid_is_stored: bool,
-    /// Whether it has been decided which components carry it out.
-    is_pinned: bool,
-    /// Counted among the open sagas, with its components held.
-    is_open: bool,
+    log: Log,
+    stored: Stored,
+    components: Components,
+    in_flight: InFlight<AbortHandle>,
+    /// Write conflicts in a row, by operation.
+    conflicts: Vec<(BranchOp, u32)>,
+    waiters: Vec<oneshot::Sender<WaitResult>>,
 }
 
 impl Core {
-    /// A saga that only exists here so far.
+    /// A new saga, which the store does not have yet.
     pub fn create(id: SagaId, definition: Arc<Definition>) -> Result<Self, Error> {
         let mut unsaved = Vec::with_capacity(CHUNK_BYTES / 2);
         format::write_definition(&mut unsaved, &definition).map_err(|source| unreadable(&definition, source))?;
-        Ok(Self {
-            id,
-            in_flight: InFlight::default(),
-            running_attempts: Vec::new(),
-            attempts_begun: 0,
-            conflicts: Vec::new(),
-            waiters: Vec::new(),
-            saga: Saga::new(definition),
-            chunk: (0, format::new_chunk()),
-            unsaved,
-            events: 0,
-            obsolete_chunks: 0..0,
-            row: None,
-            gid_is_stored: false,
-            is_pinned: false,
-            is_open: true,
-        })
+        let log = Log { chunk: (0, format::new_chunk()), unsaved, events: 0, obsolete_chunks: 0..0 };
+        Ok(Self::new(id, Saga::new(definition), log, Stored::Nothing, Components::Unpinned))
     }
 
     /// A saga as it was stored, with its newest chunk and its row among the unfinished.
     pub fn stored(record: Record, chunk: Chunk, open: Option<Open>) -> Self {
-        Self {
-            id: record.id,
-            in_flight: InFlight::default(),
-            running_attempts: Vec::new(),
-            attempts_begun: 0,
-            conflicts: Vec::new(),
-            waiters: Vec::new(),
-            saga: record.saga,
-            chunk,
-            unsaved: Vec::new(),
-            events: record.log.len(),
-            obsolete_chunks: 0..0,
-            is_pinned: open.as_ref().is_none_or(|row| row.pins.is_some()),
-            is_open: open.is_some(),
-            row: open.map(|row| Row { due: row.due, status: row.status, is_pinned: row.pins.is_some() }),
-            gid_is_stored: true,
-        }
+        let log = Log { chunk, unsaved: Vec::new(), events: record.log.len(), obsolete_chunks: 0..0 };
+        let (stored, components) = match open {
+            None => (Stored::Finished, Components::Released),
+            Some(Open { due, status, pins, .. }) => {
+                let is_pinned = pins.is_some();
+                let components = if is_pinned { Components::Held } else { Components::Unpinned };
+                (Stored::Unfinished(Row { due, status, is_pinned }), components)
+            }
+        };
+        Self::new(record.id, record.saga, log, stored, components)
     }
 
+    fn new(id: SagaId, saga: Saga, log: Log, stored: Stored, components: Components) -> Self {
+        let (in_flight, conflicts, waiters) = (InFlight::default(), Vec::new(), Vec::new());
+        Self { id, saga, log, stored, components, in_flight, conflicts, waiters }
+    }
+
+    /// The saga's state.
     pub fn saga(&self) -> &Saga {
         &self.saga
     }
 
-    /// What is running.
-    pub fn in_flight(&self) -> &InFlight {
+    /// The attempts that are running, each with the handle that cancels it.
+    pub fn in_flight(&self) -> &InFlight<AbortHandle> {
         &self.in_flight
     }
 
-    /// An attempt begins.
-    pub fn begin_attempt(&mut self, branch_op: BranchOp) -> AttemptId {
-        self.attempts_begun += 1;
-        self.in_flight.set(branch_op, true);
-        self.running_attempts.push((branch_op, AttemptId(self.attempts_begun)));
-        AttemptId(self.attempts_begun)
+    /// Begins an attempt. Until [`Core::end_attempt`] its handle is not aborted, and from then on it is.
+    pub fn begin_attempt(&mut self, branch_op: BranchOp, attempt: AbortHandle) {
+        self.in_flight.begin(branch_op, attempt);
     }
 
-    /// The running attempt of an operation has ended, or is given up: nothing of it counts any more.
+    /// Ends the running attempt of an operation, or cancels it: its outcome is ignored, and it gets no egress.
     pub fn end_attempt(&mut self, branch_op: BranchOp) {
-        self.in_flight.set(branch_op, false);
-        self.running_attempts.retain(|(running_attempts, _)| *running_attempts != branch_op);
+        if let Some(attempt) = self.in_flight.end(branch_op) {
+            attempt.abort();
+        }
     }
 
-    /// Lets an operation wait until this moment before it is attempted again.
+    /// Delays the next attempt of an operation.
     pub fn pause(&mut self, branch_op: BranchOp, until: Timestamp) {
         self.in_flight.pause(branch_op, until);
     }
 
-    /// One more attempt has come to nothing, since others had changed what it had read. How many in a row.
+    /// Counts a write conflict. Returns how many in a row.
     pub fn count_conflict(&mut self, branch_op: BranchOp) -> u32 {
         let before =
             self.conflicts.iter().position(|(of, _)| *of == branch_op).map(|at| self.conflicts.swap_remove(at).1);
@@ -212,72 +206,66 @@ impl Core {
         count
     }
 
-    /// An attempt of the operation has come to an end that counts.
+    /// Restarts the count of the operation's conflicts: an attempt has ended with a verdict.
     pub fn forget_conflicts(&mut self, branch_op: BranchOp) {
         self.conflicts.retain(|(of, _)| *of != branch_op);
     }
 
-    /// Gives everything up that runs.
+    /// Cancels all attempts.
     pub fn cancel_all(&mut self) {
-        self.in_flight = InFlight::default();
-        self.running_attempts.clear();
+        self.in_flight.end_all().for_each(|attempt| attempt.abort());
     }
 
-    /// Whether this very attempt has neither ended nor been given up.
-    pub fn is_current_attempt(&self, branch_op: BranchOp, attempt_id: AttemptId) -> bool {
-        self.running_attempts.contains(&(branch_op, attempt_id))
-    }
-
-    /// Notes that the attempt may have an effect from now on. It must be on disk before it has one.
+    /// Records that the attempt can have an effect from now on. That must be on disk before it has one.
     pub fn start(&mut self, BranchOp { step, op }: BranchOp, at: Timestamp) -> Result<(), Error> {
         self.apply(&Event::Started { step, op, at })
     }
 
-    /// Whether the store knows of it.
+    /// Whether the store has anything of the saga.
     pub fn is_stored(&self) -> bool {
-        self.gid_is_stored
+        self.stored != Stored::Nothing
     }
 
-    /// Whether it has been decided which components carry it out. Not so of a saga from before sagas pinned any.
+    /// Whether the saga's components are pinned. Those of a saga that is older than pinning are not.
     pub fn is_pinned(&self) -> bool {
-        self.is_pinned
+        self.components != Components::Unpinned
     }
 
-    /// Decides it. A saga that uses none has no event that says so.
+    /// Pins the components. A saga that uses none has no event for it.
     pub fn pin(&mut self, pins: &Pins, at: Timestamp) -> Result<(), Error> {
         if !pins.is_empty() {
             self.apply(&Event::Pinned { pins: pins.clone(), at })?;
         }
-        self.is_pinned = true;
+        self.components = Components::Held;
         Ok(())
     }
 
-    /// Takes it out of the count of open sagas; whether it was in it.
+    /// Marks the saga as not open. Whether it was open: then the caller releases its components and counts it.
     pub fn close(&mut self) -> bool {
-        std::mem::take(&mut self.is_open)
+        std::mem::replace(&mut self.components, Components::Released) != Components::Released
     }
 
-    /// Adds a client that waits; those that have gone away are forgotten.
-    pub fn wait(&mut self) -> oneshot::Receiver<Settled> {
-        let (waiter, settled) = oneshot::channel();
+    /// Adds a waiting client, and drops those that have disconnected.
+    pub fn wait(&mut self) -> oneshot::Receiver<WaitResult> {
+        let (waiter, result) = oneshot::channel();
         self.waiters.retain(|waiter| !waiter.is_closed());
         self.waiters.push(waiter);
-        settled
+        result
     }
 
-    /// Takes in an event; it is committed with the next [`Core::save`].
+    /// Applies an event. It is committed with the next [`Core::save`].
     pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
         self.saga.apply(event)?;
-        self.events += 1;
-        format::write_event(&mut self.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
+        self.log.events += 1;
+        format::write_event(&mut self.log.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
     }
 
-    /// Whether the log has become so long that it should be told in fewer events.
+    /// Whether the log is so long that it should be compacted.
     pub fn needs_compaction(&self) -> bool {
-        compaction::needs_compaction(self.saga.definition(), self.events)
+        compaction::needs_compaction(self.saga.definition(), self.log.events)
     }
 
-    /// Lets the next commit write the log anew, in one chunk and in fewer events; `log` is all of it.
+    /// Lets the next commit replace the log by a compacted one in a single chunk. `log` is the whole log.
     pub fn compact(&mut self, log: &[Event]) -> Result<(), Error> {
         let definition = self.saga.definition();
         let Some(compacted) = compaction::compact(definition, log) else { return Ok(()) };
@@ -285,58 +273,57 @@ impl Core {
         format::write_definition(&mut unsaved, definition)
             .and_then(|()| compacted.iter().try_for_each(|event| format::write_event(&mut unsaved, event)))
             .map_err(|source| unreadable(definition, source))?;
-        self.obsolete_chunks = 1..self.chunk.0 + 1;
-        self.chunk = (0, format::new_chunk());
-        self.unsaved = unsaved;
-        self.events = compacted.len();
+        let obsolete_chunks = 1..self.log.chunk.0 + 1;
+        self.log = Log { chunk: (0, format::new_chunk()), unsaved, events: compacted.len(), obsolete_chunks };
         Ok(())
     }
 
-    /// Commits an attempt's end together with its effects, or neither: the commit point of a contained branch. When
-    /// the commit is refused, the attempt has had no effect, and the saga is as it was.
+    /// Commits an attempt's verdict together with its effects, or neither: the commit point of a contained branch. When
+    /// the commit is refused, the attempt has had no effect, and the saga is unchanged.
     pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<(), Error> {
-        let (before, length, events) = (self.saga.clone(), self.unsaved.len(), self.events);
+        let (before, length, events) = (self.saga.clone(), self.log.unsaved.len(), self.log.events);
         self.apply(event)?;
         if let Err(refused) = self.commit(store, Some(self.running_due(event.at())), effects) {
             self.saga = before;
-            self.unsaved.truncate(length);
-            self.events = events;
-            return Err(refused.into());
+            self.log.unsaved.truncate(length);
+            self.log.events = events;
+            return Err(refused);
         }
         Ok(())
     }
 
-    /// Commits everything so far. The ticket resolves when the saga as it stands now is on disk.
+    /// Commits everything so far. The ticket resolves when the saga's present state is on disk.
     pub fn save(&mut self, store: &dyn Store, now: Timestamp) -> Result<Ticket, Error> {
-        Ok(self.commit(store, Some(self.running_due(now)), Batch::new())?)
+        self.commit(store, Some(self.running_due(now)), Batch::new())
     }
 
-    /// As [`Core::save`], for a saga that is left alone until `due`.
+    /// As [`Core::save`], for a saga that is not driven until `due`.
     pub fn save_until(&mut self, store: &dyn Store, due: Option<Timestamp>) -> Result<Ticket, Error> {
-        Ok(self.commit(store, due, Batch::new())?)
+        self.commit(store, due, Batch::new())
     }
 
-    /// Tells everybody who waits.
-    pub fn settle(&mut self, ticket: &Ticket) {
+    /// Answers all waiting clients.
+    pub fn answer_waiters(&mut self, ticket: &Ticket) {
         if self.waiters.is_empty() {
             return;
         }
         let saga = Arc::new(self.saga.clone());
         for waiter in self.waiters.drain(..) {
-            // A client that has gone away does not want to know.
-            let _ = waiter.send(Settled { saga: saga.clone(), ticket: ticket.clone() });
+            // An error says that the client has disconnected.
+            let _ = waiter.send(WaitResult { saga: saga.clone(), ticket: ticket.clone() });
         }
     }
 
-    /// When the row of an unfinished saga says that it is due while it runs: at once. Left as it is while that is true.
+    /// The due time in the row of a running saga: now or earlier, so that recovery drives it at once. Not changed while
+    /// the stored one is such a time, which saves a write.
     fn running_due(&self, now: Timestamp) -> Timestamp {
-        let stored = self.row.and_then(|row| row.due);
+        let stored = if let Stored::Unfinished(row) = self.stored { row.due } else { None };
         stored.filter(|due| *due <= now).unwrap_or_default()
     }
 
-    fn commit(&mut self, store: &dyn Store, due: Option<Timestamp>, mut batch: Batch) -> Result<Ticket, CommitError> {
+    fn commit(&mut self, store: &dyn Store, due: Option<Timestamp>, mut batch: Batch) -> Result<Ticket, Error> {
         let gid = self.saga.definition().gid();
-        if !self.gid_is_stored {
+        if self.stored == Stored::Nothing {
             let key = format::gid_key(gid);
             batch.put(&key, format::write_id(self.id));
             batch.expect(key, None);
@@ -345,20 +332,22 @@ impl Core {
         if let Some((number, chunk)) = &chunk {
             batch.put(format::chunk_key(self.id, *number), chunk);
         }
-        for number in self.obsolete_chunks.clone() {
+        for number in self.log.obsolete_chunks.clone() {
             batch.delete(format::chunk_key(self.id, number));
         }
-        let is_pinned = self.is_pinned;
-        let row = OpenStatus::of(self.saga.status()).map(|status| Row { due, status, is_pinned });
-        match row {
-            Some(Row { due, status, is_pinned }) if row != self.row => {
+        let is_pinned = self.is_pinned();
+        let stored = OpenStatus::of(self.saga.status())
+            .map_or(Stored::Finished, |status| Stored::Unfinished(Row { due, status, is_pinned }));
+        match stored {
+            Stored::Unfinished(Row { due, status, is_pinned }) if stored != self.stored => {
                 let pins = is_pinned.then(|| self.saga.pins().components().to_vec());
                 let open = Open { due, status, gid: gid.clone(), pins };
-                // The row holds four plain fields, which always encode; without it the saga would not be recovered.
-                let value = format::write_open(&open).unwrap_or_default();
-                batch.put(format::open_key(self.id), value);
+                let row = format::write_open(&open).map_err(|source| unreadable(self.saga.definition(), source))?;
+                batch.put(format::open_key(self.id), row);
             }
-            None if self.row.is_some() => batch.delete(format::open_key(self.id)),
+            Stored::Finished if matches!(self.stored, Stored::Unfinished(_)) => {
+                batch.delete(format::open_key(self.id));
+            }
             _ => {}
         }
         if self.saga.status() == Status::Failed && chunk.is_some() {
@@ -368,25 +357,24 @@ impl Core {
             return Ok(store.barrier());
         }
         let ticket = store.commit(batch)?;
-        self.gid_is_stored = true;
-        self.row = row;
+        self.stored = stored;
         if let Some(chunk) = chunk {
-            self.chunk = chunk;
-            self.unsaved.clear();
-            self.obsolete_chunks = 0..0;
+            self.log.chunk = chunk;
+            self.log.unsaved.clear();
+            self.log.obsolete_chunks = 0..0;
         }
         Ok(ticket)
     }
 
-    /// The chunk that takes what is unsaved: the newest one, or a new one if that is long enough.
+    /// The chunk with the unsaved entries: the newest one, or a new one if that is long enough.
     fn next_chunk(&self) -> Option<Chunk> {
-        if self.unsaved.is_empty() {
+        if self.log.unsaved.is_empty() {
             return None;
         }
-        let (number, stored) = &self.chunk;
+        let (number, stored) = &self.log.chunk;
         let (number, kept) = if format::takes_more(stored) { (*number, Some(stored)) } else { (number + 1, None) };
         let mut chunk = kept.cloned().unwrap_or_else(format::new_chunk);
-        chunk.extend_from_slice(&self.unsaved);
+        chunk.extend_from_slice(&self.log.unsaved);
         Some((number, chunk))
     }
 }

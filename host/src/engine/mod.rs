@@ -17,155 +17,51 @@ mod attempts;
 mod clock;
 mod conflict;
 pub mod counters;
+mod counts;
 mod driver;
 mod error;
-mod find;
 mod format;
+mod inner;
 mod live;
 mod output_commit;
+mod park;
+mod pinning;
 pub mod plan;
 mod policy;
-mod retry_now;
+mod queries;
+mod recovery;
+mod retry_all;
+mod settings;
 mod timer;
 
 use std::{
-    panic::{self, AssertUnwindSafe},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
-use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info};
 
+use self::{admission::Entered, inner::Inner, live::WaitResult, plan::Plan};
 pub use self::{
     clock::Clock,
     counters::Counters,
+    counts::Counts,
     error::{ControlError, Error, SubmitError},
-    find::{Filter, Page},
     format::{Record, SagaId, Unreadable},
     plan::PlanError,
-    retry_now::RetriedNow,
-};
-use self::{
-    format::{OPEN, Open},
-    live::{Live, Settled, Shard, Table},
-    timer::Timer,
+    queries::{Filter, Page},
+    retry_all::Retried,
+    settings::Settings,
 };
 use crate::{
     branch::Directory,
-    keys,
-    saga::{Definition, Event, Policy, Saga, Status, Timestamp},
-    store::{self, Range, Store, Ticket},
+    saga::{Definition, Event, Policy, Saga, Timestamp},
+    store::Store,
 };
-
-/// The engine's limits.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// How sagas are retried.
-    #[serde(rename = "retry", with = "policy")]
-    pub policy: Policy,
-    /// Longest time of one attempt, when the saga does not say. DTM: 3 s.
-    #[serde(with = "duration")]
-    pub request_timeout: Duration,
-    /// Most sagas driven at once; more are answered "busy". Bounds memory: a live saga holds its payloads.
-    pub live_max: usize,
-    /// Most unfinished sagas, those that wait for a retry included; more are answered "busy".
-    pub open_max: u64,
-    /// Longest time that a submission with `wait_result` is held.
-    #[serde(with = "duration")]
-    pub wait_max: Duration,
-    /// What plans may cost.
-    pub plan: plan::Settings,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            policy: Policy::default(),
-            request_timeout: Duration::from_secs(3),
-            live_max: 4096,
-            open_max: 10_000_000,
-            wait_max: Duration::from_secs(30),
-            plan: plan::Settings::default(),
-        }
-    }
-}
-
-/// How many sagas there were and are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Accepted by this process.
-    pub submitted: u64,
-    /// Ended in this process, with every action done.
-    pub succeeded: u64,
-    /// Ended in this process, rolled back or stopped.
-    pub failed: u64,
-    /// Unfinished now.
-    pub open: u64,
-    /// Driven now; the other open ones wait.
-    pub live: u64,
-    /// Attempts that came to nothing in this process, since others had changed what they had read.
-    pub conflicts: u64,
-}
-
-#[derive(Default)]
-struct Stats {
-    submitted: AtomicU64,
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    open: AtomicU64,
-    conflicts: AtomicU64,
-}
-
-impl Stats {
-    /// One open saga less. Never below none: the count decides about admission.
-    fn closed(&self) {
-        let less = |open: u64| Some(open.saturating_sub(1));
-        // The closure always gives a value, so this cannot fail.
-        let _ = self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-    }
-
-    fn finished(&self, status: Status) {
-        let ended = if status == Status::Succeed { &self.succeeded } else { &self.failed };
-        ended.fetch_add(1, Ordering::Relaxed);
-    }
-}
 
 /// A handle of the engine; all handles are the same engine.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
-
-struct Inner {
-    store: Arc<dyn Store>,
-    directory: Arc<dyn Directory>,
-    settings: Settings,
-    clock: Clock,
-    table: Table,
-    timer: Timer,
-    /// One for every live saga.
-    places: Arc<Semaphore>,
-    /// One for every plan that is being made.
-    plans: Semaphore,
-    newest_id: AtomicU64,
-    stats: Stats,
-    counters: Counters,
-    /// No attempt starts any more.
-    stopping: CancellationToken,
-    /// Nobody waits for running attempts any more.
-    given_up: CancellationToken,
-    drivers: TaskTracker,
-    /// See [`Engine::unread`].
-    unread: AtomicU64,
-    /// Becomes true when the store has failed: the host must stop and recover.
-    store_failed: watch::Sender<bool>,
-}
 
 /// What came of a submission.
 #[derive(Clone, Debug)]
@@ -173,13 +69,7 @@ pub enum Submitted {
     /// It is on disk and running.
     Accepted,
     /// How it stands after it has ended, or now that it waits for a retry or for longer than the client can.
-    Settled(Arc<Saga>),
-}
-
-/// What a submission leaves behind while it holds no locks.
-enum Entered {
-    Durable(Ticket),
-    Waiting(oneshot::Receiver<Settled>),
+    Waited(Arc<Saga>),
 }
 
 impl Engine {
@@ -190,24 +80,7 @@ impl Engine {
         settings: Settings,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let inner = Arc::new(Inner {
-            places: Arc::new(Semaphore::new(settings.live_max.clamp(1, Semaphore::MAX_PERMITS))),
-            plans: Semaphore::new(settings.plan.at_once.min(Semaphore::MAX_PERMITS)),
-            store,
-            directory,
-            settings,
-            clock,
-            table: Table::new(),
-            timer: Timer::default(),
-            newest_id: AtomicU64::new(0),
-            stats: Stats::default(),
-            counters: Counters::default(),
-            stopping: CancellationToken::new(),
-            given_up: CancellationToken::new(),
-            drivers: TaskTracker::new(),
-            unread: AtomicU64::new(0),
-            store_failed: watch::Sender::new(false),
-        });
+        let inner = Arc::new(Inner::new(store, directory, settings, clock));
         inner.unread.store(inner.recover()?, Ordering::Relaxed);
         let timer = inner.clone();
         inner.drivers.spawn(async move { timer.clone().stopping.run_until_cancelled(timer.wake_the_due()).await });
@@ -241,14 +114,14 @@ impl Engine {
                 self.0.durable(&ticket).await?;
                 Ok(Submitted::Accepted)
             }
-            Entered::Waiting(settled) => match tokio::time::timeout(self.0.settings.wait_max, settled).await {
-                Ok(Ok(Settled { saga, ticket })) => {
+            Entered::Waiting(result) => match tokio::time::timeout(self.0.settings.wait_max, result).await {
+                Ok(Ok(WaitResult { saga, ticket })) => {
                     self.0.durable(&ticket).await?;
-                    Ok(Submitted::Settled(saga))
+                    Ok(Submitted::Waited(saga))
                 }
                 Ok(Err(_)) => Err(Error::Gone.into()),
                 Err(_) => match self.find(gid.as_str()).await? {
-                    Some(record) => Ok(Submitted::Settled(Arc::new(record.saga))),
+                    Some(record) => Ok(Submitted::Waited(Arc::new(record.saga))),
                     None => Err(Error::Gone.into()),
                 },
             },
@@ -324,154 +197,40 @@ impl Engine {
         if tokio::time::timeout(grace, self.0.drivers.wait()).await.is_err() {
             let live = self.0.table.len();
             info!(live, "attempts given up after the grace period; they are repeated at the next start");
-            self.0.given_up.cancel();
+            self.0.attempts_cancelled.cancel();
             self.0.drivers.wait().await;
         }
         if let Err(error) = self.0.store.barrier().durable().await {
             error!(%error, "the last commits could not be made durable");
         }
     }
-}
 
-impl Inner {
-    /// Puts a saga into the table with a driver, or wakes the driver that it has.
-    fn drive(self: &Arc<Self>, shard: &mut Shard, live: Arc<Live>, place: OwnedSemaphorePermit) {
-        let gid: Arc<str> = live.core().saga().definition().gid().as_str().into();
-        if shard.contains_key(&gid) {
-            live.changed.notify_one();
-            return;
-        }
-        shard.insert(gid, live.clone());
-        let engine = self.clone();
-        self.drivers.spawn(async move {
-            driver::drive(engine, live).await;
-            drop(place);
-        });
+    /// The saga with this gid. What the record says is on disk.
+    pub async fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
+        let found = self.0.find(gid).inspect_err(|error| self.0.notice(error))?;
+        self.0.durable(&self.0.store.barrier()).await?;
+        Ok(found)
     }
 
-    fn shard(&self, gid: &str) -> Result<std::sync::MutexGuard<'_, Shard>, Error> {
-        self.table.shard(gid).ok_or(Error::Gone)
+    /// The sagas that match, newest first. What the page says is on disk; sagas that were not durable yet are not in it.
+    pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
+        let page = self.0.list(filter).inspect_err(|error| self.0.notice(error))?;
+        self.0.durable(&self.0.store.barrier()).await?;
+        Ok(page)
     }
 
-    /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
-    /// Returns how many rows are damaged. Rows of a newer version are an error: nothing has been driven then.
-    fn recover(&self) -> Result<u64, Error> {
-        if let Some(unknown) = keys::find_unknown(&*self.store)? {
-            return Err(unknown.into());
-        }
-        let mut range = Range::prefix(OPEN);
-        let (mut open, mut unread) = (0, 0);
-        loop {
-            let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
-            let Some((last, _)) = page.last() else { break };
-            range = range.beyond(last);
-            for (key, value) in &page {
-                open += 1;
-                let error = match (format::id_in(key), format::read_open(value)) {
-                    (Some(id), Ok(row)) => {
-                        self.recover_saga(id, &row);
-                        continue;
-                    }
-                    (_, Err(source)) if source.is_newer() => {
-                        return Err(Error::Unreadable { gid: format!("with the key {}", key.escape_ascii()), source });
-                    }
-                    (_, Err(error)) => error.to_string(),
-                    (None, Ok(_)) => "its key is not that of a saga".to_owned(),
-                };
-                unread += 1;
-                error!(error, key = %key.escape_ascii(), "an unfinished saga is set aside");
-            }
-        }
-        let newest = self.store.scan(&Range::prefix(format::LOGS).reversed(), 1)?;
-        let newest = newest.first().and_then(|(key, _)| format::id_in(key)).unwrap_or(SagaId(0));
-        self.newest_id.store(newest.0, Ordering::Relaxed);
-        self.stats.open.store(open, Ordering::Relaxed);
-        info!(open, "recovered");
-        Ok(unread)
+    /// Retries now up to `limit` unfinished sagas that wait until later than `time`, the oldest first.
+    ///
+    /// Prepared sagas wait for their submission and running ones for nothing: neither counts. Looks at every unfinished
+    /// saga until it has found enough and one more, about a second for a million of them, a page at a time between
+    /// other work.
+    pub async fn retry_all_due_after(&self, time: Timestamp, limit: u64) -> Result<Retried, Error> {
+        self.0.retry_all_due_after(time, limit).await
     }
 
-    fn recover_saga(&self, id: SagaId, row: &Open) {
-        if let Some(pins) = row.pins.as_deref().filter(|pins| !pins.is_empty()) {
-            self.directory.hold(pins);
-        }
-        if let Some(due) = row.due {
-            self.timer.push(due, id);
-        }
-    }
-
-    async fn wake_the_due(self: Arc<Self>) {
-        loop {
-            let id = self.timer.next(&self.clock).await;
-            let Ok(place) = self.places.clone().acquire_owned().await else { return };
-            // A panic over one saga must not keep all others asleep.
-            let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place)));
-            if let Err(error) = woken.unwrap_or(Err(Error::Panicked)) {
-                error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
-                self.notice(&error);
-            }
-        }
-    }
-
-    /// Makes a parked saga live, if it is due: the timer's entry may be out of date.
-    fn wake(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit) -> Result<(), Error> {
-        let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(()) };
-        let open = format::read_open(&row)
-            .map_err(|source| Error::Unreadable { gid: format!("with the id {}", id.0), source })?;
-        let gid = open.gid.as_str();
-        let mut shard = self.shard(gid)?;
-        if open.due.is_none_or(|due| due > self.clock.now()) || shard.contains_key(gid) {
-            return Ok(());
-        }
-        // The row was read before the shard was locked; what counts is the saga as it is now.
-        if let Some(core) = self.load(gid)?
-            && !core.saga().status().is_finished()
-        {
-            self.drive(&mut shard, Live::new(core), place);
-        }
-        Ok(())
-    }
-
-    /// A saga that cannot go on leaves the table; its row stays, so the next start tries it again.
-    fn set_aside(&self, live: &Live, failure: &Error) {
-        let gid = live.core().saga().definition().gid().clone();
-        error!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
-        let mut shard = self.table.shard(gid.as_str());
-        if let Some(shard) = &mut shard {
-            shard.remove(gid.as_str());
-        }
-        let mut core = live.core();
-        core.cancel_all();
-        // What counts is the store. If that cannot be asked, the host is about to stop.
-        let has_row = self.store.get(&format::open_key(core.id)).map_or(true, |row| row.is_some());
-        if !core.is_stored() || !has_row {
-            self.closed(&mut core);
-        }
-        self.notice(failure);
-    }
-
-    /// Waits for the disk.
-    async fn durable(&self, ticket: &Ticket) -> Result<(), Error> {
-        ticket.durable().await.map_err(Error::from).inspect_err(|error| self.notice(error))
-    }
-
-    /// A refusal tells of how another saga stands, so that must be on disk before it is given.
-    async fn refuse(&self, refusal: SubmitError) -> SubmitError {
-        match refusal {
-            SubmitError::Status(_) | SubmitError::Different => {
-                self.durable(&self.store.barrier()).await.map_or_else(SubmitError::from, |()| refusal)
-            }
-            SubmitError::Engine(error) => {
-                self.notice(&error);
-                error.into()
-            }
-            refusal => refusal,
-        }
-    }
-
-    /// A store that has failed stops the host, whoever finds out.
-    fn notice(&self, failure: &Error) {
-        if matches!(failure, Error::Store(_) | Error::Commit(store::CommitError::Store(_))) {
-            self.store_failed.send_replace(true);
-        }
+    /// A dry run: what this saga would do if it were submitted now, and what if a step failed. Whether its gid is taken
+    /// makes no difference.
+    pub async fn plan(&self, definition: Definition) -> Result<Plan, PlanError> {
+        self.0.plan(definition).await
     }
 }

@@ -1,21 +1,24 @@
-//! The way out of the host for attempts that are contained until they ask for it.
+//! Egress for gated attempts, which are contained until they request it.
 //!
-//! **What an attempt lets out follows the entry that says so.** Until it asks, nothing is known of it and nothing is
-//! written, as for any contained attempt. When it first asks, that it has started is committed; when that is on disk, it
-//! may go, and from then on the saga treats it as an attempt of an external branch: awaited, and compensated. Whatever it
-//! lets out later waits for all that is committed by then, which it may have read.
+//! **An attempt sends nothing before its start is on disk.** Until its first request, nothing of the attempt is written,
+//! as for any contained attempt. The first request commits its start, and is granted when that is on disk. From then on
+//! the saga treats it as an attempt of an external branch: awaited, and compensated. Each later request waits until all
+//! commits so far, which the attempt may have read, are on disk.
 //!
-//! Whether it may still go is decided under the core's lock, where attempts are also given up. So of an attempt that is
-//! dropped, timed out, or left behind by its driver nothing gets out later; and one that got out is never dropped.
+//! Requests are checked under the core's lock, where attempts are also cancelled. So an attempt that has ended, timed out
+//! or was cancelled gets no egress any more, and one that got egress is never cancelled while its saga is driven.
 
 use std::sync::{Arc, Weak};
 
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::{
+    FutureExt,
+    future::{AbortHandle, BoxFuture},
+};
 use tracing::debug;
 
 use super::{
-    Inner,
-    live::{AttemptId, Core, Live},
+    inner::Inner,
+    live::{Core, Live},
 };
 use crate::{
     branch::{Egress, EgressDenied, EgressRequest},
@@ -23,21 +26,22 @@ use crate::{
     store::Ticket,
 };
 
-/// The egress of one attempt. Does not keep its host, should somebody keep it.
+/// The egress of one attempt. Holds its engine weakly, since a guest may keep it longer.
 pub(super) struct OutputCommit {
     engine: Weak<Inner>,
     live: Weak<Live>,
     branch_op: BranchOp,
-    attempt_id: AttemptId,
+    /// Aborted when the attempt ends or is cancelled, under the core's lock.
+    attempt: AbortHandle,
 }
 
 impl OutputCommit {
-    pub fn new(engine: &Arc<Inner>, live: &Arc<Live>, branch_op: BranchOp, attempt_id: AttemptId) -> Arc<Self> {
-        Arc::new(Self { engine: Arc::downgrade(engine), live: Arc::downgrade(live), branch_op, attempt_id })
+    pub fn new(engine: &Arc<Inner>, live: &Arc<Live>, branch_op: BranchOp, attempt: AbortHandle) -> Arc<Self> {
+        Arc::new(Self { engine: Arc::downgrade(engine), live: Arc::downgrade(live), branch_op, attempt })
     }
 
-    /// Notes that the attempt leaves: the commit point of its start, if it is the first time. When the ticket resolves,
-    /// that is on disk, and so is everything that the attempt can have read. Also whether it has left before.
+    /// Commits the attempt's start, if this is its first request. When the ticket resolves, that is on disk, and so is
+    /// everything that the attempt can have read. Also returns whether it had egress before.
     fn pass(&self, egress_request: &EgressRequest) -> Result<(Ticket, bool), EgressDenied> {
         let (engine, live) = self.host()?;
         let mut core = live.sound_core().ok_or_else(panicked)?;
@@ -58,12 +62,10 @@ impl OutputCommit {
         }
     }
 
-    /// Whether the attempt is still wanted. In a roll-back, an action that is out may come to its end; none begins.
+    /// Denies egress to an attempt that is not current. In a roll-back, an action with egress may end; none gets it.
     fn check(&self, core: &Core, has_left: bool) -> Result<(), EgressDenied> {
         match (self.branch_op.op, core.saga().status()) {
-            _ if !core.is_current_attempt(self.branch_op, self.attempt_id) => {
-                Err(held("the attempt has been given up"))
-            }
+            _ if self.attempt.is_aborted() => Err(denied("the attempt has ended or was cancelled")),
             (Op::Action, Status::Submitted) | (Op::Compensate, Status::Aborting) => Ok(()),
             (Op::Action, Status::Aborting) if has_left => Ok(()),
             (_, status) => Err(EgressDenied(format!("the saga is {} by now", status.as_str()))),
@@ -71,7 +73,7 @@ impl OutputCommit {
     }
 
     fn host(&self) -> Result<(Arc<Inner>, Arc<Live>), EgressDenied> {
-        self.engine.upgrade().zip(self.live.upgrade()).ok_or_else(|| held("the saga is no longer driven here"))
+        self.engine.upgrade().zip(self.live.upgrade()).ok_or_else(|| denied("the saga is no longer driven here"))
     }
 }
 
@@ -89,9 +91,9 @@ impl Egress for OutputCommit {
 }
 
 fn panicked() -> EgressDenied {
-    held("the saga's driver has panicked")
+    denied("the saga's driver has panicked")
 }
 
-fn held(why: &str) -> EgressDenied {
+fn denied(why: &str) -> EgressDenied {
     EgressDenied(why.to_owned())
 }

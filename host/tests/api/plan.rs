@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use wasaga::{
     api::Limits,
-    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome, grpc, http},
+    branch::{self, Branch, Call, Containment, DataKey, Directory, NotFound, Outcome, grpc, http},
     directory::Branches,
     engine::{Settings, plan},
     plugin::keyvalue_keys,
@@ -66,6 +66,12 @@ impl Branch for Chest {
 }
 
 impl Directory for Chest {
+    fn describe(&self, key: &[u8]) -> Option<DataKey> {
+        let place = keyvalue_keys::place(key)?;
+        let [owner, bucket, key] = [place.owner, place.bucket, place.key].map(ToOwned::to_owned);
+        Some(DataKey { owner, bucket, key })
+    }
+
     fn find(&self, _: &Definition, _: BranchOp, _: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
         Ok(Arc::new(Self))
     }

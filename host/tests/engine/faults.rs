@@ -83,7 +83,7 @@ fn run(plan: &Plan, seed: u64, troubles: Troubles, fault: Fault) -> bool {
 async fn live(host: &Host, plan: &Plan, promised: &mut Vec<String>) -> bool {
     let beside = Plan::new("beside").contained().external();
     for plan in [&beside, plan] {
-        if let Ok(Submitted::Accepted | Submitted::Settled(_)) = host.engine.submit(plan.now(&host.engine)).await {
+        if let Ok(Submitted::Accepted | Submitted::Waited(_)) = host.engine.submit(plan.now(&host.engine)).await {
             promised.push(plan.gid.clone());
         }
     }

@@ -14,10 +14,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
-    branch::{self, Branch, Call, Containment, Directory, EgressRequest, NotFound, Outcome},
+    branch::{self, Branch, Call, Containment, DataKey, Directory, EgressRequest, NotFound, Outcome},
     engine::{
         PlanError, SubmitError,
-        plan::{Act, Changes, Ending, Plan as Planned, Settings, Trace},
+        plan::{Changes, Ending, Plan as Planned, Settings, Trace, TracedOp},
     },
     plugin::keyvalue_keys,
     saga::{BranchId, BranchOp, Definition, Digest, Op, Pin, Pins, Status, Verdict},
@@ -155,6 +155,12 @@ impl Branch for Clerk {
 struct Door(Arc<Bank>);
 
 impl Directory for Door {
+    fn describe(&self, key: &[u8]) -> Option<DataKey> {
+        let place = keyvalue_keys::place(key)?;
+        let [owner, bucket, key] = [place.owner, place.bucket, place.key].map(ToOwned::to_owned);
+        Some(DataKey { owner, bucket, key })
+    }
+
     fn find(&self, saga: &Definition, branch_op: BranchOp, given: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound> {
         let target = saga.target(branch_op);
         let containment = match target.split('/').next().unwrap() {
@@ -258,8 +264,8 @@ fn told(changes: &Changes) -> Vec<String> {
 }
 
 fn called(trace: &Trace) -> Vec<String> {
-    let tell = |act: &Act| format!("{} {}", BranchId(act.branch_op.step), act.branch_op.op.as_str());
-    trace.acts.iter().map(tell).collect()
+    let tell = |act: &TracedOp| format!("{} {}", BranchId(act.branch_op.step), act.branch_op.op.as_str());
+    trace.ops.iter().map(tell).collect()
 }
 
 fn ids(branches: &[BranchId]) -> Vec<String> {
@@ -275,10 +281,10 @@ async fn later_steps_see_what_earlier_ones_would_change() {
     let Planned { trace, failures, .. } = &planned;
     assert_eq!(trace.status, Status::Succeed);
     assert_eq!(called(trace), ["01 action", "02 action", "03 action"]);
-    assert_eq!(trace.acts[2].ending, Ending::Verdict(Verdict::Succeeded { output: Some("70 35".into()) }));
-    assert_eq!(trace.acts[0].component, Some(pin()));
-    assert_eq!(told(&trace.acts[0].changes), ["alice 100>70"]);
-    assert_eq!(told(&trace.acts[1].changes), ["bob 5>35"]);
+    assert_eq!(trace.ops[2].ending, Ending::Verdict(Verdict::Succeeded { output: Some("70 35".into()) }));
+    assert_eq!(trace.ops[0].component, Some(pin()));
+    assert_eq!(told(&trace.ops[0].changes), ["alice 100>70"]);
+    assert_eq!(told(&trace.ops[1].changes), ["bob 5>35"]);
     assert_eq!(told(&trace.changes), ["alice 100>70", "bob 5>35"]);
     assert!(trace.unknown.is_empty() && trace.not_needed.is_empty());
 
@@ -295,7 +301,7 @@ async fn later_steps_see_what_earlier_ones_would_change() {
         assert_eq!(ids(&failure.trace.not_needed), [failure.branch.to_string()], "itself, as it had no effect");
         assert!(failure.trace.changes.is_empty(), "{:?}", failure.trace.changes);
     }
-    assert_eq!(told(&failures[2].trace.acts[0].changes), ["bob 35>5"]);
+    assert_eq!(told(&failures[2].trace.ops[0].changes), ["bob 35>5"]);
     assert_eq!((balance(&*host.store, "alice"), balance(&*host.store, "bob")), (Some(100), Some(5)));
 }
 
@@ -307,9 +313,9 @@ async fn a_saga_that_fails_by_itself_tells_what_it_takes_back() {
     let trace = &planned.trace;
     assert_eq!(trace.status, Status::Failed);
     assert_eq!(called(trace), ["01 action", "02 action", "01 compensate"]);
-    assert_eq!(trace.acts[1].ending, Ending::Verdict(Verdict::Rejected { reason: "no account nobody".into() }));
-    assert!(!trace.acts[1].is_assumed());
-    assert_eq!(told(&trace.acts[2].changes), ["alice 70>100"]);
+    assert_eq!(trace.ops[1].ending, Ending::Verdict(Verdict::Rejected { reason: "no account nobody".into() }));
+    assert!(!trace.ops[1].is_assumed());
+    assert_eq!(told(&trace.ops[2].changes), ["alice 70>100"]);
     assert_eq!(ids(&trace.not_needed), ["02"]);
     assert!(trace.changes.is_empty());
     let failing: Vec<_> = planned.failures.iter().map(|failure| failure.branch.to_string()).collect();
@@ -338,7 +344,7 @@ async fn a_compensation_that_does_not_succeed_is_assumed_to_in_the_end() {
     ] {
         let saga = add_step(step(Plan::new("g"), "alice -30", "contained/add", compensation), "nobody 1");
         let trace = plan(&host, &bank, &saga).await.unwrap().trace;
-        let act = trace.acts.last().unwrap();
+        let act = trace.ops.last().unwrap();
         assert_eq!((&act.ending, act.is_assumed()), (&ending, true));
         assert_eq!((trace.status, ids(&trace.unknown)), (Status::Failed, vec!["01".to_owned()]));
         assert_eq!(told(&trace.changes), ["alice 100>70"], "as far as it is known");
@@ -351,7 +357,7 @@ async fn an_action_without_a_result_is_assumed_to_succeed_and_is_not_undone() {
     for action in ["later", "broken", "panic", "key-too-long", "elsewhere"] {
         let saga = step(add_step(Plan::new("g"), "alice -1"), "", &format!("contained/{action}"), "contained/undo");
         let planned = plan(&host, &bank, &add_step(saga, "bob 1")).await.unwrap();
-        let act = &planned.trace.acts[1];
+        let act = &planned.trace.ops[1];
         assert!(act.is_assumed() && act.changes.is_empty(), "{act:?}");
         match (&act.ending, action) {
             (Ending::Verdict(Verdict::Ongoing { retry_after }), "later") => {
@@ -372,7 +378,7 @@ async fn an_action_without_a_result_is_assumed_to_succeed_and_is_not_undone() {
         assert_eq!((planned.trace.status, ids(&planned.trace.unknown)), (Status::Succeed, vec!["02".to_owned()]));
         let last = &planned.failures[2].trace;
         assert_eq!(called(last), ["02 compensate", "01 compensate"]);
-        assert!(matches!(last.acts[0].ending, Ending::NotCalled { .. }));
+        assert!(matches!(last.ops[0].ending, Ending::NotCalled { .. }));
         assert!(bank.calls().iter().all(|call| call != "02 contained/undo"));
         assert_eq!(ids(&last.unknown), ["02"]);
     }
@@ -383,14 +389,14 @@ async fn nothing_outside_is_called() {
     let (host, bank) = host();
     let saga = step(add_step(Plan::new("g"), "alice -30"), "", "external/a", "external/b");
     let planned = plan(&host, &bank, &add_step(saga, "bob 30")).await.unwrap();
-    let act = &planned.trace.acts[1];
+    let act = &planned.trace.ops[1];
     assert!(matches!(act.ending, Ending::NotCalled { .. }) && act.is_assumed());
     assert_eq!((&act.component, &act.requests), (&None, &vec!["POST external/a".to_owned()]));
     assert_eq!(ids(&planned.trace.unknown), ["02"]);
     // As live, an external branch that has been called is compensated, whatever it answered.
     let failing = &planned.failures[1].trace;
     assert_eq!(called(failing), ["02 compensate", "01 compensate"]);
-    assert_eq!(failing.acts[0].requests, ["POST external/b"]);
+    assert_eq!(failing.ops[0].requests, ["POST external/b"]);
     assert!(failing.not_needed.is_empty() && failing.changes.is_empty());
 }
 
@@ -399,7 +405,7 @@ async fn an_external_compensation_is_listed_with_its_request() {
     let (host, bank) = host();
     let saga = add_step(step(Plan::new("g"), "alice -30", "contained/add", "external/b"), "nobody 1");
     let trace = plan(&host, &bank, &saga).await.unwrap().trace;
-    let act = trace.acts.last().unwrap();
+    let act = trace.ops.last().unwrap();
     assert_eq!((act.branch_op.op, &act.requests), (Op::Compensate, &vec!["POST external/b".to_owned()]));
     assert_eq!((ids(&trace.unknown), told(&trace.changes)), (vec!["01".to_owned()], vec!["alice 100>70".to_owned()]));
 }
@@ -410,7 +416,7 @@ async fn a_gated_plugin_runs_up_to_the_door() {
     let saga = step(Plan::new("g"), "alice -30", "gated/add", "gated/undo");
     let saga = step(saga, "", "gated/pay", "contained/nothing");
     let planned = plan(&host, &bank, &add_step(saga, "bob 30")).await.unwrap();
-    let Trace { acts, status, unknown, .. } = &planned.trace;
+    let Trace { ops: acts, status, unknown, .. } = &planned.trace;
     assert_eq!(acts[0].ending, Ending::Verdict(Verdict::Succeeded { output: Some("70".into()) }), "it never knocked");
     assert_eq!(acts[1].ending, Ending::Depends { on: "POST https://pay/charges".into() });
     assert_eq!(acts[1].requests, ["POST https://pay/charges"]);
@@ -439,8 +445,8 @@ async fn only_data_of_plugins_is_shown_and_only_what_differs() {
     let saga = step(Plan::new("g"), "", "contained/two", "");
     let saga = step(saga, "", "contained/again", "");
     let planned = plan(&host, &bank, &saga).await.unwrap();
-    assert_eq!(told(&planned.trace.acts[0].changes), ["alice 100>-", r"new ->\xff"]);
-    assert_eq!(told(&planned.trace.acts[1].changes), ["alice ->100"]);
+    assert_eq!(told(&planned.trace.ops[0].changes), ["alice 100>-", r"new ->\xff"]);
+    assert_eq!(told(&planned.trace.ops[1].changes), ["alice ->100"]);
     assert_eq!(told(&planned.trace.changes), [r"new ->\xff"], "alice is as she was");
 }
 
@@ -450,8 +456,8 @@ async fn long_lists_and_values_are_cut() {
     let saga = step(step(Plan::new("g"), "", "contained/many", ""), "", "contained/long", "");
     let trace = plan(&host, &bank, &saga).await.unwrap().trace;
     let lengths = |changes: &Changes| (changes.shown.len(), changes.left_out);
-    assert_eq!((lengths(&trace.acts[0].changes), lengths(&trace.changes)), ((100, 50), (100, 51)));
-    let long = trace.acts[1].changes.shown[0].after.as_ref().unwrap();
+    assert_eq!((lengths(&trace.ops[0].changes), lengths(&trace.changes)), ((100, 50), (100, 51)));
+    let long = trace.ops[1].changes.shown[0].after.as_ref().unwrap();
     assert_eq!((long.start.len(), long.bytes), (4096, 5000));
 }
 
@@ -460,7 +466,7 @@ async fn a_saga_without_steps_and_steps_without_addresses_succeed() {
     let (host, bank) = host();
     assert_eq!(plan(&host, &bank, &Plan::new("g")).await.unwrap().trace.status, Status::Succeed);
     let planned = plan(&host, &bank, &Plan::new("g").step("", "")).await.unwrap();
-    assert_eq!((planned.trace.acts.len(), planned.failures.len()), (1, 0), "what calls nobody cannot fail");
+    assert_eq!((planned.trace.ops.len(), planned.failures.len()), (1, 0), "what calls nobody cannot fail");
 }
 
 #[tokio::test(start_paused = true)]
@@ -496,7 +502,7 @@ async fn a_row_that_appears_in_what_was_listed_makes_a_plan_again() {
     let saga = step(step(Plan::new("g"), "", "contained/accounts", ""), "", "contained/accounts", "");
     let trace = plan(&host, &bank, &saga).await.unwrap().trace;
     let all = Ending::Verdict(Verdict::Succeeded { output: Some("100 5 9".into()) });
-    assert_eq!((&trace.acts[0].ending, &trace.acts[1].ending), (&all, &all));
+    assert_eq!((&trace.ops[0].ending, &trace.ops[1].ending), (&all, &all));
     assert_eq!(bank.calls().len(), 4);
 }
 

@@ -48,7 +48,7 @@ async fn submitted_by_many_at_once_a_saga_runs_once_and_all_are_answered() {
         for (number, client) in clients.into_iter().enumerate() {
             match client.await.unwrap().unwrap() {
                 Submitted::Accepted => assert_eq!(number % 2, 1),
-                Submitted::Settled(saga) => assert_eq!(saga.status(), Status::Succeed),
+                Submitted::Waited(saga) => assert_eq!(saga.status(), Status::Succeed),
             }
         }
         let log = host.find(&plan.gid).await.log;
@@ -307,5 +307,5 @@ async fn every_step_is_given_what_it_may_know() {
     back.succeed();
     let record = host.until_status("h", Status::Failed).await;
     assert!(record.log.iter().any(|event| matches!(event, Event::Aborted { .. })));
-    assert_eq!(settled(Submitted::Settled(Arc::new(record.saga))).retries(), 2);
+    assert_eq!(settled(Submitted::Waited(Arc::new(record.saga))).retries(), 2);
 }

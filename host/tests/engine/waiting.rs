@@ -122,7 +122,7 @@ async fn clients_that_gave_up_are_forgotten() {
     let (answer, attempt) = tokio::join!(host.settle(&plan), stage.action(0, 1));
     assert_eq!(answer.status(), Status::Submitted);
     for _ in 0..1000 {
-        assert!(matches!(host.engine.submit(plan.now(&host.engine)).await, Ok(Submitted::Settled(_))));
+        assert!(matches!(host.engine.submit(plan.now(&host.engine)).await, Ok(Submitted::Waited(_))));
     }
     attempt.succeed();
     until(async || (host.engine.counts().live == 0).then_some(())).await;

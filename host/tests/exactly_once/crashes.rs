@@ -78,7 +78,7 @@ fn run(plugins: &Plugins, fault: Fault) -> bool {
             .buffered(at_once);
         while let Some((answer, gid)) = submissions.next().await {
             let status = match answer {
-                Ok(Submitted::Settled(saga)) => Some(saga.status()),
+                Ok(Submitted::Waited(saga)) => Some(saga.status()),
                 Ok(Submitted::Accepted) => None,
                 Err(_) => continue,
             };

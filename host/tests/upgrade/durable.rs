@@ -121,6 +121,6 @@ async fn a_saga_that_a_crash_brings_back_finds_its_version() {
     assert_eq!(output.as_deref(), Some("\"version-00000001\""));
     let again =
         host.engine.submit(Plan { gid: "h".into(), ..saga(r#"{"try":"version"}"#) }.wait().now(&host.engine)).await;
-    let Ok(Submitted::Settled(saga)) = again else { panic!("{again:?}") };
+    let Ok(Submitted::Waited(saga)) = again else { panic!("{again:?}") };
     assert_eq!(saga.outputs().next().unwrap().1, "\"version-00000002\"");
 }

@@ -30,7 +30,7 @@ use serde::Serialize;
 
 use super::{body::Body, context::Context, error::Error, json};
 use crate::{
-    engine::{ControlError, Filter, RetriedNow, SagaId},
+    engine::{ControlError, Filter, Retried, SagaId},
     saga::{Status, Timestamp},
 };
 
@@ -146,7 +146,7 @@ async fn reset_cron_time(State(context): State<Context>, Query(params): Query<Pa
     let (timeout_s, limit) = (number("timeout", RETRY_DUE_AFTER_S)?, number("limit", RETRY_LIMIT_DEFAULT)?);
     let engine = context.engine();
     let due_after = engine.now().after(Duration::from_secs(timeout_s));
-    let RetriedNow { count, has_more } = engine.retry_all_due_after(due_after, limit).await?;
+    let Retried { count, has_more } = engine.retry_all_due_after(due_after, limit).await?;
     let body = ResetCronTime { has_remaining: has_more, succeed_count: count };
     Ok(json::response(StatusCode::OK, json::encode(&body)))
 }

@@ -29,7 +29,7 @@ pub async fn submit_json(context: &Context, body: impl AsRef<[u8]>) -> Result<()
 pub async fn submit(context: &Context, definition: Definition) -> Result<(), Error> {
     match context.engine().submit(definition).await.map_err(Error::Submit)? {
         Submitted::Accepted => Ok(()),
-        Submitted::Settled(saga) => result_of(&saga),
+        Submitted::Waited(saga) => result_of(&saga),
     }
 }
 

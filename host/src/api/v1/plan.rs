@@ -112,7 +112,7 @@ enum Value<'a> {
 impl<'a> PlanView<'a> {
     fn new(plan: &'a plan::Plan, existing: Option<&'static str>) -> Self {
         let plan::Plan { saga, trace, failures } = plan;
-        let acts = |op| acts(saga, trace.acts.iter().filter(move |act| act.branch_op.op == op));
+        let acts = |op| acts(saga, trace.ops.iter().filter(move |act| act.branch_op.op == op));
         Self {
             gid: saga.gid().as_str(),
             existing,
@@ -134,7 +134,7 @@ impl<'a> Failure<'a> {
         Self {
             failing_branch: branch.to_string(),
             succeeded_before: ids(before),
-            compensated: acts(saga, trace.acts.iter()),
+            compensated: acts(saga, trace.ops.iter()),
             not_needed: not_needed(trace),
             data_is_restored: trace.changes.is_empty(),
             left: changes(&trace.changes),
@@ -145,7 +145,7 @@ impl<'a> Failure<'a> {
 }
 
 impl<'a> Act<'a> {
-    fn new(saga: &'a Definition, act: &'a plan::Act) -> Self {
+    fn new(saga: &'a Definition, act: &'a plan::TracedOp) -> Self {
         let common = Self {
             branch_id: BranchId(act.branch_op.step).to_string(),
             target: saga.target(act.branch_op),
@@ -206,7 +206,7 @@ impl<'a> Value<'a> {
     }
 }
 
-fn acts<'a>(saga: &'a Definition, acts: impl Iterator<Item = &'a plan::Act>) -> Vec<Act<'a>> {
+fn acts<'a>(saga: &'a Definition, acts: impl Iterator<Item = &'a plan::TracedOp>) -> Vec<Act<'a>> {
     acts.map(|act| Act::new(saga, act)).collect()
 }
 

@@ -1,14 +1,13 @@
 //! What a plan says: which operations would be called, what would come of them, and how the data would end up.
 //!
-//! Whatever a guest can make long is cut here, and a plan as a whole says no more than [`Room`] allows.
+//! Texts of guests are cut here, and a plan as a whole is no longer than [`Budget`] allows.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::{
-    branch::Directory,
-    plugin::keyvalue_keys,
+    branch::{DataKey, Directory},
     saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict},
     store::{Error, Read},
 };
@@ -53,7 +52,7 @@ pub struct Trace {
     /// How it ends: [`Status::Succeed`] or [`Status::Failed`].
     pub status: Status,
     /// The operations, in the order in which they would be called.
-    pub acts: Vec<Act>,
+    pub ops: Vec<TracedOp>,
     /// The branches whose action would have been tried without effect, so that nothing is compensated.
     pub not_needed: Vec<BranchId>,
     /// The branches of which an operation is only assumed to succeed: what it changes is not known.
@@ -62,9 +61,9 @@ pub struct Trace {
     pub changes: Changes,
 }
 
-/// One operation, and what would come of it.
+/// One operation of a trace, and its result. (A saga's step has two operations, so this is no step.)
 #[derive(Clone, Debug)]
-pub struct Act {
+pub struct TracedOp {
     /// Which one.
     pub branch_op: BranchOp,
     /// The component that carries it out; none for a service.
@@ -77,7 +76,7 @@ pub struct Act {
     pub changes: Changes,
 }
 
-impl Act {
+impl TracedOp {
     /// Whether the plan goes on as though it had succeeded, although nobody knows that.
     pub fn is_assumed(&self) -> bool {
         match self.ending {
@@ -137,26 +136,19 @@ impl Changes {
         before: &dyn Read,
         after: &dyn Read,
         keys: impl Iterator<Item = &'a [u8]>,
-        room: &mut Room,
+        budget: &mut Budget,
         directory: &dyn Directory,
     ) -> Result<Self, Error> {
         let mut changes = Self::default();
         for key in keys {
-            let Some(place) = keyvalue_keys::place(key) else { continue };
+            let Some(DataKey { owner, bucket, key: name }) = directory.describe(key) else { continue };
             let (before, after) = (before.get(key)?, after.get(key)?);
             if before == after {
                 continue;
             }
-            let name = |name: &str| String::from_utf8_lossy(&directory.shown(name.as_bytes())).into_owned();
             let value = |value: Option<Bytes>| value.map(|value| Value::new(&directory.shown(&value)));
-            let change = Change {
-                owner: place.owner.to_owned(),
-                bucket: name(place.bucket),
-                key: name(place.key),
-                before: value(before),
-                after: value(after),
-            };
-            if changes.shown.len() < CHANGES_MAX && room.take(change.bytes()) {
+            let change = Change { owner, bucket, key: name, before: value(before), after: value(after) };
+            if changes.shown.len() < CHANGES_MAX && budget.take(change.bytes()) {
                 changes.shown.push(change);
             } else {
                 changes.left_out += 1;
@@ -204,15 +196,15 @@ impl Value {
     }
 }
 
-/// How much a plan may still say.
-pub(super) struct Room(usize);
+/// How many bytes the plan may still have.
+pub(super) struct Budget(usize);
 
-impl Room {
+impl Budget {
     pub fn new() -> Self {
         Self(REPORT_BYTES_MAX)
     }
 
-    /// Whether so many bytes may still be said; then they are.
+    /// Spends bytes of the budget. `false` if it has less: then nothing is spent.
     pub fn take(&mut self, bytes: usize) -> bool {
         let left = self.0.checked_sub(bytes);
         self.0 = left.unwrap_or(self.0);

@@ -141,7 +141,7 @@ impl Host {
 /// The saga of an answer that has one.
 pub fn settled(answer: wasaga::engine::Submitted) -> Arc<Saga> {
     match answer {
-        wasaga::engine::Submitted::Settled(saga) => saga,
+        wasaga::engine::Submitted::Waited(saga) => saga,
         wasaga::engine::Submitted::Accepted => panic!("accepted, not settled"),
     }
 }

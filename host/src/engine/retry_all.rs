@@ -1,37 +1,34 @@
-//! Retrying many sagas now: for when a participant is back, and its sagas would wait out their backoff.
+//! Retrying many sagas now, as when a service is back and its sagas still wait for their backoff.
 
 use tracing::error;
 
 use super::{
-    ControlError, Engine, Error,
+    error::{ControlError, Error},
     format::{self, OPEN, Open},
+    inner::Inner,
 };
 use crate::{
     saga::{Event, Timestamp},
     store::{self, Range, Ticket},
 };
 
-/// What [`Engine::retry_all_due_after`] has done.
+/// The result of `Engine::retry_all_due_after`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct RetriedNow {
-    /// So many sagas are retried now.
+pub struct Retried {
+    /// Sagas that are retried now.
     pub count: u64,
-    /// Others wait for as long and are left as they are.
+    /// Whether others also wait, which `limit` has left unchanged.
     pub has_more: bool,
 }
 
-impl Engine {
-    /// Retries now up to `limit` unfinished sagas that wait until later than `moment`, the oldest first.
-    ///
-    /// Prepared sagas wait for their submission and running ones for nothing: neither counts. Looks at every unfinished
-    /// saga until it has found enough and one more, about a second for a million of them, a page at a time between
-    /// other work.
-    pub async fn retry_all_due_after(&self, moment: Timestamp, limit: u64) -> Result<RetriedNow, Error> {
+impl Inner {
+    /// See `Engine::retry_all_due_after`.
+    pub async fn retry_all_due_after(&self, moment: Timestamp, limit: u64) -> Result<Retried, Error> {
         let mut range = Range::prefix(OPEN);
-        let mut retried = RetriedNow::default();
+        let mut retried = Retried::default();
         let mut newest: Option<Ticket> = None;
         'pages: loop {
-            let page = self.0.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
+            let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
             let Some((last, _)) = page.last() else { break };
             range = range.beyond(last);
             for (_, row) in &page {
@@ -44,7 +41,7 @@ impl Engine {
                     retried.has_more = true;
                     break 'pages;
                 }
-                match self.0.control(gid.as_str(), |at| Event::RetryRequested { at }) {
+                match self.control(gid.as_str(), |at| Event::RetryRequested { at }) {
                     Ok(ticket) => {
                         newest = Some(ticket);
                         retried.count += 1;
@@ -55,7 +52,7 @@ impl Engine {
                         error!(%gid, error = &error as &dyn std::error::Error, "a saga is not retried");
                     }
                     Err(ControlError::Engine(error)) => {
-                        self.0.notice(&error);
+                        self.notice(&error);
                         return Err(error);
                     }
                 }
@@ -64,7 +61,7 @@ impl Engine {
         }
         // Commits have one order: when the newest is on disk, all are.
         if let Some(ticket) = newest {
-            self.0.durable(&ticket).await?;
+            self.durable(&ticket).await?;
         }
         Ok(retried)
     }

@@ -1,8 +1,8 @@
-//! The data that a plan runs on: what the store held when it was first looked at, and the plan's own changes on top.
+//! The data of a plan: the store's rows as they were first read, and the plan's own writes on top.
 //!
-//! Every attempt of a plan, in whichever course of events, reads through one [`Snapshot`]. What it has answered once it
-//! answers for ever, so all attempts see one state. Whether the store really was in that state at one moment is asked
-//! at the end, by giving everything that was read to [`crate::store::Read::is_current`].
+//! Every attempt of a plan, in every trace, reads through one [`Snapshot`]. It returns the same rows each time, so all
+//! attempts see one state. Whether the store was in that state at one time is checked at the end, by passing everything
+//! that was read to [`crate::store::Read::is_current`].
 
 use std::{
     collections::BTreeMap,
@@ -12,9 +12,9 @@ use std::{
 use bytes::Bytes;
 
 use crate::store::sync::lock;
-use crate::store::{Batch, CommitError, Error, Range, Read, SCAN_ENTRIES_MAX, Store};
+use crate::store::{self, Batch, CommitError, Range, Read, SCAN_ENTRIES_MAX, Store};
 
-/// What a row costs besides its bytes, about.
+/// Memory of a row besides its bytes, about.
 const ROW_BYTES: usize = 64;
 
 /// Rows by key; `None`: there is no such row.
@@ -32,27 +32,27 @@ struct Known {
     ranges: Vec<Range>,
     /// How many bytes the plan may still read and write.
     room: usize,
-    trouble: Option<Trouble>,
+    error: Option<Error>,
 }
 
-/// Why a plan cannot go on, whatever its branches make of the error that they were given.
+/// Why a plan stops, whatever its branches do with the error that they were given.
 #[derive(Clone, Debug)]
-pub(super) enum Trouble {
-    /// It has read and written as much as it may.
+pub(super) enum Error {
+    /// It has read and written as much as the limit allows.
     Full,
     /// The store failed.
-    Store(Error),
+    Store(store::Error),
 }
 
 impl Snapshot {
     pub fn new(base: Arc<dyn Store>, bytes_max: usize) -> Arc<Self> {
-        let known = Known { rows: Rows::new(), ranges: Vec::new(), room: bytes_max, trouble: None };
+        let known = Known { rows: Rows::new(), ranges: Vec::new(), room: bytes_max, error: None };
         Arc::new(Self { base, known: Mutex::new(known) })
     }
 
-    /// What has gone wrong with the data, if something has: then nothing that was read counts.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.known().trouble.clone()
+    /// The first error of a read or a write: then nothing that was read counts.
+    pub fn error(&self) -> Option<Error> {
+        self.known().error.clone()
     }
 
     /// Everything that was read, as preconditions.
@@ -68,7 +68,7 @@ impl Snapshot {
         reads
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, store::Error> {
         let mut known = self.known();
         if let Some(value) = known.rows.get(key) {
             return Ok(value.clone());
@@ -83,7 +83,7 @@ impl Snapshot {
     }
 
     /// The first rows of `range`, in its direction, and the part of it in which these are all.
-    fn scan(&self, range: &Range, limit: usize) -> Result<(Vec<(Bytes, Bytes)>, Range), Error> {
+    fn scan(&self, range: &Range, limit: usize) -> Result<(Vec<(Bytes, Bytes)>, Range), store::Error> {
         let mut known = self.known();
         let seen = if known.ranges.iter().any(|all| all.encloses(range)) {
             range.clone()
@@ -92,7 +92,7 @@ impl Snapshot {
             let page = known.note(page)?;
             let seen = part_read(range, &page, limit);
             for (key, value) in &page {
-                // A row that was not there when the plan first looked is none of its state.
+                // A row that is newer than the plan's first read of its range is not part of the snapshot.
                 if !known.rows.contains_key(key) && !known.covers(key) {
                     known.learn(key, Some(value))?;
                 }
@@ -107,7 +107,7 @@ impl Snapshot {
     }
 
     /// Counts what is kept of the plan's own changes.
-    fn spend(&self, bytes: usize) -> Result<(), Error> {
+    fn spend(&self, bytes: usize) -> Result<(), store::Error> {
         self.known().spend(bytes)
     }
 
@@ -122,51 +122,51 @@ impl Known {
     }
 
     /// Copies, since what the store gives may share the memory of a large batch.
-    fn learn(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), Error> {
+    fn learn(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), store::Error> {
         self.spend(key.len() + value.map_or(0, <[u8]>::len))?;
         self.rows.insert(Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
         Ok(())
     }
 
-    fn cover(&mut self, seen: &Range) -> Result<(), Error> {
+    fn cover(&mut self, seen: &Range) -> Result<(), store::Error> {
         self.spend(seen.start.len() + seen.end.as_ref().map_or(0, Bytes::len))?;
         self.ranges.retain(|known| !seen.encloses(known));
         self.ranges.push(Range { reverse: false, ..seen.clone() });
         Ok(())
     }
 
-    /// Branches are told that the store is closed, which nobody takes for an answer; the plan is told more.
-    fn spend(&mut self, bytes: usize) -> Result<(), Error> {
+    /// Counts memory. Over the limit, branches get an error as of a closed store; the plan stops with `Error::Full`.
+    fn spend(&mut self, bytes: usize) -> Result<(), store::Error> {
         let left = self.room.checked_sub(bytes.saturating_add(ROW_BYTES));
         self.room = left.unwrap_or_default();
         if left.is_some() {
             return Ok(());
         }
-        self.trouble.get_or_insert(Trouble::Full);
-        Err(Error::Closed)
+        self.error.get_or_insert(Error::Full);
+        Err(store::Error::Closed)
     }
 
-    fn note<T>(&mut self, read: Result<T, Error>) -> Result<T, Error> {
+    fn note<T>(&mut self, read: Result<T, store::Error>) -> Result<T, store::Error> {
         read.inspect_err(|error| {
-            self.trouble.get_or_insert_with(|| Trouble::Store(error.clone()));
+            self.error.get_or_insert_with(|| Error::Store(error.clone()));
         })
     }
 }
 
-/// A [`Snapshot`] and what was changed since. Each attempt is given one that does not change any more.
+/// A [`Snapshot`] and the writes made on it. Each attempt reads from one that does not change any more.
 #[derive(Clone)]
-pub(super) struct State {
+pub(super) struct SnapshotFork {
     snapshot: Arc<Snapshot>,
     writes: Rows,
 }
 
-impl State {
-    /// Nothing has been changed yet.
+impl SnapshotFork {
+    /// Without writes.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
         Self { snapshot, writes: Rows::new() }
     }
 
-    /// Takes in what an attempt has changed, unless the store would refuse it.
+    /// Commits an attempt's effects, unless the store would refuse them.
     pub fn commit(&mut self, effects: &Batch) -> Result<(), CommitError> {
         effects.check(self)?;
         for (key, value) in effects.writes() {
@@ -176,25 +176,25 @@ impl State {
         Ok(())
     }
 
-    /// The same without the changes.
+    /// The snapshot without the writes.
     pub fn origin(&self) -> Self {
         Self::new(self.snapshot.clone())
     }
 
-    /// All keys that were written, whether or not it made a difference.
+    /// All keys that were written, whether or not their values differ.
     pub fn written(&self) -> impl Iterator<Item = &[u8]> {
         self.writes.keys().map(|key| &**key)
     }
 }
 
-impl Read for State {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Error> {
+impl Read for SnapshotFork {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, store::Error> {
         self.writes.get(key).map_or_else(|| self.snapshot.get(key), |value| Ok(value.clone()))
     }
 
-    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+    fn scan(&self, range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, store::Error> {
         if limit > SCAN_ENTRIES_MAX {
-            return Err(Error::ScanTooLong(limit));
+            return Err(store::Error::ScanTooLong(limit));
         }
         let mut found = Vec::new();
         let mut rest = range.clone();
@@ -203,18 +203,21 @@ impl Read for State {
             let mut rows: Rows = rows.into_iter().map(|(key, value)| (key, Some(value))).collect();
             rows.extend(within(&self.writes, &seen).map(|(key, value)| (key.clone(), value.clone())));
             found.extend(live(&rows, &seen));
-            // Own deletions may have hidden all that was there: then the rest of the range has more.
-            rest = match range.reverse {
-                _ if seen == rest => break,
-                false => Range { start: seen.end.unwrap_or_default(), ..rest },
-                true => Range { end: Some(seen.start), ..rest },
+            if seen == rest {
+                break;
+            }
+            // Own deletions may hide all rows that were seen: then the rest of the range has more.
+            rest = if range.reverse {
+                Range { end: Some(seen.start), ..rest }
+            } else {
+                Range { start: seen.end.unwrap_or_default(), ..rest }
             };
         }
         found.truncate(limit);
         Ok(found)
     }
 
-    fn is_current(&self, batch: &Batch) -> Result<bool, Error> {
+    fn is_current(&self, batch: &Batch) -> Result<bool, store::Error> {
         match batch.check(self) {
             Err(CommitError::Conflict { .. }) => Ok(false),
             Err(CommitError::Store(error)) => Err(error),
@@ -306,7 +309,7 @@ mod tests {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
             let mut model = all(&store);
-            let mut state = State::new(Snapshot::new(store, usize::MAX));
+            let mut state = SnapshotFork::new(Snapshot::new(store, usize::MAX));
             for _ in 0..100 {
                 let (key, range, limit) = (some_key(random), some_range(random), random.usize(..9));
                 assert_eq!(
@@ -334,7 +337,7 @@ mod tests {
         for seed in 0..50 {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
-            let state = State::new(Snapshot::new(store.clone(), usize::MAX));
+            let state = SnapshotFork::new(Snapshot::new(store.clone(), usize::MAX));
             let (mut keys, mut ranges) = (Vec::new(), Vec::new());
             for _ in 0..30 {
                 let key = some_key(random);
@@ -367,7 +370,7 @@ mod tests {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
             let snapshot = Snapshot::new(store.clone(), usize::MAX);
-            let state = State::new(snapshot.clone());
+            let state = SnapshotFork::new(snapshot.clone());
             let read = some_reads(random, &state);
             let before = all(&store);
             store.commit(some_writes(random, 1)).unwrap();
@@ -389,7 +392,7 @@ mod tests {
             let (_dir, store) = store(random);
             let mut batch = some_reads(random, &*store);
             store.commit(some_writes(random, 2)).unwrap();
-            let state = State::new(Snapshot::new(store.clone(), usize::MAX));
+            let state = SnapshotFork::new(Snapshot::new(store.clone(), usize::MAX));
             let is_current = store.is_current(&batch).unwrap();
             verdicts[usize::from(is_current)] += 1;
             assert_eq!(state.is_current(&batch).unwrap(), is_current, "seed {seed} {batch:?}");

@@ -1,11 +1,11 @@
-//! Reading sagas: one by gid, and the list by time and status.
+//! Queries: one saga by gid, and the list by time and status.
 
 use tracing::error;
 
 use super::{
-    Engine, Inner,
     error::Error,
     format::{self, FAILED, LOGS, OPEN, OpenStatus, Record, SagaId},
+    inner::Inner,
     live::{Chunk, Core},
 };
 use crate::{
@@ -21,9 +21,9 @@ const EXAMINED_MAX: usize = 10_000;
 pub struct Filter {
     /// Only those of this status.
     pub status: Option<Status>,
-    /// Only those created at this moment or later.
+    /// Only those created at this time or later.
     pub created_from: Option<Timestamp>,
-    /// Only those created at this moment or earlier.
+    /// Only those created at this time or earlier.
     pub created_to: Option<Timestamp>,
     /// Only those before this one in the list: where the page before ended.
     pub before: Option<SagaId>,
@@ -40,25 +40,10 @@ pub struct Page {
     pub next: Option<SagaId>,
 }
 
-impl Engine {
-    /// The saga with this gid. What it says is on disk.
-    pub async fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
-        let found = self.0.find(gid).inspect_err(|error| self.0.notice(error))?;
-        self.0.durable(&self.0.store.barrier()).await?;
-        Ok(found)
-    }
-
-    /// The sagas that match, newest first. What it says is on disk; sagas that were not durable yet are not in it.
-    pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
-        let page = self.0.list(filter).inspect_err(|error| self.0.notice(error))?;
-        self.0.durable(&self.0.store.barrier()).await?;
-        Ok(page)
-    }
-}
-
 impl Inner {
-    fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
-        // What is no gid belongs to no saga; what is one names its saga in a single way, here as in the table.
+    /// See `Engine::find`.
+    pub fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
+        // `Gid::new` also normalises it, as the table has it.
         let Ok(gid) = Gid::new(gid) else { return Ok(None) };
         let gid = gid.as_str();
         if let Some(live) = self.shard(gid)?.get(gid) {
@@ -70,7 +55,8 @@ impl Inner {
         }
     }
 
-    fn list(&self, filter: &Filter) -> Result<Page, Error> {
+    /// See `Engine::list`.
+    pub fn list(&self, filter: &Filter) -> Result<Page, Error> {
         let prefix = match filter.status {
             None | Some(Status::Succeed) => LOGS,
             Some(Status::Failed) => FAILED,
@@ -106,7 +92,7 @@ impl Inner {
     }
 
     /// The saga with this gid, ready to be driven.
-    pub(super) fn load(&self, gid: &str) -> Result<Option<Core>, Error> {
+    pub fn load(&self, gid: &str) -> Result<Option<Core>, Error> {
         let Some(id) = self.id_of(gid)? else { return Ok(None) };
         let Some((record, chunk)) = self.read(id, gid)? else { return Ok(None) };
         let unreadable = |source| Error::Unreadable { gid: gid.to_owned(), source };
@@ -115,8 +101,8 @@ impl Inner {
         Ok(Some(Core::stored(record, chunk, open)))
     }
 
-    /// Bounds the log of a saga that is retried for ever. The shorter one replaces it with the next commit.
-    pub(super) fn compact(&self, core: &mut Core) -> Result<(), Error> {
+    /// Compacts the log of a saga that is retried without end. The next commit replaces the stored log.
+    pub fn compact(&self, core: &mut Core) -> Result<(), Error> {
         core.save(&*self.store, self.clock.now())?;
         match self.read(core.id, core.saga().definition().gid().as_str())? {
             Some((record, _)) => core.compact(&record.log),
@@ -132,7 +118,7 @@ impl Inner {
         Ok(Some(id))
     }
 
-    /// As [`Inner::read`]; a damaged saga is told of and left out, for it must not hide the others.
+    /// As [`Inner::read`]. A damaged saga is logged and left out, so that it does not hide the others.
     fn read_if_sound(&self, id: SagaId) -> Result<Option<Record>, Error> {
         match self.read(id, "in the list") {
             Err(error @ Error::Unreadable { .. }) => {
@@ -143,7 +129,7 @@ impl Inner {
         }
     }
 
-    /// Replays a saga from the store; also gives its newest chunk, and that one's number.
+    /// Replays a saga from the store. Also returns its newest chunk with its number.
     fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, Chunk)>, Error> {
         let mut range = Range::prefix(&format::log_prefix(id));
         let mut chunks = Vec::new();
