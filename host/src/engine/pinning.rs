@@ -5,11 +5,7 @@
 //! it.** Open sagas are those with a row in the store, and live ones that are not stored yet. So components are held
 //! when the saga is accepted or found at the start, and released once, when it ends: both beside the count of open sagas.
 
-use super::{
-    error::SubmitError,
-    inner::Inner,
-    live::Core,
-};
+use super::{error::SubmitError, inner::Inner, live::Core};
 use crate::{
     branch::{Directory, NotFound},
     saga::{BranchOp, Definition, Op, Pins, Timestamp, state::OpState},

@@ -74,12 +74,12 @@ async fn effects_that_come_after_the_stop_are_not_committed() {
     host.submit(&Plan::new("g").contained()).await;
     let late = stage.action(0, 1).await;
     let mut effects = Batch::new();
-    effects.put(b"x late", b"1");
+    effects.put(b"k late", b"1");
     // The end has come in before the stop, but nobody has looked at it yet.
     late.effects(effects);
     host.engine.force_stop("g").await.unwrap();
     host.until_idle().await;
-    assert_eq!(host.store.rows(b"x"), []);
+    assert_eq!(host.store.rows(b"k"), []);
     assert_eq!(host.find("g").await.saga.status(), Status::Failed);
 }
 

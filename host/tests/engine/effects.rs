@@ -22,12 +22,12 @@ use crate::{
 
 fn put(key: &str) -> Batch {
     let mut effects = Batch::new();
-    effects.put(format!("x{key}"), b"1");
+    effects.put(format!("k{key}"), b"1");
     effects
 }
 
 fn keys(host: &Host) -> Vec<String> {
-    host.store.rows(b"x").into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
+    host.store.rows(b"k").into_iter().map(|(key, _)| String::from_utf8(key.to_vec()).unwrap()).collect()
 }
 
 fn has_succeeded(host_log: &[Event], step: usize, op: Op) -> bool {
@@ -57,7 +57,7 @@ async fn a_crash_shows_an_effect_with_its_outcome_or_neither() {
             }
         }
         let _third = stage.action(2, 1).await;
-        assert_eq!(keys(&host), ["x0", "x1"], "visible before it is durable");
+        assert_eq!(keys(&host), ["k0", "k1"], "visible before it is durable");
         let host = host.kill().await.start();
         assert_eq!(keys(&host).len(), reached);
         let log = host.find("g").await.log;
@@ -68,7 +68,7 @@ async fn a_crash_shows_an_effect_with_its_outcome_or_neither() {
             stage.action(step, 1).await.effects(put(&step.to_string()));
         }
         host.until_status("g", Status::Succeed).await;
-        assert_eq!(keys(&host), ["x0", "x1", "x2"]);
+        assert_eq!(keys(&host), ["k0", "k1", "k2"]);
     }
 }
 
@@ -91,7 +91,7 @@ async fn after_a_conflict_the_attempt_runs_again_at_once_and_has_not_failed() {
     assert_eq!((action.attempts, action.failures, record.saga.retries()), (1, 0, 0));
     assert_eq!(record.saga.outputs().next(), Some((0, "first")));
     assert_eq!(start.until(record.saga.updated_at()).as_millis(), 0, "it waited");
-    assert_eq!(keys(&host), ["x1"]);
+    assert_eq!(keys(&host), ["k1"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,21 +202,21 @@ async fn a_precondition_that_does_not_hold_is_a_conflict() {
     host.submit(&Plan::new("g").contained()).await;
     let read_before = |was: Option<&'static [u8]>| {
         let mut effects = put("mine");
-        effects.expect(b"xshared", was.map(Bytes::from_static));
+        effects.expect(b"kshared", was.map(Bytes::from_static));
         effects
     };
     let first = stage.action(0, 1).await;
     host.store.local().commit(put("shared")).unwrap();
     first.effects(read_before(None));
     let second = stage.action(0, 1).await;
-    assert_eq!(keys(&host), ["xshared"]);
+    assert_eq!(keys(&host), ["kshared"]);
     // Reads alone are checked too.
     let mut only_reads = Batch::new();
-    only_reads.expect(b"xshared", None);
+    only_reads.expect(b"kshared", None);
     second.effects(only_reads);
     stage.action(0, 1).await.effects(read_before(Some(b"1")));
     host.until_status("g", Status::Succeed).await;
-    assert_eq!(keys(&host), ["xmine", "xshared"]);
+    assert_eq!(keys(&host), ["kmine", "kshared"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,13 +231,13 @@ async fn a_conflict_meets_a_compensation_and_an_external_plugin_as_well() {
     attempt.effects(put("1"));
     stage.action(1, 2).await.reject();
     let mut undo = Batch::new();
-    undo.delete(b"x1");
+    undo.delete(b"k1");
     let attempt = stage.compensation(1, 1).await;
     host.store.conflict_next(1);
     attempt.effects(undo.clone());
     stage.compensation(1, 2).await.effects(undo);
     let mut undo = Batch::new();
-    undo.delete(b"x0");
+    undo.delete(b"k0");
     let attempt = stage.compensation(0, 1).await;
     host.store.conflict_next(1);
     attempt.effects(undo.clone());
@@ -277,7 +277,7 @@ async fn effects_that_are_too_large_are_a_failed_attempt() {
     stage.action(0, 2).await.effects(put("0"));
     host.until_status("g", Status::Succeed).await;
     settle().await;
-    assert_eq!(keys(&host), ["x0"]);
+    assert_eq!(keys(&host), ["k0"]);
 }
 
 /// Many sagas that read and write one counter: none is lost and none counts twice.

@@ -20,7 +20,7 @@ use crate::stage::{Attempt, Stage, leave};
 
 fn put(key: &str) -> Batch {
     let mut effects = Batch::new();
-    effects.put(format!("x{key}"), b"1");
+    effects.put(format!("k{key}"), b"1");
     effects
 }
 
@@ -115,10 +115,10 @@ async fn a_crash_after_it_was_let_out_does_not_forget_it() {
             assert_eq!(back.call.tried, None);
             back.succeed();
             let mut undo = Batch::new();
-            undo.delete(b"x0");
+            undo.delete(b"k0");
             stage.compensation(0, 1).await.effects(undo);
             host.until_status("g", Status::Failed).await;
-            assert!(host.store.rows(b"x").is_empty());
+            assert!(host.store.rows(b"k").is_empty());
         }
     }
 }

@@ -267,7 +267,7 @@ async fn a_failed_store_is_noticed_whoever_finds_out() {
             // Reading needs the disk only for what is not on it yet.
             let _ = wasaga::store::Store::commit(host.store.local(), {
                 let mut batch = wasaga::store::Batch::new();
-                batch.put(b"xlost", b"");
+                batch.put(b"klost", b"");
                 batch
             });
         }

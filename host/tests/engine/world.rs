@@ -359,7 +359,7 @@ impl World {
     }
 }
 
-const COUNTER: &[u8] = b"x#";
+const COUNTER: &[u8] = b"k#";
 
 fn number(value: &Bytes) -> u64 {
     u64::from_be_bytes((&**value).try_into().unwrap())

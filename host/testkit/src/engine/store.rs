@@ -16,7 +16,7 @@ use wasaga::store::{Batch, CommitError, Error, Failure, LocalStore, Range, Read,
 use super::TestDisk;
 
 /// Keys that begin so are effects of contained branches in these tests.
-pub const EFFECTS: &[u8] = b"x";
+pub const EFFECTS: &[u8] = b"k";
 
 /// A [`LocalStore`] that counts commits and can be made to refuse them.
 pub struct TestStore {
