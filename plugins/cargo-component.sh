@@ -44,4 +44,4 @@ for file in "$out"/components/*.wasm "$out/$name.wasm"; do
   "$wasaga" plugin check "$file" || { echo "cargo-component: $file is not a plugin" >&2; exit 1; }
 done
 
-WASAGA_TEST_PLUGINS=$out/components cargo test --release -p wasaga --test tutorial
+WASAGA_TEST_PLUGINS=$out/components cargo test --release -p wasaga --test process tutorial

@@ -188,7 +188,7 @@ mod tests {
     fn a_compacted_log_gives_the_same_state_whenever_it_is_compacted() {
         let mut ends = BTreeMap::<&str, u32>::new();
         let mut compactions = 0;
-        for seed in 0..600 {
+        for seed in wasaga_seed::seeds(600) {
             let mut random = fastrand::Rng::with_seed(seed);
             let steps = random.usize(1..4);
             let after = if random.bool() { BTreeMap::from([(steps - 1, vec![0])]) } else { BTreeMap::new() };

@@ -88,10 +88,11 @@ impl File for fs::File {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
+    #[cfg(target_os = "linux")]
     #[test]
     fn an_exchange_swaps_two_names_and_needs_both() {
         let dir = tempfile::tempdir().unwrap();

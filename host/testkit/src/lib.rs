@@ -5,7 +5,7 @@
 //! - [`server`]: an HTTP server that reports what reaches it.
 //! - [`component`], [`component_file`], [`no_plugins`]: the plugins of a host.
 //! - [`table`]: tables of a README that name tests.
-//! - [`seed`], [`rng`]: seeds of randomised tests.
+//! - [`seed`], [`seeds`], [`rng`]: seeds of randomised tests.
 
 pub mod engine;
 pub mod process;
@@ -19,4 +19,4 @@ pub use self::{
     components::{component, component_dir, component_file},
     no_plugins::no_plugins,
 };
-pub use wasaga_seed::{rng, seed};
+pub use wasaga_seed::{rng, seed, seeds};

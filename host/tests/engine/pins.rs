@@ -315,7 +315,7 @@ async fn a_service_stays_one_when_a_plugin_comes_to_its_address() {
 /// what the open sagas need, and no operation is ever looked for in two versions.
 #[test]
 fn what_is_held_is_what_open_sagas_have_pinned() {
-    for seed in 0..6 {
+    for seed in wasaga_testkit::seeds(6) {
         let mut random = fastrand::Rng::with_seed(seed);
         let world = World::new(seed, Troubles { rejected: 10, unknown: 15, ongoing: 10, panicking: 3, slow: 30 });
         let component_store = ComponentStore::new(world.map());

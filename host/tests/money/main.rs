@@ -23,7 +23,5 @@ fn duration() -> Duration {
 
 /// What the dice of a run are thrown with; printed, to tell runs apart.
 fn seed() -> u64 {
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
-    seed
+    wasaga_testkit::seed(fastrand::u64(..))
 }

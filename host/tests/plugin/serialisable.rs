@@ -223,7 +223,7 @@ async fn histories_with_long_lists_are_serialisable_too() {
 /// Lets all clients run their scripts after a first one, and compares the history with the model. Returns how many were
 /// rejected.
 async fn run(history: &Arc<History>, first: Option<Value>, script: fn(&mut Rng) -> Value) -> usize {
-    let seed = fastrand::u64(..1 << 32);
+    let seed = wasaga_testkit::seed(fastrand::u64(..));
     let world = Arc::new(World::new());
     let firsts = first.iter().count();
     if let Some(first) = first {
@@ -233,7 +233,7 @@ async fn run(history: &Arc<History>, first: Option<Value>, script: fn(&mut Rng) 
     for client in 0..CLIENTS {
         let (world, history) = (world.clone(), history.clone());
         clients.spawn(async move {
-            let mut random = Rng::with_seed(seed + client as u64);
+            let mut random = Rng::with_seed(seed.wrapping_add(client as u64));
             for _ in 0..SCRIPTS_PER_CLIENT {
                 let plugin = if random.bool() { "one" } else { "other" };
                 settle(&world, &history, plugin, script(&mut random)).await;

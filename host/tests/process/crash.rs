@@ -105,8 +105,7 @@ async fn nothing_acknowledged_is_lost_and_no_effect_leaks() {
     std::fs::write(&config, "[saga.retry]\nretry_interval = \"50ms\"\nretry_interval_max = \"200ms\"\n").unwrap();
     let start = || Host::start_with(&data, &["--config", config.to_str().unwrap()]);
     let (participant, url) = participant().await;
-    let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    let seed = wasaga_testkit::seed(fastrand::u64(..));
     let mut random = fastrand::Rng::with_seed(seed);
     let mut acknowledged = BTreeSet::new();
     for round in 0..ROUNDS {

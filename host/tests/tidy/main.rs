@@ -1,5 +1,7 @@
 //! The rules of the house that a compiler does not check.
 
+mod circles;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -35,6 +37,30 @@ fn no_file_is_too_long() {
     for file in files {
         let lines = fs::read_to_string(&file).unwrap().lines().count();
         assert!(lines <= LINES_MAX, "{} has {lines} lines: more than one idea, split it", file.display());
+    }
+}
+
+/// Folders whose files may still import each other in a circle: a crate's `src`, and a module in it. To be emptied.
+const CIRCLES_ALLOWED: [(&str, &str); 0] = [];
+
+#[test]
+fn imports_make_no_circles() {
+    for src in ["host/src", "host/saga/src", "host/store/src"] {
+        for circle in circles::in_crate(&root().join(src)) {
+            let is_within = |part: &str| circle.iter().all(|module| module.starts_with(part));
+            let is_allowed = CIRCLES_ALLOWED.iter().any(|(exempt, part)| *exempt == src && is_within(part));
+            assert!(is_allowed, "these modules of {src} import each other in a circle: {circle:?}");
+        }
+    }
+}
+
+/// The crate roots of all that runs.
+#[test]
+fn crate_roots_deny_panics() {
+    const LINE: &str = "#![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]";
+    for file in ["host/src/lib.rs", "host/src/main.rs", "host/saga/src/lib.rs", "host/store/src/lib.rs"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        assert!(text.lines().any(|line| line == LINE), "{file} must have the line {LINE}");
     }
 }
 

@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use fastrand::Rng;
 use tempfile::tempdir;
 use wasaga_store::{Batch, Settings, StateOrigin, Store};
 
@@ -78,7 +77,7 @@ fn nothing_acknowledged_is_lost_when_the_process_is_killed() {
         write_for_ever(Path::new(&dir));
     }
     let dir = tempdir().unwrap();
-    let mut rng = Rng::with_seed(7);
+    let mut rng = wasaga_seed::rng(7);
     for round in 0..10 {
         let mut child = child("nothing_acknowledged_is_lost_when_the_process_is_killed", dir.path());
         let mut acknowledged = 0;
@@ -131,7 +130,7 @@ fn a_rebuild_that_is_killed_is_begun_again() {
     let expected = contents(&store);
     drop(store);
     let state = dir.path().join("state");
-    let mut rng = Rng::with_seed(11);
+    let mut rng = wasaga_seed::rng(11);
     for round in 0..12 {
         fs::remove_dir_all(&state).unwrap();
         let mut child = child("a_rebuild_that_is_killed_is_begun_again", dir.path());

@@ -13,7 +13,7 @@ type Model = BTreeMap<Bytes, Bytes>;
 
 #[test]
 fn it_behaves_as_a_map_does() {
-    for seed in 0..6 {
+    for seed in wasaga_seed::seeds(6) {
         run(seed);
     }
 }
@@ -44,7 +44,7 @@ fn run(seed: u64) {
 
 #[test]
 fn memory_behaves_as_a_map_does() {
-    for seed in 0..6 {
+    for seed in wasaga_seed::seeds(6) {
         let (mut rng, mut model, store) = (Rng::with_seed(seed), Model::new(), Memory::default());
         for step in 0..3000 {
             step_of_any_store(&mut rng, &store, &mut model, (seed, step));

@@ -17,7 +17,7 @@ fn settings(dir: &Path) -> Settings {
 fn filled() -> (TempDir, Vec<(Bytes, Bytes)>) {
     let dir = tempdir().unwrap();
     let (store, _) = open(settings(dir.path()));
-    let mut rng = Rng::with_seed(3);
+    let mut rng = wasaga_seed::rng(3);
     let mut commit = || {
         let mut batch = Batch::new();
         for _ in 0..3 {
@@ -90,7 +90,7 @@ fn sled_cut() {
 fn sled_with_blocks_overwritten() {
     let (filled, expected) = filled();
     let mut rebuilt = 0;
-    for seed in 0..40 {
+    for seed in wasaga_seed::seeds(40) {
         let mut rng = Rng::with_seed(seed);
         let dir = tempdir().unwrap();
         copy(filled.path(), dir.path());
@@ -195,7 +195,7 @@ fn a_damaged_base_is_replaced_while_sled_is_sound_and_refused_when_it_is_needed(
     let (dir, expected) = filled();
     let base = files(&dir.path().join("base"), "base").remove(0);
     let whole = fs::read(&base).unwrap();
-    let mut rng = Rng::with_seed(1);
+    let mut rng = wasaga_seed::rng(1);
     for _ in 0..20 {
         let mut bytes = whole.clone();
         match rng.u32(..2) {
@@ -245,7 +245,7 @@ fn a_base_that_was_copied_while_everything_changed_is_as_good_as_any() {
     }
     disk.wait_until_stopped();
     // Changes before and after its cursor.
-    let mut rng = Rng::with_seed(5);
+    let mut rng = wasaga_seed::rng(5);
     for n in 0..200 {
         let mut batch = Batch::new();
         batch.put(format!("k{:04}", rng.u32(..800)), n.to_string());

@@ -11,14 +11,18 @@ pub const VARIABLE: &str = "WASAGA_SEED";
 
 /// The seed of a test: `WASAGA_SEED` if it is set, else `default`. Prints it.
 ///
-/// A test that makes several runs adds the number of the run to its seed.
-///
 /// # Panics
 /// If the variable is set to something other than an unsigned 64-bit number.
 pub fn seed(default: u64) -> u64 {
     let seed = parse(std::env::var(VARIABLE).ok().as_deref(), default);
     println!("{VARIABLE}={seed}");
     seed
+}
+
+/// The seeds of a test that makes `count` runs: `WASAGA_SEED` or 0, and those that follow.
+pub fn seeds(count: u64) -> impl Iterator<Item = u64> {
+    let first = seed(0);
+    (0..count).map(move |run| first.wrapping_add(run))
 }
 
 /// The random numbers of a test that follow from [`seed`].
