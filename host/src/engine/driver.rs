@@ -1,7 +1,7 @@
 //! Drives one saga: decides, commits and acts in turn until the saga ends or waits. The steps of a round:
 //!
 //! 1. **advance**: asks the machine, and applies its decisions to the saga in memory.
-//! 2. **prepare_attempt**: finds the branch of an operation that is due. An external attempt is committed here.
+//! 2. **`prepare_attempt`**: finds the branch of an operation that is due. An external attempt is committed here.
 //! 3. **call**: the attempt runs outside the saga's lock. An external one first waits until its commit is on disk.
 //! 4. **conclude**: the verdict becomes an event, which is committed together with the attempt's effects, if any.
 //! 5. **leave**: when nothing runs and nothing is due, commits the saga, removes it from the table and answers waiters.

@@ -10,6 +10,7 @@ use crate::saga::Policy;
 /// The file's form of [`Policy`].
 #[derive(Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "these are the names of the settings")]
 struct Retry {
     #[serde(with = "duration")]
     retry_interval: Duration,

@@ -7,6 +7,8 @@
 //! - [`table`]: tables of a README that name tests.
 //! - [`seed`], [`seeds`], [`rng`]: seeds of randomised tests.
 
+#![allow(clippy::return_self_not_must_use, reason = "a builder that a test forgets to use makes the test fail")]
+
 pub mod engine;
 pub mod process;
 pub mod server;

@@ -361,17 +361,17 @@ async fn an_action_without_a_result_is_assumed_to_succeed_and_is_not_undone() {
         assert!(act.is_assumed() && act.changes.is_empty(), "{act:?}");
         match (&act.ending, action) {
             (Ending::Verdict(Verdict::Ongoing { retry_after }), "later") => {
-                assert_eq!(*retry_after, Some(Duration::from_secs(5)))
+                assert_eq!(*retry_after, Some(Duration::from_secs(5)));
             }
             (Ending::Verdict(Verdict::Unknown { error }), "broken") => {
-                assert!(error.len() < 1100 && error.ends_with('…'))
+                assert!(error.len() < 1100 && error.ends_with('…'));
             }
             (Ending::Verdict(Verdict::Unknown { error }), "panic") => assert!(error.contains("panicked")),
             (Ending::Verdict(Verdict::Unknown { error }), "key-too-long") => {
                 assert!(error.contains("2000 bytes is too large"), "{error}");
             }
             (Ending::Verdict(Verdict::Unknown { error }), "elsewhere") => {
-                assert!(error.contains("do not fit"), "{error}")
+                assert!(error.contains("do not fit"), "{error}");
             }
             other => panic!("{other:?}"),
         }

@@ -143,7 +143,7 @@ async fn an_attempt_of_an_earlier_driver() {
         match late {
             // It has really done its work, and there is nobody to whom that matters.
             Outcome::Ended { verdict: Verdict::Succeeded { .. }, ref effects } if plugin == "inside" => {
-                assert!(effects.has_writes())
+                assert!(effects.has_writes());
             }
             Outcome::Ended { verdict: Verdict::Unknown { ref error }, .. } if plugin == "outside" => {
                 assert!(error.starts_with("nothing was sent"), "{error}");

@@ -157,7 +157,7 @@ async fn deep_nesting_is_answered() {
     for language in languages() {
         match run(&BRANCHES, &language, &of("deep", Op::Action, &payload)).await {
             Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } => {
-                assert_eq!(reason, "invalid request", "{language}")
+                assert_eq!(reason, "invalid request", "{language}");
             }
             other => assert_eq!(output(other), json!({ "amount": 1, "customer": "" }), "{language}"),
         }

@@ -106,7 +106,7 @@ async fn settle(world: &World, history: &Arc<History>, plugin: &'static str, scr
                 return;
             }
             Outcome::Stale => {}
-            other => panic!("{other:?}"),
+            other @ Outcome::Ended { .. } => panic!("{other:?}"),
         }
     }
 }
