@@ -26,7 +26,7 @@
 //! 4. **A contained attempt has no effect until its outcome is committed**, together with what it wrote. So a trap, a
 //!    time-out, a crash or a retry of one never needs compensation.
 //! 5. **A compensation never races its action**, and no action starts once a compensation has.
-//! 6. **One driver a saga.** Whoever else wants to change it does so under the lock of its place in the table.
+//! 6. **One driver a saga.** Any other task changes the saga under the lock of its place in the table.
 //!
 //! Deliberately absent: leases and polling (one process owns its data), a second map of what the store knows, retries
 //! inside branches (but for a few runs of a contained guest that has read what had changed), waits for time to pass

@@ -38,6 +38,7 @@ pub(super) struct Live {
 }
 
 impl Live {
+    /// A saga that a driver is about to drive.
     pub fn new(core: Core) -> Arc<Self> {
         Arc::new(Self { core: Mutex::new(core), changed: Notify::new() })
     }
@@ -69,6 +70,7 @@ pub(super) type Shard = HashMap<Arc<str>, Arc<Live>>;
 impl Table {
     const SHARDS: usize = 64;
 
+    /// A table without sagas.
     pub fn new() -> Self {
         Self { shards: (0..Self::SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }

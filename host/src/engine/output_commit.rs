@@ -36,6 +36,7 @@ pub(super) struct OutputCommit {
 }
 
 impl OutputCommit {
+    /// The egress of the attempt of `branch_op` that `attempt` aborts.
     pub fn new(engine: &Arc<Inner>, live: &Arc<Live>, branch_op: BranchOp, attempt: AbortHandle) -> Arc<Self> {
         Arc::new(Self { engine: Arc::downgrade(engine), live: Arc::downgrade(live), branch_op, attempt })
     }

@@ -88,7 +88,7 @@ async fn lines_that_nobody_reads_use_no_budget() {
 }
 
 #[tokio::test]
-async fn a_rehearsal_is_logged_for_debugging_only() {
+async fn a_dry_run_is_logged_for_debugging_only() {
     let calls =
         [log(&json!([["error", "", "charged"]])), json!({"try": "print", "stream": "error", "text": "charged\n"})];
     for payload in calls {

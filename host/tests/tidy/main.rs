@@ -1,28 +1,46 @@
 //! The rules of the house that a compiler does not check.
 
 mod circles;
+mod docs;
+mod promises;
+mod words;
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
+use wasaga_testkit::table;
+
 const LINES_MAX: usize = 600;
+const SCRIPT_LINES_MAX: usize = 400;
 
 /// Each module may import only those before it. The binary may import all; `saga` and `store` are crates that import nothing of ours.
-const LAYERS: [&str; 7] = ["branch", "plugin", "directory", "engine", "api", "config", "commands"];
+const LAYERS: [&str; 11] =
+    ["causes", "files", "keys", "data_folder", "branch", "plugin", "directory", "engine", "api", "config", "commands"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
+/// Folders that are built or downloaded, not written.
+const NOT_OURS: [&str; 3] = ["target", "node_modules", ".git"];
+
 fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    files_of(dir, &["rs"])
+}
+
+/// The files below a folder with one of the extensions.
+fn files_of(dir: &Path, extensions: &[&str]) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() && path.file_name().unwrap() != "target" {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
+        if path.is_dir() && !path.is_symlink() {
+            if !NOT_OURS.iter().any(|name| path.ends_with(name)) {
+                files.extend(files_of(&path, extensions));
+            }
+        } else if extensions.iter().any(|wanted| path.extension().is_some_and(|extension| extension == *wanted)) {
             files.push(path);
         }
     }
@@ -37,6 +55,16 @@ fn no_file_is_too_long() {
     for file in files {
         let lines = fs::read_to_string(&file).unwrap().lines().count();
         assert!(lines <= LINES_MAX, "{} has {lines} lines: more than one idea, split it", file.display());
+    }
+}
+
+#[test]
+fn no_script_is_too_long() {
+    let files = files_of(&root(), &["py", "sh"]);
+    assert!(files.len() > 5, "found only {files:?}");
+    for file in files {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        assert!(lines <= SCRIPT_LINES_MAX, "{} has {lines} lines: split it", file.display());
     }
 }
 
@@ -62,6 +90,15 @@ fn crate_roots_deny_panics() {
         let text = fs::read_to_string(root().join(file)).unwrap();
         assert!(text.lines().any(|line| line == LINE), "{file} must have the line {LINE}");
     }
+}
+
+#[test]
+fn every_module_has_a_layer() {
+    let entries = fs::read_dir(root().join("host/src")).unwrap().map(|entry| entry.unwrap().path());
+    let mut modules: BTreeSet<String> =
+        entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+    assert!(modules.remove("lib") && modules.remove("main"));
+    assert_eq!(modules, LAYERS.map(str::to_owned).into());
 }
 
 #[test]
@@ -122,4 +159,17 @@ fn the_targets_named_in_the_readme_exist() {
         }
     }
     assert!(named > 2);
+}
+
+#[test]
+fn the_paths_in_the_contributing_page_exist() {
+    let page = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let mut named = 0;
+    for cell in table::rows(&page).concat() {
+        for path in cell.split('`').skip(1).step_by(2).filter(|code| code.contains('/') && !code.contains(' ')) {
+            named += 1;
+            assert!(root().join(path).exists(), "CONTRIBUTING.md names {path}, which is not there");
+        }
+    }
+    assert!(named > 20, "found only {named} paths");
 }

@@ -55,6 +55,7 @@ struct State {
 }
 
 impl<'a> DryRun<'a> {
+    /// A dry run on the pinned components and the data of the snapshot.
     pub fn new(engine: &'a Inner, pins: &'a Pins, snapshot: Arc<Snapshot>) -> Self {
         Self { engine, pins, snapshot, budget: Budget::new() }
     }

@@ -200,6 +200,7 @@ impl Value {
 pub(super) struct Budget(usize);
 
 impl Budget {
+    /// All of `REPORT_BYTES_MAX`.
     pub fn new() -> Self {
         Self(REPORT_BYTES_MAX)
     }

@@ -45,6 +45,7 @@ pub(super) enum Error {
 }
 
 impl Snapshot {
+    /// A snapshot that has read nothing yet. Reads and writes may take `bytes_max` bytes together.
     pub fn new(base: Arc<dyn Store>, bytes_max: usize) -> Arc<Self> {
         let known = Known { rows: Rows::new(), ranges: Vec::new(), room: bytes_max, error: None };
         Arc::new(Self { base, known: Mutex::new(known) })

@@ -152,7 +152,7 @@ async fn refusals_are_as_short_and_as_few_as_what_the_guest_writes_itself() {
 }
 
 #[tokio::test]
-async fn refusals_of_a_rehearsal_alarm_nobody() {
+async fn refusals_of_a_dry_run_are_logged_for_debugging_only() {
     let server = Server::start().await;
     let plugins = granted(vec![allowed(&server.url("/api/"), &["GET"], true)], Limits::default());
     let payload = json!({"try": "fetch", "requests": [get(&server, "/hello")]}).to_string();

@@ -22,7 +22,7 @@ async fn self_signed() -> (u16, String) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = tcp.accept().await {
             let tls = tls.clone();
-            // Who is not trusted is hung up on.
+            // A client that does not trust the certificate ends the handshake; the next one is served.
             tokio::spawn(async move {
                 if let Ok(stream) = tls.accept(stream).await {
                     server::serve(stream).await;
