@@ -98,7 +98,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     let plugins = load_plugins(&runtime, config);
     let branches =
         Arc::new(Branches::new(plugins.clone(), http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
-    // Before anything runs: a host that finds its port taken has called nobody.
+    // Before any attempt: a host that finds its port taken has called no branch.
     let listener = listen(&config.listen).await?;
     let address = listener.local_addr()?;
     let grpc_listener = match config.grpc_address(address) {
