@@ -75,7 +75,7 @@ async fn effects_that_come_after_the_stop_are_not_committed() {
     let late = stage.action(0, 1).await;
     let mut effects = Batch::new();
     effects.put(b"k late", b"1");
-    // The end has come in before the stop, but nobody has looked at it yet.
+    // The attempt ended before the stop, but the driver has not read its outcome yet.
     late.effects(effects);
     host.engine.force_stop("g").await.unwrap();
     host.until_idle().await;
