@@ -12,7 +12,7 @@
 //! Invariants: a saga is driven by at most one driver; a saga that is not live is in the store as it is, and if
 //! unfinished it is also in the timer (or prepared); no answer is sent before what it says is on disk.
 //!
-//! The steps of a saga's life are methods of [`Inner`], in one file for each subject, since all of them need its parts.
+//! The steps of a saga's life are methods of `Inner`, in one file for each subject, since all of them need its parts.
 
 mod admission;
 mod attempts;
