@@ -7,7 +7,7 @@
 //! gone, as after a power cut. Then it mounts it again, opens the store, and looks for every commit that the child had
 //! been told was durable before the shutdown began. (During it the kernel may let an `fdatasync` that is under way
 //! succeed without having done it, which any program that appends and syncs shows; after a real power cut there is
-//! nobody left to be told.) Exit codes: 0 nothing lost, 1 something lost, 77 loop devices cannot be made here.
+//! no process left to be told.) Exit codes: 0 nothing lost, 1 something lost, 77 loop devices cannot be made here.
 
 use std::{
     env, fs, io,

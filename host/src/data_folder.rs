@@ -28,7 +28,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::store::disk::Disk;
+use crate::{files, store::disk::Disk};
 
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u64 = 2;
@@ -70,12 +70,16 @@ pub enum Error {
         dir.display()
     )]
     Newer { dir: PathBuf, found: String },
-    /// `FORMAT` belongs to something else.
+    /// A file or folder has the name of one of ours, and is not.
+    #[error("{} is not of Wasaga. Is this the right data folder? Nothing was changed", path.display())]
+    Foreign { path: PathBuf },
+    /// The folder has been used, and its store is gone.
     #[error(
-        "{} is not of Wasaga: it should be the line `{NAME}{FORMAT}`. Is this the right data folder? Nothing was changed",
-        file.display()
+        "{} is missing, although the data folder has been used: is its disk mounted? Nothing was changed. To begin anew, \
+         use another data folder",
+        path.display()
     )]
-    Foreign { file: PathBuf },
+    NoStore { path: PathBuf },
     /// `FORMAT` was Wasaga's and is damaged.
     #[error(
         "{} is damaged: if the folder beside it was written by this version, write the line `{NAME}{FORMAT}` into it. \
@@ -113,23 +117,26 @@ impl Error {
 /// Makes the folder if there is none, checks its format, and brings format 1 up to date. What it has done is on disk
 /// when it returns.
 pub fn open(dir: &Path, disk: &dyn Disk) -> Result<(), Error> {
-    create(dir, disk)?;
-    match (read_format(dir)?, kind(&old_store(dir))?, kind(&store(dir))?) {
+    create(dir)?;
+    let (old, new) = (old_store(dir), store(dir));
+    match (read_format(dir)?, kind(&old)?, kind(&new)?) {
         (Some(()), Kind::Folder, _) | (None, Kind::Folder, Kind::Folder) => {
             Err(Error::TwoStores { dir: dir.to_owned() })
         }
+        (Some(()), _, Kind::Nothing) => Err(Error::NoStore { path: new }),
+        (Some(()), Kind::File, Kind::Folder) => Ok(()),
+        (Some(()), Kind::Nothing, Kind::Folder) => write_note(&old, disk),
         (None, Kind::Folder, Kind::Nothing | Kind::File) => {
             move_store(dir, disk)?;
             write_format(dir, disk)
         }
-        (Some(()), Kind::File, _) => Ok(()),
-        (Some(()), Kind::Nothing, _) => write_note(&old_store(dir), disk),
         // A new folder, or one whose first start or upgrade was cut off.
-        (None, Kind::Nothing, _) => {
-            write_note(&old_store(dir), disk)?;
+        (None, Kind::Nothing | Kind::File, Kind::Nothing | Kind::Folder) => {
+            write_note(&old, disk)?;
+            create(&new)?;
             write_format(dir, disk)
         }
-        (None, Kind::File, _) => write_format(dir, disk),
+        (_, _, Kind::File) => Err(Error::Foreign { path: new }),
     }
 }
 
@@ -139,32 +146,27 @@ enum Kind {
     Folder,
 }
 
+/// What is there. A link that leads nowhere is an error: what it leads to may come back, as a disk that is not mounted.
 fn kind(path: &Path) -> Result<Kind, Error> {
-    match fs::metadata(path) {
-        Ok(found) if found.is_dir() => Ok(Kind::Folder),
-        Ok(_) => Ok(Kind::File),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Kind::Nothing),
-        Err(error) => Err(Error::disk("look at", path)(error)),
+    match (fs::symlink_metadata(path), fs::metadata(path)) {
+        (Ok(_), Ok(found)) if found.is_dir() => Ok(Kind::Folder),
+        (Ok(_), Ok(_)) => Ok(Kind::File),
+        (Err(error), _) if error.kind() == ErrorKind::NotFound => Ok(Kind::Nothing),
+        (Err(error), _) | (_, Err(error)) => Err(Error::disk("look at", path)(error)),
     }
 }
 
-fn create(dir: &Path, disk: &dyn Disk) -> Result<(), Error> {
-    if dir.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir_all(dir).map_err(Error::disk("create", dir))?;
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    disk.sync_dir(parent).map_err(Error::disk("sync", parent))
+fn create(dir: &Path) -> Result<(), Error> {
+    files::create_dir_durably(dir, 0o777).map_err(Error::disk("create", dir))
 }
 
 /// `Some` if the folder is of this format; `None` if it does not say.
 fn read_format(dir: &Path) -> Result<Option<()>, Error> {
     let file = dir.join("FORMAT");
-    let text = match fs::read(&file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::disk("read", file)(error)),
-    };
+    if let Kind::Nothing = kind(&file)? {
+        return Ok(None);
+    }
+    let text = fs::read(&file).map_err(Error::disk("read", &file))?;
     let current = format!("{NAME}{FORMAT}\n");
     if text == current.as_bytes() {
         return Ok(Some(()));
@@ -180,7 +182,7 @@ fn read_format(dir: &Path) -> Result<Option<()>, Error> {
         None if current.as_bytes().starts_with(&text) || text.iter().all(|byte| *byte == 0) => {
             Err(Error::Damaged { file })
         }
-        None => Err(Error::Foreign { file }),
+        None => Err(Error::Foreign { path: file }),
     }
 }
 
@@ -209,6 +211,7 @@ fn write_whole(path: &Path, text: &str, disk: &dyn Disk) -> Result<(), Error> {
 /// Gives the store of format 1 its new name, and leaves the note under the old one.
 fn move_store(dir: &Path, disk: &dyn Disk) -> Result<(), Error> {
     let (old, new) = (old_store(dir), store(dir));
+    check_is_ours(&old, &new)?;
     // A host of format 1 that is running holds it. Kept until the old name leads nowhere.
     let lock = old.join("LOCK");
     let lock = fs::File::options().create(true).append(true).open(&lock).map_err(Error::disk("open", lock))?;
@@ -224,11 +227,31 @@ fn move_store(dir: &Path, disk: &dyn Disk) -> Result<(), Error> {
             disk.rename(&old, &new).map_err(Error::disk("rename", &old))?;
             write_note(&old, disk)?;
         }
-        exchanged => exchanged.map_err(Error::disk("exchange the names of `store` and `database` in", dir))?,
+        exchanged => exchanged.map_err(Error::disk(
+            "exchange the names of `store` and `database` (a store that is a mount of its own: mount it as `database`) in",
+            dir,
+        ))?,
     }
     disk.sync_dir(dir).map_err(Error::disk("sync", dir))?;
     tracing::info!(dir = %dir.display(), "the data folder was brought from format 1 to format 2");
     Ok(())
+}
+
+/// Refuses to move what is not a store of format 1, and to replace what is not our note.
+fn check_is_ours(old: &Path, new: &Path) -> Result<(), Error> {
+    const NAMES: [&str; 5] = ["LOCK", "REBUILD", "base", "journal", "state"];
+    for entry in fs::read_dir(old).map_err(Error::disk("list", old))? {
+        let name = entry.map_err(Error::disk("list", old))?.file_name();
+        let name = name.to_string_lossy();
+        if !NAMES.contains(&&*name) && !name.starts_with("state.damaged-") {
+            return Err(Error::Foreign { path: old.join(&*name) });
+        }
+    }
+    match fs::read(new) {
+        Ok(text) if text != NOTE.as_bytes() => Err(Error::Foreign { path: new.to_owned() }),
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(Error::disk("read", new)(error)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -77,7 +77,7 @@ impl Directory for Branches {
     }
 }
 
-/// The whole chain of causes: what is refused at submission is all that the client learns.
+/// The error with all its causes, since the client gets no other information.
 fn not_found(error: &dyn Error) -> NotFound {
     NotFound(causes::in_one_line(error))
 }

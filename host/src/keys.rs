@@ -67,7 +67,7 @@ pub const RESERVED: [(u8, &str); 10] = [
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the store holds {what} (keys that begin with {:?}), which this version does not read: a newer Wasaga has written \
-     them, start that one. Nothing was changed",
+     them, start that one. No row was changed",
     char::from(*.byte)
 )]
 pub struct Unknown {

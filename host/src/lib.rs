@@ -26,11 +26,11 @@
 //! 4. **A contained attempt has no effect until its outcome is committed**, together with what it wrote. So a trap, a
 //!    time-out, a crash or a retry of one never needs compensation.
 //! 5. **A compensation never races its action**, and no action starts once a compensation has.
-//! 6. **One driver a saga.** Any other task changes the saga under the lock of its place in the table.
+//! 6. **One driver a saga.** Every other change of a saga is made under its lock in the table.
 //!
-//! Deliberately absent: leases and polling (one process owns its data), a second map of what the store knows, retries
-//! inside branches (but for a few runs of a contained guest that has read what had changed), waits for time to pass
-//! anywhere but in the engine and in what looks at the plugin folder.
+//! Deliberately absent: leases and polling (one process owns its data), a cache of the store's rows, retries inside
+//! branches (except a few runs of a contained guest whose reads were stale), and timers outside the engine and the
+//! watcher of the plugin folder.
 //!
 //! # Modules, in reading order
 //!

@@ -20,6 +20,7 @@ use wasaga::{
     data_folder,
     directory::Branches,
     engine::{self, Clock, Engine},
+    keys,
     plugin::{Registry, Runtime, collector},
     store::{LocalStore, OpenError, Stats, Store, disk::Os},
 };
@@ -93,12 +94,16 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
     // Before anything else, as it keeps a second host from the same data.
     let (store, recovery) = LocalStore::open(config.store_settings())?;
     info!(?recovery, "store opened");
+    // Before plugins are loaded, which may write to the data folder; the engine checks the same again.
+    if let Some(unknown) = keys::find_unknown(&store)? {
+        return Err(engine::Error::from(unknown).into());
+    }
     let store = Arc::new(store);
     let runtime = Runtime::new(&config.plugin_settings()?)?;
     let plugins = load_plugins(&runtime, config);
     let branches =
         Arc::new(Branches::new(plugins.clone(), http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
-    // Before anything runs: a host that finds its port taken has called nobody.
+    // Before any attempt: a host that finds its port taken has called no branch.
     let listener = listen(&config.listen).await?;
     let address = listener.local_addr()?;
     let grpc_listener = match config.grpc_address(address) {

@@ -31,7 +31,8 @@ impl Gid {
     /// Longest accepted gid, in bytes.
     pub const BYTES_MAX: usize = 128;
 
-    /// Drops what DTM drops and refuses what is then empty, too long, or would mislead the reader of a log.
+    /// Removes the characters that DTM removes. An error: the rest is empty, too long, or has characters that hide text
+    /// in a log.
     pub fn new(raw: &str) -> Result<Self, Invalid> {
         let dropped = ['\n', '\r', ';'];
         let gid: Arc<str> = if raw.contains(dropped) { raw.replace(dropped, "").into() } else { raw.into() };
@@ -66,7 +67,7 @@ impl fmt::Display for Gid {
     }
 }
 
-/// The name of a step towards its participant: `01`, `02`, ... `100`, as in DTM. Displays itself so; holds the index.
+/// The name of a step that its participant gets: `01`, `02`, ... `100`, as in DTM. Displays itself so; holds the index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BranchId(pub usize);
 
@@ -146,7 +147,7 @@ pub struct Results {
 /// What a client may set for one saga. Zero means "not set", as in DTM.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The submit call is held until the saga ends or goes astray.
+    /// The submission is answered when the saga ends or waits for a retry.
     pub wait_result: bool,
     /// Seconds from creation after which an unfinished saga is rolled back; 0: never.
     pub timeout_to_fail_s: u64,
@@ -164,13 +165,13 @@ pub struct Options {
     pub protocol: String,
     /// The text that [`Order`] was read from; kept and shown as given.
     pub custom_data: String,
-    /// Kept and shown as given; a saga has no use for it.
+    /// Kept and shown as given; not used.
     pub query_prepared: String,
     /// Also from `custom_data`.
     pub results: Results,
 }
 
-/// A saga as it was asked for.
+/// A saga as the client submitted it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Definition {
     gid: Gid,
@@ -245,7 +246,7 @@ impl Definition {
         self.steps.get(branch_op.step).map_or("", |step| step.target(branch_op.op))
     }
 
-    /// Whether steps may run side by side.
+    /// Whether steps may run concurrently.
     pub fn is_concurrent(&self) -> bool {
         self.order.concurrent
     }
@@ -256,8 +257,8 @@ impl Definition {
         previous.into_iter().chain(self.order.after.get(&step).into_iter().flatten().copied())
     }
 
-    /// Whether both describe the same saga, whenever they were submitted: what makes a repeated submission harmless.
-    /// Whether the client waits for the result is its own affair each time.
+    /// Whether both describe the same saga: then a repeated submission is accepted. The time of submission and
+    /// `wait_result` may differ.
     pub fn same_request(&self, other: &Self) -> bool {
         let described = |options: &Options| Options { wait_result: false, ..options.clone() };
         self.gid == other.gid
@@ -293,27 +294,21 @@ impl Definition {
     }
 }
 
-/// Why a submission describes no saga. Nothing has been stored; mend the request and send it again.
+/// Why a submission is invalid. Nothing has been stored; correct the request and send it again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
     /// No gid, or only characters that DTM drops.
     #[error("gid is empty: choose one, or ask GET /api/dtmsvr/newGid for one")]
     GidEmpty,
-    /// The gid would not fit.
+    /// The gid is too long.
     #[error("gid has {bytes} bytes, the limit is {}", Gid::BYTES_MAX)]
-    GidTooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// It would be shown to people as something else than it is.
+    GidTooLong { bytes: usize },
+    /// The gid has characters that change how the text around it is shown.
     #[error("gid holds a control or a text direction character: remove it")]
     GidInvisible,
     /// More steps than the limit.
     #[error("the saga has {steps} steps, the limit is {}", Definition::STEPS_MAX)]
-    TooManySteps {
-        /// How many it has.
-        steps: usize,
-    },
+    TooManySteps { steps: usize },
     /// An order names a step that is not there.
     #[error("custom_data.orders of step {step} names step {names}, but the saga has {steps} steps (counted from 0)")]
     OrderOutOfRange {

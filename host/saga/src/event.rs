@@ -1,7 +1,7 @@
 //! What has happened to a saga. A saga's log is its definition and then these, in order.
 //!
 //! Events are facts: everything random or read from a clock (the time, the jitter of a retry) is in them, so
-//! that applying them again gives the same state. They are stored; see `engine::record` before changing them.
+//! that applying them again gives the same state. They are stored; see `engine::format` before changing them.
 
 use crate::{
     definition::{BranchOp, Op, Timestamp},
@@ -69,7 +69,7 @@ pub enum Event {
         /// When the last of them began or ended.
         at: Timestamp,
     },
-    /// Which components carry it out, decided once, before anything of it runs. Sagas that use none have no such entry.
+    /// The saga's components, chosen once, before its first attempt. Sagas that use none have no such event.
     Pinned { pins: Pins, at: Timestamp },
 }
 

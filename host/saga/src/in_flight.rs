@@ -20,16 +20,16 @@ impl<T> Default for InFlight<T> {
 }
 
 impl<T> InFlight<T> {
-    /// Adds the attempt that starts. Replaces the operation's attempt, if there is one; ends its pause.
-    pub fn begin(&mut self, branch_op: BranchOp, attempt: T) {
+    /// Adds the attempt that starts, and ends the operation's pause. Returns the attempt that it replaces: there should be
+    /// none, as an operation has at most one.
+    pub fn begin(&mut self, branch_op: BranchOp, attempt: T) -> Option<T> {
         self.pauses.retain(|(paused, _)| *paused != branch_op);
         match self.find(branch_op) {
-            Ok(at) => {
-                if let Some(running) = self.attempts.get_mut(at) {
-                    running.1 = attempt;
-                }
+            Ok(at) => self.attempts.get_mut(at).map(|running| std::mem::replace(&mut running.1, attempt)),
+            Err(at) => {
+                self.attempts.insert(at, (branch_op, attempt));
+                None
             }
-            Err(at) => self.attempts.insert(at, (branch_op, attempt)),
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Policy {
     /// Shortest wait between two attempts, which a branch can ask for by "ongoing": keeps it from spinning through the
     /// host.
     pub ongoing_min: Duration,
-    /// Longest such wait.
+    /// Longest wait that a branch can ask for by "ongoing".
     pub ongoing_max: Duration,
     /// Failed attempts of one operation after which a saga is stuck: a person should look, though it goes on.
     pub stuck_after: u32,
@@ -82,7 +82,7 @@ pub enum Verdict {
 }
 
 impl Saga {
-    /// The next thing to do, given what is running and what time it is.
+    /// The next thing to do, given the attempts in flight and the time.
     pub fn next<T>(&self, in_flight: &InFlight<T>, now: Timestamp) -> Next {
         match self.status() {
             Status::Prepared => Next::Wait(None),
@@ -206,7 +206,7 @@ impl Saga {
         blocked
     }
 
-    /// What to do about an operation that waits for no other.
+    /// The next thing to do for an operation that waits for no other.
     fn due<T>(&self, branch_op: BranchOp, in_flight: &InFlight<T>, now: Timestamp) -> Due {
         match self.op(branch_op).and_then(|op| op.retry_at).max(in_flight.pause_of(branch_op)) {
             Some(at) if at > now => Due::Later(at),

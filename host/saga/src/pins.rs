@@ -1,4 +1,4 @@
-//! Which code a saga uses: decided once, when it is first stored, however often plugins are replaced afterwards.
+//! The components that a saga runs on: chosen when it is first stored, and kept when plugins are replaced later.
 
 use std::{fmt, str::FromStr};
 
@@ -20,7 +20,7 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// A text that is no digest.
+/// The text is not a digest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a digest is the SHA-256 of a component: 64 hexadecimal digits in lower case")]
 pub struct NoDigest;
@@ -48,16 +48,14 @@ fn digit(letter: u8) -> Option<u8> {
     }
 }
 
-/// A component under the name that its data and its settings go by.
+/// A component, under the name of its plugin.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pin {
-    /// The plugin.
     pub plugin: Box<str>,
-    /// Its code.
     pub digest: Digest,
 }
 
-/// The component that carries out each operation of a saga; none for those that services carry out, or nobody.
+/// The component of each operation of a saga. Operations of services, and those without an address, have none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pins {
     components: Vec<Pin>,
@@ -71,7 +69,7 @@ impl Pins {
         Self { components, numbers }
     }
 
-    /// Lets this component carry out the operation.
+    /// Sets the component of the operation.
     pub fn set(&mut self, branch_op: BranchOp, pin: Pin) {
         let number = self.components.iter().position(|known| *known == pin).unwrap_or_else(|| {
             self.components.push(pin);
@@ -87,13 +85,13 @@ impl Pins {
         }
     }
 
-    /// The component that carries out the operation.
+    /// The component of the operation.
     pub fn get(&self, branch_op: BranchOp) -> Option<&Pin> {
         let number = usize::from(*self.numbers.get(index(branch_op))?);
         self.components.get(number.checked_sub(1)?)
     }
 
-    /// Whether no component carries out anything.
+    /// Whether no operation has a component.
     pub fn is_empty(&self) -> bool {
         self.components.is_empty()
     }

@@ -1,4 +1,4 @@
-//! The log of a saga as people read it: one line an event. Serves the API, golden tests and bug reports alike.
+//! A saga's log as text, one line an event: for the API, golden tests and bug reports.
 
 use std::fmt::{self, Write};
 
@@ -9,7 +9,7 @@ use crate::{
     state::{IllegalEvent, Saga},
 };
 
-/// Hexadecimal digits of a component's digest that people are shown: enough to tell versions apart.
+/// How many hexadecimal digits of a component's digest are shown: enough to tell versions apart.
 const DIGEST_DIGITS: usize = 12;
 
 /// Renders a saga's log; every line starts with the milliseconds since its creation.

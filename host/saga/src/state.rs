@@ -111,7 +111,7 @@ pub struct StepState {
 }
 
 impl StepState {
-    /// One of the two.
+    /// The state of one of the two operations.
     pub fn op(&self, op: Op) -> &OpState {
         match op {
             Op::Action => &self.action,
@@ -146,10 +146,7 @@ impl StepState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// This step's action was rejected; the branch's words are in its state.
-    Rejected {
-        /// Index of the step.
-        step: usize,
-    },
+    Rejected { step: usize },
     /// A limit of the saga ran out.
     Aborted(AbortReason),
     /// A person stopped it.
@@ -172,7 +169,6 @@ pub struct Saga {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("saga {gid}, {}: {event:?} cannot happen: {why}", was.as_str())]
 pub struct IllegalEvent {
-    /// The saga.
     pub gid: Gid,
     /// The event that does not fit.
     pub event: Box<Event>,

@@ -297,7 +297,7 @@ fn explore(steps: usize, orders: Vec<Order>, options: &Options, troubles: u32, c
     tally
 }
 
-/// Explores with each kind of option: none, a timer that may fire at any moment, a limit of retries.
+/// Explores with each kind of option: none, a timer that may fire at any time, a limit of retries.
 fn explore_with_options(steps: usize, budgets: &[(u32, u32)]) {
     let options = [
         ("no options", Options::default()),

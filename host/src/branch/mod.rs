@@ -1,8 +1,8 @@
-//! The seam between a saga and whatever does its work.
+//! The interface between a saga and the plugins and services that do its work.
 //!
 //! The engine sees one trait, [`Branch`]. Behind it stand Wasm plugins (`plugin`), services over HTTP ([`http`]) and over
-//! gRPC ([`grpc`]); tests put scripts there. A branch never decides about the saga: it is called once per attempt and
-//! says what came of it.
+//! gRPC ([`grpc`]); tests use scripts. A branch never decides about the saga: it is called once per attempt and returns
+//! the attempt's outcome.
 
 pub mod grpc;
 pub mod http;
@@ -21,47 +21,44 @@ use crate::{
 /// Whether an attempt can have an effect that the host neither sees nor can take back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Containment {
-    /// Nothing an attempt does can leave the host: its effects are the batch it returns, and nothing before that.
+    /// An attempt has no effect outside the host. Its only effects are the batch that it returns.
     Contained,
-    /// Contained until it asks its [`Egress`] to be let out, and external from then on.
+    /// Contained until its first request to its [`Egress`], and external from then on.
     Gated,
-    /// An attempt may act on the world as soon as it has started.
+    /// An attempt may have effects outside the host as soon as it has started.
     External,
 }
 
-/// Something that an attempt wants to let out of the host.
+/// A request that an attempt wants to send out of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressRequest {
-    /// For people, as in `POST https://example.com/charges`.
+    /// Text for people, such as `POST https://example.com/charges`.
     pub what: String,
 }
 
-/// Why nothing may leave the host for this attempt.
+/// Why the attempt may not send its request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct EgressDenied(pub String);
 
-/// The only way out for an attempt of a branch that is [`Containment::Gated`].
+/// Grants egress to an attempt of a branch that is [`Containment::Gated`], which sends nothing without it.
 pub trait Egress: Send + Sync + 'static {
-    /// Asks to let something out. Resolves when it may go: it is on disk that the attempt may have had an effect, and
-    /// so is everything that the attempt can have read. Asked again for everything that follows.
+    /// Requests to send. Granted when the attempt's start and everything that the attempt can have read are on disk.
+    /// Call it before each request that is sent.
     ///
-    /// Whoever is held back has done nothing, and must not go on.
+    /// An attempt that is denied must not send, and must end.
     fn request(&self, egress_request: EgressRequest) -> BoxFuture<'_, Result<(), EgressDenied>>;
 
-    /// What is answered to every request that may go, in place of whom it is for: then nothing is sent. For who tries a
-    /// branch out; a saga's exits have none.
+    /// A canned reply for `wasaga plugin test`: when set, requests are answered with it and not sent. `None` in a saga.
     fn reply(&self) -> Option<Reply> {
         None
     }
 }
 
-/// What an HTTP request is answered without being sent.
+/// A canned reply to an HTTP request that is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
-    /// The status.
     pub status: ::http::StatusCode,
-    /// The whole body.
     pub body: Bytes,
 }
 
@@ -198,7 +195,7 @@ pub trait Branch: Send + Sync + 'static {
     /// Whether an attempt can have effects outside the host.
     fn containment(&self) -> Containment;
 
-    /// What an attempt would send, for people who want to know without sending it; `None` if that is not known before.
+    /// The request that an attempt would send, as text for people; `None` if it is not known before the attempt.
     fn egress_request(&self, _call: &Call) -> Option<EgressRequest> {
         None
     }
@@ -209,7 +206,6 @@ pub trait Branch: Send + Sync + 'static {
 pub struct DataKey {
     /// The plugin that owns the bucket; empty for a shared bucket.
     pub owner: String,
-    /// The bucket.
     pub bucket: String,
     /// The key in the bucket.
     pub key: String,
@@ -217,17 +213,16 @@ pub struct DataKey {
 
 /// Finds the branch behind an address. The host's own directory knows plugins and HTTP services.
 pub trait Directory: Send + Sync + 'static {
-    /// The branch that carries out the operation `branch_op` of `saga`; the saga's other options may matter to it.
+    /// The branch that carries out this operation of `saga`. An error: it was not found.
     ///
-    /// Asked before each attempt, since plugins come and go. `pin` is what [`Directory::pin`] has said of it; without
-    /// one it is a service, whatever plugins there are by now.
+    /// Called before each attempt, since plugins are published and removed at any time. `pin` is what
+    /// [`Directory::pin`] returned for the operation; without one it is a service, even if a plugin has the name now.
     fn find(&self, saga: &Definition, branch_op: BranchOp, pin: Option<&Pin>) -> Result<Arc<dyn Branch>, NotFound>;
 
-    /// Which components are to carry out these operations, from now until the saga's end; none where a service is.
-    /// All are chosen at one moment, or a saga could mix versions, and are held from that moment on: see
-    /// [`Directory::hold`].
+    /// Chooses the components that carry out these operations until the saga's end; none for services. All are chosen
+    /// at once, so that a saga does not mix versions, and are held from then on: see [`Directory::hold`].
     ///
-    /// Asked when a saga is first stored, to refuse what cannot work: the operation that leads nowhere, and why.
+    /// Called when a saga is first stored. An error: the operation whose address was not found, and why.
     fn pin(&self, saga: &Definition, branch_ops: &[BranchOp]) -> Result<Pins, (BranchOp, NotFound)> {
         branch_ops.iter().try_for_each(|branch_op| {
             self.find(saga, *branch_op, None).map(drop).map_err(|not_found| (*branch_op, not_found))
@@ -235,26 +230,26 @@ pub trait Directory: Send + Sync + 'static {
         Ok(Pins::default())
     }
 
-    /// Told of every saga that was stored by an earlier process, before anything runs, that it uses these components:
-    /// they stay, and are found, until [`Directory::release`] has been told as often.
+    /// Holds the components of a saga that an earlier process stored. Called at the start, before any attempt. The
+    /// components stay and are found until they have been released as often as they were held.
     fn hold(&self, _pins: &[Pin]) {}
 
-    /// Told that a saga that these were pinned or held for has ended.
+    /// Releases the components that were pinned or held for a saga which has ended.
     fn release(&self, _pins: &[Pin]) {}
 
-    /// Names the row of a branch's data that this key of the store has, for people and without secrets. `None`: the key
-    /// is not one of a branch's data.
+    /// The names of the row of a branch's data that has this key in the store, without secrets. `None`: the key is not
+    /// that of a branch's data.
     fn describe(&self, _key: &[u8]) -> Option<DataKey> {
         None
     }
 
-    /// Data of branches as people may see it: without the secrets that branches were given.
+    /// A branch's data without the secrets that were granted to branches.
     fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
         data.into()
     }
 }
 
-/// An address that leads to no branch: what is wrong with it, and what would do.
+/// The branch of an address was not found: the cause and the mend.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotFound(pub String);

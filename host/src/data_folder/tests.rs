@@ -102,6 +102,35 @@ fn a_store_of_an_older_host_beside_ours_is_refused() {
 }
 
 #[test]
+fn a_store_on_a_disk_that_is_not_mounted_is_not_begun_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/nonexistent/store", dir.path().join("store")).unwrap();
+    let error = open(dir.path(), &Os).unwrap_err();
+    assert!(error.to_string().starts_with("cannot look at"), "{error}");
+    assert!(dir.path().join("store").is_symlink() && !dir.path().join("FORMAT").exists());
+
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path(), &Os).unwrap();
+    fs::remove_dir(store(dir.path())).unwrap();
+    let before = tree(dir.path());
+    assert!(matches!(open(dir.path(), &Os), Err(Error::NoStore { .. })));
+    assert_eq!(tree(dir.path()), before);
+}
+
+#[test]
+fn folders_and_files_that_are_not_ours_are_refused_and_not_touched() {
+    let (foreign_store, foreign_file) = (folder_of_format_1(), folder_of_format_1());
+    fs::write(foreign_store.path().join("store/shopping list"), "milk").unwrap();
+    fs::write(foreign_file.path().join("database"), "of something else").unwrap();
+    for dir in [foreign_store, foreign_file] {
+        let before = tree(dir.path());
+        let error = open(dir.path(), &Os).unwrap_err();
+        assert!(error.to_string().contains("is not of Wasaga"), "{error}");
+        assert_eq!(tree(dir.path()), before);
+    }
+}
+
+#[test]
 fn a_folder_in_use_by_an_older_host_is_refused() {
     let dir = folder_of_format_1();
     let lock = fs::File::open(dir.path().join("store/LOCK")).unwrap();

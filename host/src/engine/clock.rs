@@ -1,7 +1,7 @@
-//! What time it is, for sagas: the wall clock as it was at the start, carried on by a clock that only goes forward.
+//! The time for sagas: the wall clock at the start of the host, plus the time elapsed on a monotonic clock.
 //!
-//! Steps of the system's clock therefore never make retries come early, twice or never. Tests pause tokio's time, and
-//! this clock with it.
+//! So a step of the system's clock does not change when a retry is due. When a test pauses tokio's time, this clock
+//! pauses too.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,7 +24,7 @@ impl Clock {
         Self { wall_at_start: Timestamp(0).after(wall), start: Instant::now() }
     }
 
-    /// This moment.
+    /// The time now.
     pub fn now(&self) -> Timestamp {
         self.wall_at_start.after(self.start.elapsed())
     }

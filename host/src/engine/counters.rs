@@ -8,13 +8,13 @@ use std::{
 
 use crate::saga::{BranchOp, Op, Status};
 
-/// Steps that are counted each by itself; the others are counted together.
+/// The number of steps with counters of their own; all later steps share one.
 pub const BRANCHES: usize = 20;
 
 /// Upper bounds of the classes of [`Durations`], in seconds: those that Prometheus' own clients use by default.
 pub const BOUNDS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Something that went well or not.
+/// Two counters: successes and failures.
 #[derive(Debug, Default)]
 pub struct OkFail {
     ok: AtomicU64,
@@ -22,13 +22,13 @@ pub struct OkFail {
 }
 
 impl OkFail {
-    /// One more.
+    /// Counts one success or failure.
     pub fn count(&self, is_ok: bool) {
         let counter = if is_ok { &self.ok } else { &self.fail };
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many went well, and how many did not.
+    /// The successes, then the failures.
     pub fn read(&self) -> [u64; 2] {
         [&self.ok, &self.fail].map(|counter| counter.load(Ordering::Relaxed))
     }
@@ -37,13 +37,13 @@ impl OkFail {
 /// A histogram of durations.
 #[derive(Debug, Default)]
 pub struct Durations {
-    /// By class; the last one is unbounded.
+    /// By class of [`BOUNDS_S`]; the last one is unbounded.
     counts: [AtomicU64; BOUNDS_S.len() + 1],
     sum_us: AtomicU64,
 }
 
 impl Durations {
-    /// One more.
+    /// Counts one duration.
     pub fn observe(&self, duration: Duration) {
         let seconds = duration.as_secs_f64();
         let class = BOUNDS_S.iter().position(|bound| seconds <= *bound).unwrap_or(BOUNDS_S.len());
@@ -54,12 +54,12 @@ impl Durations {
         self.sum_us.fetch_add(u64::try_from(duration.as_micros()).unwrap_or_default(), Ordering::Relaxed);
     }
 
-    /// How many there were in each class, the unbounded one last.
+    /// The number of durations in each class, the unbounded one last.
     pub fn counts(&self) -> [u64; BOUNDS_S.len() + 1] {
         self.counts.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// All together.
+    /// The sum of all durations.
     pub fn sum(&self) -> Duration {
         Duration::from_micros(self.sum_us.load(Ordering::Relaxed))
     }
@@ -70,28 +70,28 @@ impl Durations {
 pub struct Counters {
     /// By step, action before compensation.
     branches: [[OkFail; 2]; BRANCHES + 1],
-    /// Rounds: from when a saga is taken up until it has ended, or waits.
+    /// Rounds. A round begins when a saga's driver starts, and ends when the saga ends or waits.
     pub rounds: OkFail,
     /// Age of a saga at the end of each of its rounds.
     pub ages: Durations,
 }
 
 impl Counters {
-    /// The attempts of an operation; of all steps beyond [`BRANCHES`] together.
+    /// The counters of an operation's attempts. Steps beyond [`BRANCHES`] share theirs.
     pub fn attempts(&self, branch_op: BranchOp) -> Option<&OkFail> {
         let [action, compensation] = self.branches.get(branch_op.step.min(BRANCHES))?;
         Some(if branch_op.op == Op::Action { action } else { compensation })
     }
 
-    /// An attempt has ended, in a success or not.
+    /// Counts an attempt that has ended.
     pub(super) fn attempt(&self, branch_op: BranchOp, has_succeeded: bool) {
         if let Some(ratio) = self.attempts(branch_op) {
             ratio.count(has_succeeded);
         }
     }
 
-    /// A round has ended. As under DTM, one that went forward is well only if the saga succeeded, one that went back
-    /// always.
+    /// Counts a round that has ended. As in DTM, a forward round is a success only if the saga succeeded; a roll-back
+    /// round always is.
     pub(super) fn round(&self, before: Status, after: Status, age: Duration) {
         self.rounds.count(before == Status::Aborting || after == Status::Succeed);
         self.ages.observe(age);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::saga::Status;
 
-/// How many sagas there were and are.
+/// The numbers of sagas, by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Accepted by this process.
@@ -17,7 +17,7 @@ pub struct Counts {
     pub open: u64,
     /// Driven now; the other open ones wait.
     pub live: u64,
-    /// Attempts of this process with a write conflict: others had changed what they had read.
+    /// Attempts of this process that ended in a write conflict.
     pub conflicts: u64,
 }
 

@@ -9,16 +9,16 @@ use crate::{
     store,
 };
 
-/// The engine cannot do what was asked: not the asker's mistake.
+/// A failure of the engine. The caller's request was not at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The store failed; the host is about to stop.
     #[error("the store failed")]
     Store(#[from] store::Error),
-    /// A commit was refused that nothing should stand against.
+    /// The store refused a commit that cannot conflict: a bug.
     #[error("a commit was refused")]
     Commit(#[from] store::CommitError),
-    /// The stored saga makes no sense.
+    /// The stored saga cannot be read.
     #[error("the stored saga {gid} cannot be read")]
     Unreadable {
         /// Its gid, or its id where the gid is not known.
@@ -54,28 +54,23 @@ impl Error {
 /// Why a saga was not accepted. Nothing has been stored or changed, unless the engine itself failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SubmitError {
-    /// There is such a saga, and it can no longer be submitted or prepared.
+    /// A saga with this gid exists, and its status does not allow this request.
     #[error("current status '{}'", .0.as_str())]
     Status(Status),
-    /// There is an unfinished saga with this gid that asks for something else.
+    /// An unfinished saga with this gid has another definition.
     #[error("the gid belongs to an unfinished saga with another definition: choose another gid")]
     Different,
-    /// A branch's address leads nowhere.
+    /// A branch's address was not found.
     #[error("the {} of step {step} (counted from 0) cannot be called: {reason}", op.as_str())]
     Target {
-        /// Index of the step.
         step: usize,
-        /// Which of its addresses.
         op: Op,
-        /// Why, and what would do.
+        /// The cause and the mend.
         reason: String,
     },
-    /// As many sagas are running, or open, as the host takes on.
+    /// The limit of running sagas (`live_max`) or of open sagas (`open_max`) is reached.
     #[error("the host is busy: try again in {} s", retry_after.as_secs())]
-    Busy {
-        /// When a place may be free.
-        retry_after: Duration,
-    },
+    Busy { retry_after: Duration },
     /// The host is shutting down.
     #[error("the host is stopping: try again when it is back")]
     Stopping,
@@ -87,10 +82,8 @@ pub enum SubmitError {
 /// Why a person's request about one saga was not carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// No such saga.
     #[error("no saga has this gid")]
     NotFound,
-    /// It has ended.
     #[error("the saga has ended: {}", .0.as_str())]
     Finished(Status),
     /// The engine failed.

@@ -184,7 +184,10 @@ impl Core {
 
     /// Begins an attempt. Until [`Core::end_attempt`] its handle is not aborted, and from then on it is.
     pub fn begin_attempt(&mut self, branch_op: BranchOp, attempt: AbortHandle) {
-        self.in_flight.begin(branch_op, attempt);
+        // There is none to replace; if there were, its outcome and its egress would have to end here.
+        if let Some(replaced) = self.in_flight.begin(branch_op, attempt) {
+            replaced.abort();
+        }
     }
 
     /// Ends the running attempt of an operation, or cancels it: its outcome is ignored, and it gets no egress.

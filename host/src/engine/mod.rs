@@ -6,11 +6,13 @@
 //!                       sagas                     ^
 //!                         │ one driver each       │ nothing to do for a while
 //!                         v                       │
-//!            machine ──> commit ──> call ──> commit ──> ended: tell who waits
+//!            machine ──> commit ──> call ──> commit ──> ended: answer waiters
 //! ```
 //!
 //! Invariants: a saga is driven by at most one driver; a saga that is not live is in the store as it is, and if
-//! unfinished it is also in the timer (or prepared); nothing is told to anybody before it is on disk.
+//! unfinished it is also in the timer (or prepared); no answer is sent before what it says is on disk.
+//!
+//! The steps of a saga's life are methods of `Inner`, in one file for each subject, since all of them need its parts.
 
 mod admission;
 mod attempts;
@@ -63,17 +65,17 @@ use crate::{
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-/// What came of a submission.
+/// The result of a submission.
 #[derive(Clone, Debug)]
 pub enum Submitted {
-    /// It is on disk and running.
+    /// The saga is on disk and running.
     Accepted,
-    /// How it stands after it has ended, or now that it waits for a retry or for longer than the client can.
+    /// The saga's state when it ended, began to wait for a retry, or `wait_max` had passed.
     Waited(Arc<Saga>),
 }
 
 impl Engine {
-    /// Reads which sagas are unfinished and starts to drive them. Call it before listening.
+    /// Reads the rows of unfinished sagas and starts to drive them. Call it before listening.
     pub fn start(
         store: Arc<dyn Store>,
         directory: Arc<dyn Directory>,
@@ -87,8 +89,8 @@ impl Engine {
         Ok(Self(inner))
     }
 
-    /// How many unfinished sagas were set aside at the start because this version cannot read their rows. Which
-    /// components they need nobody knows.
+    /// How many unfinished sagas were set aside at the start because their rows cannot be read. The components that
+    /// they use are unknown.
     pub fn unread(&self) -> u64 {
         self.0.unread.load(Ordering::Relaxed)
     }
@@ -101,8 +103,8 @@ impl Engine {
         }
     }
 
-    /// Stores a saga and runs it. Returns when it is on disk; with `wait_result`, when it has ended or has come to
-    /// wait for a retry, or after [`Settings::wait_max`].
+    /// Stores a saga and runs it. Returns when it is on disk; with `wait_result`, when it has ended or waits for a
+    /// retry, or after [`Settings::wait_max`].
     pub async fn submit(&self, definition: Definition) -> Result<Submitted, SubmitError> {
         let gid = definition.gid().clone();
         let entered = match self.0.enter(definition) {
@@ -133,7 +135,7 @@ impl Engine {
         self.control(gid, |at| Event::ForceStopped { at }).await
     }
 
-    /// Retries now whatever the saga waits to retry.
+    /// Retries the saga's waiting operations now.
     pub async fn retry_now(&self, gid: &str) -> Result<(), ControlError> {
         self.control(gid, |at| Event::RetryRequested { at }).await
     }
@@ -153,7 +155,7 @@ impl Engine {
         Ok(self.0.durable(&ticket).await?)
     }
 
-    /// What time it is for sagas.
+    /// The time now on the engine's clock.
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
     }
@@ -163,7 +165,7 @@ impl Engine {
         &self.0.settings.policy
     }
 
-    /// How many sagas there were and are.
+    /// The numbers of sagas, by state.
     pub fn counts(&self) -> Counts {
         let stats = &self.0.stats;
         Counts {
@@ -176,21 +178,21 @@ impl Engine {
         }
     }
 
-    /// What has been attempted so far.
+    /// The counters of attempts and rounds since the start.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
     }
 
-    /// Resolves when the store has failed. Nothing is accepted any more, nothing acknowledged is lost: the host has to
-    /// be started again.
+    /// Resolves when the store has failed. No saga is accepted any more and no acknowledged one is lost: restart the
+    /// host.
     pub async fn store_failed(&self) {
         let mut failed = self.0.store_failed.subscribe();
         // The sender lives as long as this handle.
         let _ = failed.wait_for(|failed| *failed).await;
     }
 
-    /// Starts nothing new, lets the running attempts end for as long as `grace`, then gives them up. What is unfinished
-    /// is on disk and goes on at the next start.
+    /// Starts no more attempts, waits up to `grace` for the running ones, then cancels them. Unfinished sagas are on
+    /// disk and continue at the next start.
     pub async fn stop(&self, grace: Duration) {
         self.0.stopping.cancel();
         self.0.drivers.close();
@@ -221,9 +223,8 @@ impl Engine {
 
     /// Retries now up to `limit` unfinished sagas that wait until later than `time`, the oldest first.
     ///
-    /// Prepared sagas wait for their submission and running ones for nothing: neither counts. Looks at every unfinished
-    /// saga until it has found enough and one more, about a second for a million of them, a page at a time between
-    /// other work.
+    /// Prepared and running sagas do not count. Scans the unfinished sagas until it has found one more than `limit`,
+    /// about a second for a million of them, and yields to other tasks after each page.
     pub async fn retry_all_due_after(&self, time: Timestamp, limit: u64) -> Result<Retried, Error> {
         self.0.retry_all_due_after(time, limit).await
     }

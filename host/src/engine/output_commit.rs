@@ -58,7 +58,7 @@ impl OutputCommit {
             Ok(ticket) => Ok((ticket, has_left)),
             Err(error) => {
                 engine.notice(&error);
-                Err(EgressDenied(format!("that it leaves could not be written down: {error}")))
+                Err(EgressDenied(format!("its start could not be committed: {error}")))
             }
         }
     }
@@ -82,7 +82,7 @@ impl Egress for OutputCommit {
     fn request(&self, egress_request: EgressRequest) -> BoxFuture<'_, Result<(), EgressDenied>> {
         async move {
             let (ticket, has_left) = self.pass(&egress_request)?;
-            ticket.durable().await.map_err(|error| EgressDenied(format!("that it leaves is not on disk: {error}")))?;
+            ticket.durable().await.map_err(|error| EgressDenied(format!("its start is not on disk: {error}")))?;
             let (_, live) = self.host()?;
             let core = live.sound_core().ok_or_else(panicked)?;
             self.check(&core, has_left)

@@ -1,4 +1,4 @@
-//! When parked sagas are due: sixteen bytes each, the rest of them is in the store.
+//! The due times of parked sagas. An entry has sixteen bytes; everything else about the saga is in the store.
 
 use std::{cmp::Reverse, collections::BinaryHeap, sync::Mutex};
 
@@ -8,7 +8,7 @@ use super::{clock::Clock, format::SagaId};
 use crate::saga::Timestamp;
 use crate::store::sync::lock;
 
-/// A queue of sagas by the moment when they are due. An entry may be out of date; whoever takes it asks the store.
+/// A queue of sagas by due time. An entry may be out of date, so the due time in the store decides.
 #[derive(Default)]
 pub(super) struct Timer {
     heap: Mutex<BinaryHeap<Reverse<(Timestamp, SagaId)>>>,
@@ -27,7 +27,7 @@ impl Timer {
         }
     }
 
-    /// Waits until the earliest saga is due, and takes it.
+    /// Waits until the earliest saga is due, removes it and returns it.
     pub async fn next(&self, clock: &Clock) -> SagaId {
         loop {
             let earliest = {

@@ -13,9 +13,9 @@
 //!
 //! Recovery deletes no file that is longer than a header, except drafts of bases, and bases older than the one in use.
 //! Damaged bases, a last segment without a readable record, and what salvage cuts off are renamed to `*.damaged`. An
-//! unreadable tail of a last segment with records is cut off and not kept, because every crash during a write leaves
-//! one: as far as the journal can tell it was never acknowledged, or sled has it. A damaged sled's directory is renamed
-//! to `state.damaged-*`, of which the last three are kept.
+//! unreadable tail of a last segment with records is cut off: as far as the journal can tell it was never acknowledged.
+//! If it is longer than a header, a copy is kept as `*.damaged`. A damaged sled's directory is renamed to
+//! `state.damaged-*`, of which the last three are kept.
 
 mod decide;
 mod inspect;

@@ -42,7 +42,7 @@ struct Counts {
     requests: AtomicU32,
     at_once: AtomicU32,
     at_once_max: AtomicU32,
-    /// For those who ask for `/when`.
+    /// The answer to `/when`.
     told: Notify,
 }
 

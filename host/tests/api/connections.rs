@@ -87,7 +87,7 @@ async fn a_connection_serves_many_requests() {
 }
 
 #[tokio::test]
-async fn who_does_not_finish_a_header_is_disconnected() {
+async fn a_client_that_does_not_finish_a_header_is_disconnected() {
     let settings = serve::Settings { header_timeout: GLANCE, ..serve::Settings::default() };
     let server = server(settings).await;
     let mut silent = server.connect().await;

@@ -112,7 +112,7 @@ impl Host {
         self.send_to(method, "127.0.0.1", path, body).await
     }
 
-    /// As somebody who calls the host by this name.
+    /// As a client that calls the host by this name.
     pub async fn send_to(&self, method: Method, host: &str, path: &str, body: impl Into<Body>) -> Answer {
         self.send_whole(Request::builder().method(method).uri(path).header(HOST, host).body(body.into()).unwrap()).await
     }

@@ -320,7 +320,7 @@ async fn a_saga_is_shown_with_what_its_plugins_gave() {
     assert_eq!((unknown.status.as_u16(), unknown.body.contains("nobody")), (404, true), "{}", unknown.body);
 }
 
-/// Takes all moments out of a saga's view.
+/// Removes all times from a saga's view.
 fn moments(view: &mut Value) -> Vec<Value> {
     match view {
         Value::Object(members) => {

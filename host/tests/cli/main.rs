@@ -1,4 +1,4 @@
-//! What people who write plugins see of the program: the real one, run as they run it.
+//! The subcommands for authors of plugins: the real program, run as they run it.
 
 mod gallery;
 mod plugin;

@@ -38,7 +38,7 @@ fn a_new_plugin_says_how_to_build_it() {
         refused.must_hold(&[words]);
         assert!(!dir.path().join(name).exists());
     }
-    // Nobody can make a folder there, root included.
+    // No user can make a folder there, root included.
     let refused = wasaga(Path::new("/proc"), &["new", "stock", "--lang", "rust"]);
     assert!(!refused.is_good);
     refused.must_hold(&["the folder stock cannot be made here", "os error"]);
@@ -159,7 +159,7 @@ async fn a_list_keeps_its_columns_and_tells_what_is_no_plugin() {
 }
 
 #[test]
-fn who_has_seen_enough_is_not_told_of_a_panic() {
+fn a_closed_pipe_is_no_panic() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = Command::new(program());

@@ -85,7 +85,7 @@ fn data_that_cancel_leaves_behind_must_be_meant() {
 fn requests_get_the_answer_that_was_given_and_are_not_sent() {
     let dir = tempfile::tempdir().unwrap();
     let file = component_file("fixtures", "chaos");
-    // It would fail by being sent: nobody serves there.
+    // Sending it would fail: no server listens there.
     let settings =
         "[plugins.grants.pay]\nhttp = [{ url = \"http://127.0.0.1:1/v1/\", methods = [\"POST\"], private = true }]\n";
     fs::write(dir.path().join("wasaga.toml"), settings).unwrap();

@@ -4,7 +4,7 @@ use wasaga::config::{Config, Flags};
 
 const SAMPLE: &str = include_str!("../../../examples/wasaga.toml");
 
-/// The sample as somebody would use it who removes the `#` before every setting.
+/// The sample with the `#` before every setting removed.
 fn uncommented() -> String {
     SAMPLE.lines().map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line)).fold(
         String::new(),
@@ -63,7 +63,7 @@ fn grpc_is_served_at_the_next_port_unless_told_otherwise() {
     assert_eq!(at("127.0.0.1:1", "off", "127.0.0.1:1"), None);
 }
 
-/// The example of grants in the sample, as somebody would use it who copies it.
+/// The example of grants in the sample, copied as it is.
 fn example_of_grants() -> String {
     let lines = SAMPLE.lines().filter_map(|line| line.strip_prefix("#     "));
     lines.collect::<Vec<_>>().join("\n")

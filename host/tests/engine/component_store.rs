@@ -1,4 +1,4 @@
-//! Components in versions, of which a directory keeps only what somebody needs.
+//! Components in versions, of which a directory keeps only those that a saga needs.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -82,7 +82,7 @@ impl ComponentStore {
         self.state().used.get(&(gid.to_owned(), step, false)).cloned().flatten()
     }
 
-    /// The process is another: nobody holds anything yet.
+    /// A new process: nothing is held yet.
     pub fn restart(&self) {
         self.state().held.clear();
     }

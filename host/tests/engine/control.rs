@@ -75,7 +75,7 @@ async fn effects_that_come_after_the_stop_are_not_committed() {
     let late = stage.action(0, 1).await;
     let mut effects = Batch::new();
     effects.put(b"k late", b"1");
-    // The end has come in before the stop, but nobody has looked at it yet.
+    // The attempt ended before the stop, but the driver has not read its outcome yet.
     late.effects(effects);
     host.engine.force_stop("g").await.unwrap();
     host.until_idle().await;
@@ -121,7 +121,7 @@ async fn a_full_host_can_still_be_told_what_to_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hastening_waits_for_a_place_but_not_the_person() {
+async fn a_retry_request_returns_before_its_saga_gets_a_place() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).with(|settings| settings.live_max = 1).start();
     host.submit(&Plan::new("g").external().with(|options| options.retry_interval_s = 10_000)).await;
@@ -158,7 +158,7 @@ async fn what_has_ended_or_never_was_cannot_be_controlled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hastened_a_prepared_saga_stays_prepared() {
+async fn a_prepared_saga_stays_prepared_after_a_retry_request() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).start();
     let plan = Plan::new("g").contained();

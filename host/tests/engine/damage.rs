@@ -102,7 +102,7 @@ async fn a_damaged_row_of_an_open_saga_concerns_its_saga_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_saga_does_not_keep_others_from_being_hastened() {
+async fn a_damaged_saga_does_not_keep_others_from_being_retried() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).start();
     let gids = ["one", "bad", "two"];

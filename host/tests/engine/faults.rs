@@ -1,6 +1,6 @@
-//! The store fails at every commit, the power goes at every sync: for sagas of every shape, at every moment.
+//! The store fails at every commit, the power goes at every sync: for sagas of every shape, at every commit.
 //!
-//! After a restart on the same directory every saga that somebody was promised is there, and all sagas end; no effect
+//! After a restart on the same directory every acknowledged saga is there, and all sagas end; no effect
 //! is left of those that failed, none is missing of those that succeeded, none counts twice, no action follows the
 //! first compensation.
 
@@ -69,7 +69,7 @@ fn run(plan: &Plan, seed: u64, troubles: Troubles, fault: Fault) -> bool {
             let record = host.find(gid).await;
             world.check_end(&record);
         }
-        // What nobody was promised is there and has ended, or never was.
+        // A saga that was not acknowledged has ended, or was never stored.
         if let Some(record) = host.engine.find(&plan.gid).await.unwrap() {
             world.check_end(&record);
         }

@@ -45,7 +45,7 @@ async fn leave_when_durable(host: &Host, attempt: &Attempt) {
 }
 
 #[tokio::test]
-async fn it_is_let_out_when_its_start_and_all_before_it_is_on_disk() {
+async fn an_attempt_gets_egress_when_its_start_and_all_before_it_is_on_disk() {
     let stage = Stage::new();
     let host = Setup::new(stage.clone()).start();
     host.submit(&Plan::new("g").contained().gated()).await;
@@ -71,7 +71,7 @@ async fn it_is_let_out_when_its_start_and_all_before_it_is_on_disk() {
 
 /// Several requests of one attempt, side by side.
 #[tokio::test]
-async fn who_asks_twice_at_once_starts_once() {
+async fn an_attempt_with_two_requests_at_once_starts_once() {
     let stage = Stage::new();
     let host = Setup::new(stage.clone()).start();
     host.submit(&Plan::new("g").gated()).await;
@@ -100,7 +100,7 @@ async fn a_crash_after_it_was_let_out_does_not_forget_it() {
         leave_when_durable(&host, &first).await;
         let host = host.kill().await.start();
         assert!(first.leave().await.is_err(), "its host is gone");
-        // Nobody knows how far the first one got: the second starts outside, and its number is its own.
+        // It is unknown how far the first one got: the second starts outside, and its number is its own.
         let second = stage.action(1, 2).await;
         assert_eq!(starts(&host.find("g").await.log), [action(1), action(1)]);
         let commits = host.store.commits();
@@ -143,7 +143,7 @@ async fn a_crash_before_its_start_is_on_disk_takes_it_back_and_it_was_not_let_ou
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_that_never_leaves_costs_nothing_and_needs_no_compensation() {
+async fn an_attempt_without_egress_costs_nothing_and_needs_no_compensation() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).start();
     for is_rejected in [false, true] {

@@ -1,6 +1,6 @@
-//! The power goes at a random moment under load, again and again.
+//! The power fails at a random time under load, again and again.
 //!
-//! Every saga that somebody was promised is there afterwards, and in the end all sagas have ended as the world knows:
+//! Every acknowledged saga is there afterwards, and in the end all sagas have ended as the world knows:
 //! nothing leaked, nothing missing, nothing counted twice, no action after the first compensation, no attempt forgotten.
 
 use std::{

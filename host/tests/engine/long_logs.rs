@@ -1,6 +1,6 @@
 //! A saga that is retried for ever has a log that does not grow for ever.
 //!
-//! 1. However often it is tried, hastened and restarted, what is stored of it stays small, and every count exact.
+//! 1. However often it is tried, retried on request and restarted, what is stored of it stays small, and every count exact.
 //! 2. The short log replaces the long one in one commit: a crash shows one of them.
 
 use std::time::Duration;
@@ -137,7 +137,7 @@ async fn a_crash_shows_the_long_log_or_the_short_one() {
                 stage.action(0, number).await.fail();
             }
             let last = stage.action(0, attempts).await;
-            // The failure, the start of the next attempt (and with it, once, the short log), and a moment later.
+            // The failure, the start of the next attempt (and with it, once, the short log), and a short time later.
             host.disk.cut_at_sync(host.disk.syncs() + sync);
             last.fail();
             tokio::time::sleep(Duration::from_mins(5)).await;

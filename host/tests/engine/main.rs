@@ -1,4 +1,4 @@
-//! The engine, as somebody sees it who wants to break it: through its public face, on the real store, with branches
+//! The engine under attack: through its public API, on the real store, with branches
 //! that the tests play themselves. What each part checks stands at the top of its file.
 
 mod component_store;

@@ -2,7 +2,7 @@
 //!
 //! 1. No external branch is called before its attempt, and all that came before it, is durable.
 //! 2. A client learns nothing that is not durable: not that its saga was taken on, not how it ended, not how it stands.
-//! 3. Contained sagas that somebody waits for cost one commit, forward and back.
+//! 3. Contained sagas with a waiting client cost one commit, forward and back.
 
 use std::sync::Arc;
 
@@ -148,7 +148,7 @@ async fn a_saga_is_shown_only_as_it_is_on_disk() {
     stage.action(0, 1).await.succeed();
     let second = stage.action(1, 1).await;
 
-    // Nothing of it is stored yet. Who asks makes it durable first.
+    // Nothing of it is stored yet. A query makes it durable first.
     host.disk.hold();
     let mut find = Box::pin(host.engine.find("g"));
     assert!((&mut find).now_or_never().is_none(), "shown before it is on disk");
@@ -183,7 +183,7 @@ async fn controls_are_answered_only_when_they_are_durable() {
         let mut retry_now = Box::pin(host.engine.retry_now(gid));
         assert!((&mut retry_now).now_or_never().is_none());
         settle().await;
-        assert!((&mut retry_now).now_or_never().is_none(), "{gid}: hastening is answered before it is on disk");
+        assert!((&mut retry_now).now_or_never().is_none(), "{gid}: a retry request is answered before it is on disk");
         let mut stop = Box::pin(host.engine.force_stop(gid));
         assert!((&mut stop).now_or_never().is_none());
         settle().await;

@@ -2,7 +2,7 @@
 //!
 //! 1. The pins are in the log from its first entry, and every attempt is made with them: after upgrades and restarts,
 //!    forwards and backwards. A saga that uses no component has none.
-//! 2. Who is refused holds nothing; whoever is there already is not held for again; who has ended has let go, once.
+//! 2. A refused saga holds nothing; a known saga is not held for again; an ended saga has released its pins, once.
 //! 3. A component that is lost is a failed attempt, never another version.
 //! 4. Sagas from before sagas pinned anything do so when they are next driven.
 
@@ -102,7 +102,7 @@ async fn a_saga_runs_on_the_same_component_through_upgrades_and_restarts_and_bac
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_is_there_already_is_not_held_for_again_and_needs_no_current_plugin() {
+async fn a_known_saga_is_not_held_for_again_and_needs_no_current_plugin() {
     let (stage, component_store) = component_store();
     let host = Setup::paused(component_store.clone()).start();
     let plan = Plan::new("g").contained();
@@ -129,7 +129,7 @@ async fn whoever_is_there_already_is_not_held_for_again_and_needs_no_current_plu
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_refused_holds_nothing() {
+async fn a_refused_saga_holds_nothing() {
     let (_stage, component_store) = component_store();
     let host = Setup::paused(component_store.clone()).start();
     let refused = host.engine.submit(Plan::new("g").contained().step("elsewhere", "").now(&host.engine)).await;
@@ -311,7 +311,7 @@ async fn a_service_stays_one_when_a_plugin_comes_to_its_address() {
     assert_eq!(component_store.held(&v(1)), 0);
 }
 
-/// Sagas come, are prepared, stopped, hastened and end, plugins are replaced and the power goes: what is held is always
+/// Sagas come, are prepared, stopped, retried and end, plugins are replaced and the power goes: what is held is always
 /// what the open sagas need, and no operation is ever looked for in two versions.
 #[test]
 fn what_is_held_is_what_open_sagas_have_pinned() {

@@ -4,7 +4,7 @@
 //!    would take back, and what it would leave.
 //! 2. Nothing is stored, committed or sent: not a row, not a record, not a call of an external branch.
 //! 3. What is not known is said to be assumed, and no data is made up for it.
-//! 4. A plan is true of one moment, or there is none. It has limits, and its components stay while it is made.
+//! 4. A plan's data was current at one time, or there is no plan. It has limits, and its components stay while it is made.
 
 use std::{
     sync::{Arc, Mutex},

@@ -1,9 +1,9 @@
-//! Whoever meets a saga at a bad moment.
+//! Clients, timers and failures that meet a saga at a bad time.
 //!
-//! 1. A panic, in a branch or in the directory, concerns one saga: no place is lost, nobody hangs, and it goes on.
-//! 2. Sagas that end, wait and wake while others submit, look, hasten and stop them run once, and what was shown of one
+//! 1. A panic, in a branch or in the directory, concerns one saga: no permit is lost, no client hangs, and it continues.
+//! 2. Sagas that end, wait and wake while others submit, query, retry and stop them run once, and what was shown of one
 //!    is never taken back.
-//! 3. A store that has failed is noticed, whoever finds out.
+//! 3. A store that has failed is noticed, whichever task finds out.
 
 use std::{
     sync::{
@@ -71,7 +71,7 @@ async fn a_saga_whose_driver_panics_is_set_aside_and_can_go_on() {
         assert!(matches!(told, Err(SubmitError::Engine(Error::Gone))), "{told:?}");
         assert_eq!((host.engine.counts().live, host.engine.counts().open), (0, 1));
 
-        // Its place is free, it can be looked at, and whoever submits it again lets it go on from what is stored.
+        // Its place is free, it can be looked at, and a new submission continues it from what is stored.
         host.submit(&Plan::new("other").contained()).await;
         stage.action(0, 1).await.succeed();
         host.until_status("other", Status::Succeed).await;
@@ -239,7 +239,7 @@ async fn meddle(host: &Arc<Host>, plan: Plan, random: &mut fastrand::Rng) {
             Err(ControlError::Finished(_)) => break,
             Err(other @ ControlError::Engine(_)) => panic!("{other:?}"),
         }
-        // Left alone in the end, or hastening would keep it from ever waiting.
+        // Left alone in the end, or retry requests would keep it from ever waiting.
         if moment > 40 {
             break;
         }

@@ -384,7 +384,7 @@ async fn a_saga_that_keeps_failing_is_stuck_until_it_succeeds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn hastened_a_saga_tries_now_whatever_it_waits_for() {
+async fn a_saga_tries_at_once_after_a_retry_request() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).start();
     let plan = Plan::new("g").external().external().concurrent().with(|options| options.retry_interval_s = 1000);
@@ -397,7 +397,7 @@ async fn hastened_a_saga_tries_now_whatever_it_waits_for() {
     host.engine.retry_now("g").await.unwrap();
     let (one, other) = (stage.next().await, stage.next().await);
     assert_eq!((one.call.attempt, other.call.attempt, host.engine.now()), (2, 2, from));
-    // Hastening what runs starts nothing.
+    // A retry request for a running attempt starts nothing.
     host.engine.retry_now("g").await.unwrap();
     assert!(stage.is_quiet().await);
     one.reject();
@@ -414,7 +414,7 @@ async fn hastened_a_saga_tries_now_whatever_it_waits_for() {
     assert_eq!(host.engine.now(), from);
     host.until_status("g", Status::Failed).await;
     settle().await;
-    // The timers of the waits that were cut short go off for nothing.
+    // The timers of the shortened waits have no effect.
     tokio::time::sleep(5000 * SECOND).await;
     assert!(stage.is_quiet().await);
 }

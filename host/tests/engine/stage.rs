@@ -74,7 +74,7 @@ impl Stage {
         self.closed.lock().unwrap().insert(address.into(), why);
     }
 
-    /// From now on whoever looks for the address panics.
+    /// From now on finding this address panics.
     pub fn trap(&self, address: &str) {
         self.traps.lock().unwrap().insert(address.into());
     }
@@ -131,12 +131,12 @@ impl Attempt {
         drop(self.answer);
     }
 
-    /// Whether nobody waits for the answer any more.
+    /// Whether the caller has stopped waiting for the answer.
     pub fn is_given_up(&self) -> bool {
         self.answer.is_closed()
     }
 
-    /// Waits until nobody waits for the answer any more.
+    /// Waits until the caller has stopped waiting for the answer.
     pub async fn given_up(&mut self) {
         self.answer.closed().await;
     }

@@ -1,8 +1,8 @@
 //! Stopping the host in peace.
 //!
 //! 1. Nothing starts any more; what runs may end within the grace period, and is recorded.
-//! 2. What runs longer is given up, and whoever waits is answered. The next start goes on where this one stopped.
-//! 3. Whoever comes while the host stops is refused, or answered, and what was promised to anybody is kept.
+//! 2. Longer attempts are cancelled, and waiting clients are answered. The next start continues from there.
+//! 3. A client that calls while the host stops is refused or answered, and every promise to a client is kept.
 
 use std::{sync::Arc, time::Duration};
 
@@ -63,7 +63,7 @@ async fn no_compensation_starts_while_the_host_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_runs_longer_is_given_up_and_goes_on_at_the_next_start() {
+async fn a_long_attempt_is_cancelled_and_repeated_at_the_next_start() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).start();
     let plan = Plan::new("g").contained().contained().external().concurrent();
@@ -140,7 +140,7 @@ async fn sagas_that_wait_are_still_there_at_the_next_start() {
 
 /// Many submit while the host stops, again and again: everybody is answered, and what was promised is kept.
 #[test]
-fn whoever_comes_while_the_host_stops_is_answered() {
+fn a_client_is_answered_while_the_host_stops() {
     let world = World::new(1, Troubles::default());
     let mut setup = Setup::new(world.map()).with(|settings| settings.wait_max = Duration::from_hours(1));
     let mut promised = Vec::new();

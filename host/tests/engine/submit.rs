@@ -3,7 +3,7 @@
 //!
 //! 1. However many submit the same saga, it runs once, and everybody learns what came of it.
 //! 2. A repetition that asks for something else, or comes too late, is refused and changes nothing.
-//! 3. A repetition hastens what waits. How the answer is wanted (`wait_result`) is no part of what is asked for.
+//! 3. A repetition retries waiting operations. How the answer is wanted (`wait_result`) is no part of what is asked for.
 //! 4. What could never run is refused before anything is stored.
 
 use std::{sync::Arc, time::Duration};
@@ -170,7 +170,7 @@ async fn a_saga_that_turns_back_or_has_ended_cannot_be_submitted_or_prepared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repetition_hastens_what_waits_and_never_runs_it_twice() {
+async fn a_repeated_submission_retries_what_waits_and_runs_nothing_twice() {
     let stage = Stage::new();
     let host = Setup::paused(stage.clone()).start();
     let plan = Plan::new("g").external().contained().with(|options| options.retry_interval_s = 1000);
@@ -298,7 +298,7 @@ async fn every_step_is_given_what_it_may_know() {
     back.succeed();
     host.until_status("g", Status::Failed).await;
 
-    // An external action whose end nobody knows: it is unknown whether it took effect.
+    // An external action without a result: it is unknown whether it took effect.
     host.submit(&Plan::new("h").external().with(|options| options.retry_limit = 1)).await;
     stage.action(0, 1).await.fail();
     stage.action(0, 2).await.fail();

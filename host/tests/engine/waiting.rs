@@ -42,7 +42,7 @@ async fn the_client_learns_at_once_that_it_waits_for_a_retry() {
     });
     assert_eq!(saga.status(), Status::Submitted);
     assert_eq!(host.engine.now(), start, "held for longer than there was to wait for");
-    // It goes on by itself, and whoever asks again is told of the next attempt.
+    // It continues by itself, and a client that asks again gets the result of the next attempt.
     let (saga, ()) = tokio::join!(host.settle(&plan), async { stage.action(1, 2).await.reject() });
     let _ = saga;
     let back = stage.compensation(1, 1).await;

@@ -23,13 +23,13 @@ use crate::stage::{containment, leave};
 pub struct Troubles {
     /// Actions that are rejected.
     pub rejected: u8,
-    /// Attempts whose result nobody knows; half of the external ones had their effect.
+    /// Attempts whose result is unknown; half of the external ones had their effect.
     pub unknown: u8,
     /// Attempts that ask to be asked again.
     pub ongoing: u8,
     /// Attempts that panic.
     pub panicking: u8,
-    /// Attempts that take a moment.
+    /// Attempts that take a short time.
     pub slow: u8,
 }
 
@@ -93,7 +93,7 @@ impl World {
     pub async fn end_life(&self, host: Host) {
         host.disk.cut();
         host.engine.stop(Duration::ZERO).await;
-        // Attempts that run on other threads end a moment after they have been given up.
+        // Attempts that run on other threads end shortly after they are cancelled.
         until(async || self.state().scores.values().all(|score| score.running.is_empty()).then_some(())).await;
         for score in self.state().scores.values_mut() {
             score.turned_back_in_this_life = false;
@@ -317,7 +317,7 @@ impl World {
     fn get_out(&self, call: &Call) {
         let mut state = self.state();
         let score = state.scores.entry(call.saga.gid().to_string()).or_default();
-        // In a concurrent saga, another step may be turned back in the moment after this one was let out.
+        // In a concurrent saga, another step may be rolled back just after this one got egress.
         let is_late = !call.is_compensation()
             && !call.saga.is_concurrent()
             && (score.turned_back || score.turned_back_in_this_life);
@@ -405,7 +405,7 @@ impl Score {
 struct Running<'a> {
     world: &'a World,
     call: &'a Call,
-    /// Nobody can call it back: when the host gives it up, it has its effect or it has not.
+    /// It cannot be called back: when the host cancels it, it has its effect or it has not.
     is_loose: bool,
 }
 

@@ -1,4 +1,4 @@
-//! An attempt whose end comes after another has taken its place counts for nothing, and lets nothing out.
+//! An attempt that ends after another has replaced it is ignored, and gets no egress.
 
 use std::{
     future::pending,
@@ -128,7 +128,7 @@ async fn an_attempt_of_an_earlier_driver() {
         let plan = plan.concurrent().after(2, &[1]);
         host.submit(&plan).await;
         timeout(PATIENCE, control.has_lost.notified()).await.unwrap();
-        // The third step makes the driver panic; whoever submits the saga again gives it another.
+        // The third step makes the driver panic; submitting the saga again gives it another.
         control.traps.store(true, Relaxed);
         control.second.notify_one();
         host.until_idle().await;
@@ -141,7 +141,7 @@ async fn an_attempt_of_an_earlier_driver() {
         control.begin.notify_one();
         let late = timeout(PATIENCE, ended.recv()).await.unwrap().unwrap();
         match late {
-            // It has really done its work, and there is nobody to whom that matters.
+            // It has done its work, and its outcome is ignored.
             Outcome::Ended { verdict: Verdict::Succeeded { .. }, ref effects } if plugin == "inside" => {
                 assert!(effects.has_writes());
             }

@@ -2,7 +2,7 @@
 //!
 //! 1. One leaves when that it starts, and all that the guest has read, is on disk; so does each piece of its body.
 //! 2. A repeated attempt repeats its keys, whether it was the engine or a new host that repeated it.
-//! 3. Who rests on what others change is made again, and what it wrote counts once.
+//! 3. An attempt whose reads are stale is retried, and its writes count once.
 
 use std::{collections::BTreeMap, time::Duration};
 

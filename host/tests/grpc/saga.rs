@@ -170,7 +170,7 @@ async fn saga_grpc_barrier_rollback() {
     assert_eq!((world.participant.moved("TransOut"), world.participant.moved("TransIn")), (0, 0));
 }
 
-/// Nobody listens there: nothing is known then, so nothing is rolled back.
+/// No server listens there: the result is unknown, so nothing is rolled back.
 #[tokio::test]
 async fn a_service_that_cannot_be_reached_is_tried_again() {
     let world = World::new().await;

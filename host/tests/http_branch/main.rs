@@ -517,7 +517,7 @@ impl Listener for TlsListener {
     }
 }
 
-/// A server whose certificate for `localhost` nobody but its PEM vouches for. Returns its address and that PEM.
+/// A server whose certificate for `localhost` is trusted through its PEM only. Returns its address and that PEM.
 async fn self_signed() -> (String, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();

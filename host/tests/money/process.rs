@@ -40,7 +40,7 @@ async fn the_books_balance_when_the_host_is_killed() {
     let mut clients = bank.start_clients(random.u64(..));
     let (end, mut kills) = (Instant::now() + duration(), 0);
     while Instant::now() < end {
-        // A moment of the dice's choice, not a condition that is waited for.
+        // A random delay, not a wait for a condition.
         tokio::time::sleep(Duration::from_millis(random.u64(200..1200))).await;
         host.signal_kill();
         bank.set_door(None);

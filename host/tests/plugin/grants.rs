@@ -8,7 +8,7 @@ use super::*;
 
 const SECRET: &str = "hunter2-\u{e9}";
 
-/// The misbehaving plugin, who knows a secret.
+/// The misbehaving plugin, which knows a secret.
 fn chaos_with_a_secret() -> Registry {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("secret");

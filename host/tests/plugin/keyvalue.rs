@@ -156,13 +156,13 @@ async fn nothing_is_there_before_it_is_committed() {
     let (output, effects) = succeeded(world.attempt("one", &kv(&script), world.store.clone()).await);
     assert_eq!(output, json!([null, ["k"]]));
     assert_eq!(world.run("one", json!([["list"], ["get", "k"]])).await, json!([[], null]));
-    // That it was not there was seen only by who has ended since, and the writes were blind but for the list.
+    // That it was not there was seen only by an attempt that has ended since, and the writes were blind but for the list.
     world.store.commit(effects).unwrap();
     assert_eq!(world.run("one", json!([["list"], ["get", "k"]])).await, json!([["k"], "v"]));
 }
 
 #[tokio::test]
-async fn who_does_nothing_has_no_effects() {
+async fn an_idle_guest_has_no_effects() {
     let world = World::new();
     assert!(succeeded(world.attempt("one", &kv(&json!([])), world.store.clone()).await).1.is_empty());
 }
@@ -187,7 +187,7 @@ async fn a_rejection_on_stale_reads_never_gets_out() {
     let state = Meddler::new(&world.store, 1);
     let (output, _) = succeeded(world.attempt("one", &kv(&json!([["must be", "k", "1"]])), state.clone()).await);
     assert_eq!((output, state.gets()), (json!([null]), 2));
-    // With nobody meddling, it is final at once.
+    // Without a conflicting commit, it is final at once.
     let state = Meddler::new(&world.store, 0);
     let reason = rejected(world.attempt("one", &kv(&json!([["must be", "k", "2"]])), state.clone()).await);
     assert_eq!((reason.as_str(), state.gets()), (r#"k is "1""#, 1));

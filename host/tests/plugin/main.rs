@@ -80,7 +80,7 @@ fn call(op: Op, payload: &str) -> Call {
     }
 }
 
-/// A host without egress, whose store nobody else writes to.
+/// A host without egress, with a store of its own.
 fn host() -> Host {
     Host { state: store(), egress: None, is_dry_run: false }
 }
@@ -105,7 +105,7 @@ fn output(outcome: Outcome) -> Value {
     }
 }
 
-/// The error of an attempt of which nobody can say what it did.
+/// The error of an attempt whose effect is unknown.
 fn unknown(outcome: Outcome) -> String {
     match outcome {
         Outcome::Ended { verdict: Verdict::Unknown { error }, .. } => error,

@@ -1,7 +1,7 @@
 //! Any history of concurrent local transactions is serialisable in commit order.
 //!
 //! Many attempts of random scripts run at once, of two plugins that share a bucket. What succeeded is committed, or made
-//! again when that conflicts. The order of all commits, and of all rejections at the moment at which they were found to
+//! again when that conflicts. The order of all commits, and of all rejections at the time at which they were found to
 //! rest on what is so, is kept; then a model runs the same scripts in that order, one after the other, and must come to
 //! the same outputs and reasons.
 

@@ -129,7 +129,7 @@ async fn busy_guests_take_turns() {
 /// Busy guests that are given up are gone only when they next let others have their turn. Until then their places in the
 /// pool are taken.
 #[tokio::test]
-async fn who_is_given_up_keeps_its_place_until_it_is_gone() {
+async fn a_cancelled_guest_keeps_its_permit_until_it_is_gone() {
     let registry = chaos(&Settings { slots: 4, busy_guests: 1, ..Settings::default() });
     let branch = branch(&registry, "chaos", Op::Action);
     let mut calls = JoinSet::new();

@@ -53,7 +53,7 @@ impl World {
         fs::write(self.file(name), bytes).unwrap();
     }
 
-    /// The versions of `chaos` on the shelf.
+    /// The versions of `chaos` in the component store.
     fn kept(&self) -> usize {
         let files = fs::read_dir(self.dir.path().join("component_store/chaos"));
         files.map_or(0, |files| files.filter(|file| file.as_ref().unwrap().file_name() != "current").count())
@@ -359,7 +359,7 @@ async fn a_version_that_was_used_since_it_was_found_superfluous_stays() {
     plugins.release(&holder);
     for use_it in [
         &|| plugins.hold(&holder),
-        // It has been held and let go of: that it is not needed any more may not be on disk.
+        // It was held and released: that it is not needed any more may not be on disk.
         &|| plugins.release(&holder),
         &|| publish(&plugins, 1),
     ] as [&dyn Fn(); 3]

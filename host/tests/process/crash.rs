@@ -1,7 +1,7 @@
-//! SIGKILL of the real program at random moments under load, again and again on the same data.
+//! SIGKILL of the real program at random times under load, again and again on the same data.
 //!
 //! What must hold afterwards: every acknowledged saga is there; every saga that is there ends; none that succeeded
-//! lacks an effect and none that failed has one; and nobody was ever called for a saga that the host does not know
+//! lacks an effect and none that failed has one; and no service was ever called for a saga that the host does not know
 //! (the output rule). The participant keeps the score, with the barrier that every participant of DTM needs.
 
 use std::{
@@ -117,7 +117,7 @@ async fn nothing_acknowledged_is_lost_and_no_effect_leaks() {
                 tokio::spawn(client(host.clone(), first, url.clone(), stop.clone()))
             })
             .collect();
-        // The load goes on for a random while: this waits for a moment of the test's choice, not for a condition.
+        // The load runs for a random time: this is a delay of the test's choice, not a wait for a condition.
         tokio::time::sleep(Duration::from_millis(random.u64(20..400))).await;
         host.signal_kill();
         stop.store(true, Ordering::Relaxed);

@@ -23,26 +23,8 @@ const RETIRED: [&str; 16] = [
     "Whoever ",
 ];
 
-/// Files that still have such words. To be emptied.
-const ALLOWED: [&str; 16] = [
-    "host/src/branch/mod.rs",
-    "host/src/engine/timer.rs",
-    "host/testkit/src/engine/store.rs",
-    "host/tests/engine/control.rs",
-    "host/tests/engine/damage.rs",
-    "host/tests/engine/long_logs.rs",
-    "host/tests/engine/output_rule.rs",
-    "host/tests/engine/pins.rs",
-    "host/tests/engine/races.rs",
-    "host/tests/engine/retries.rs",
-    "host/tests/engine/stage.rs",
-    "host/tests/engine/stopping.rs",
-    "host/tests/engine/submit.rs",
-    "host/tests/engine/waiting.rs",
-    "host/tests/exactly_once/late.rs",
-    // This list of words.
-    "host/tests/tidy/words.rs",
-];
+/// The file with this list of words.
+const ALLOWED: [&str; 1] = ["host/tests/tidy/words.rs"];
 
 #[test]
 fn retired_words_are_not_used() {

@@ -54,7 +54,7 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
     let engine = host.engine.clone();
     let stopping = tokio::spawn(async move { engine.force_stop("g").await });
     until(async || (host.engine.counts().open == 0).then_some(())).await;
-    // Nobody needs it, but a crash now would bring the saga back.
+    // No saga needs it, but a crash now would bring the saga back.
     until(async || plugins.versions().iter().all(|version| version.sagas == 0).then_some(())).await;
     plugins.look();
     tokio::task::yield_now().await;
@@ -71,7 +71,7 @@ async fn a_version_goes_when_it_is_on_disk_that_its_last_saga_has_ended() {
 }
 
 #[tokio::test]
-async fn no_version_goes_if_nobody_knows_who_needs_it_and_lost_ones_are_looked_for_all_the_same() {
+async fn versions_stay_while_their_users_are_unknown_and_lost_ones_are_still_searched() {
     let dir = tempfile::tempdir().unwrap();
     let (plugins, _) = open(dir.path());
     let pins = (1..=4).map(|version| {

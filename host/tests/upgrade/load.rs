@@ -37,7 +37,7 @@ fn saga(gid: &str, is_rejected: bool) -> String {
     .to_string()
 }
 
-/// Everybody who sends anything, and the host as it is now.
+/// All clients, and the host as it is now.
 struct World {
     host: watch::Sender<Option<Arc<Host>>>,
     is_over: AtomicBool,
@@ -122,7 +122,7 @@ async fn no_saga_fails_for_an_upgrade_and_none_mixes_versions() {
     (0..CLIENTS).for_each(|number| drop(clients.spawn(world.clone().client(number))));
     let mut kills = 0;
     while !world.is_over.load(Relaxed) {
-        // A moment of no meaning, not a condition that is waited for.
+        // An arbitrary delay, not a wait for a condition.
         tokio::time::sleep(Duration::from_millis(1700)).await;
         let host = world.host.send_replace(None).unwrap();
         host.signal_kill();

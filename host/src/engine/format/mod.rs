@@ -55,7 +55,7 @@ impl SagaId {
     /// Bits that count sagas of the same millisecond; the rest reach beyond the year 2500.
     const COUNTER_BITS: u32 = 20;
 
-    /// The first id that a saga created at this moment, or later, can have.
+    /// The smallest id of a saga created at this time or later.
     pub fn first_at(moment: Timestamp) -> Self {
         Self(moment.0.min(u64::MAX >> Self::COUNTER_BITS) << Self::COUNTER_BITS)
     }
@@ -64,11 +64,9 @@ impl SagaId {
 /// What recovery and the timer need to know of an unfinished saga without reading its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// When it wants to be looked at; `None` for a saga that is only prepared.
+    /// When the saga is due; `None` for a prepared saga.
     pub due: Option<Timestamp>,
-    /// Where it stands.
     pub status: OpenStatus,
-    /// Its gid.
     pub gid: Gid,
     /// The components that it uses, each once; `None` for a saga from before components were pinned.
     pub pins: Option<Vec<Pin>>,

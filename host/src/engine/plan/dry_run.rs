@@ -75,7 +75,7 @@ impl<'a> DryRun<'a> {
         Ok(Plan { saga: definition, trace: self.end(state)?, failures })
     }
 
-    /// What would happen if the action of `step` were rejected now. `reached`: after it has been out in the world.
+    /// What would happen if the action of `step` were rejected now. `reached`: after its attempt had egress.
     async fn what_if(&mut self, mut state: State, step: usize, reached: bool) -> Result<WhatIf, PlanError> {
         let before = state.saga.outputs().map(|(step, _)| BranchId(step)).collect();
         let at = state.now();

@@ -20,17 +20,10 @@ pub enum PlanError {
     #[error("the plan took more than {max:?}, the limit (saga.plan.time_max)")]
     TooSlow { max: Duration },
     #[error("{max} plans are being made already, the limit (saga.plan.at_once): try again in {} s", retry_after.as_secs())]
-    Busy {
-        max: usize,
-        /// When a place may be free.
-        retry_after: Duration,
-    },
+    Busy { max: usize, retry_after: Duration },
     /// Other sagas change what this one reads, faster than it can be planned.
     #[error("the data changed {TRIES} times while the plan was being made: try again in {} s", retry_after.as_secs())]
-    Changing {
-        /// When it may be quieter.
-        retry_after: Duration,
-    },
+    Changing { retry_after: Duration },
     /// The engine failed.
     #[error("the plan could not be made")]
     Engine(#[from] Error),

@@ -1,4 +1,4 @@
-//! What a plan says: which operations would be called, what would come of them, and how the data would end up.
+//! The report of a plan: the operations that would be called, their results, and the changes of the data.
 //!
 //! Texts of guests are cut here, and a plan as a whole is no longer than [`Budget`] allows.
 
@@ -27,7 +27,6 @@ const REPORT_BYTES_MAX: usize = 4 << 20;
 /// What a saga would do.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// The saga.
     pub saga: Arc<Definition>,
     /// What would happen.
     pub trace: Trace,
@@ -38,7 +37,6 @@ pub struct Plan {
 /// What would happen if one step failed.
 #[derive(Clone, Debug)]
 pub struct WhatIf {
-    /// The step.
     pub branch: BranchId,
     /// The branches whose actions had succeeded before.
     pub before: Vec<BranchId>,
@@ -64,20 +62,18 @@ pub struct Trace {
 /// One operation of a trace, and its result. (A saga's step has two operations, so this is no step.)
 #[derive(Clone, Debug)]
 pub struct TracedOp {
-    /// Which one.
     pub branch_op: BranchOp,
     /// The component that carries it out; none for a service.
     pub component: Option<Pin>,
-    /// What would come of it.
     pub ending: Ending,
-    /// What it would send, for people.
+    /// The requests that it would send, as text for people.
     pub requests: Vec<String>,
     /// What it would change in the plugins' data.
     pub changes: Changes,
 }
 
 impl TracedOp {
-    /// Whether the plan goes on as though it had succeeded, although nobody knows that.
+    /// Whether the plan assumes that the operation succeeds, because its result is unknown.
     pub fn is_assumed(&self) -> bool {
         match self.ending {
             Ending::Verdict(Verdict::Succeeded { .. }) => false,
@@ -88,14 +84,12 @@ impl TracedOp {
     }
 }
 
-/// What would come of an operation.
+/// The result of an operation in a dry run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// It was called, and this is what came of it.
+    /// The operation was called and gave this verdict.
     Verdict(Verdict),
-    /// It was not called.
     NotCalled {
-        /// The reason.
         why: &'static str,
     },
     /// It asked for egress, which a plan denies: its verdict depends on the reply.
@@ -126,7 +120,7 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Whether there are none.
+    /// Whether nothing changes.
     pub fn is_empty(&self) -> bool {
         self.shown.is_empty() && self.left_out == 0
     }
@@ -158,18 +152,16 @@ impl Changes {
     }
 }
 
-/// A row of a plugin's data that is not as it was.
+/// A changed row of a plugin's data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// The plugin; empty for a bucket that plugins share.
     pub owner: String,
-    /// The bucket.
     pub bucket: String,
-    /// The key.
     pub key: String,
-    /// What it was; `None` if there was no such row.
+    /// `None` if the row did not exist.
     pub before: Option<Value>,
-    /// What it is; `None` if there is no such row.
+    /// `None` if the row is deleted.
     pub after: Option<Value>,
 }
 
@@ -183,9 +175,8 @@ impl Change {
 /// A value as it is shown, or the beginning of a long one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
-    /// Its beginning.
     pub start: Bytes,
-    /// How many bytes the whole has.
+    /// The length of the whole value.
     pub bytes: usize,
 }
 
@@ -196,7 +187,7 @@ impl Value {
     }
 }
 
-/// How many bytes the plan may still have.
+/// The bytes that may still be added to the plan.
 pub(super) struct Budget(usize);
 
 impl Budget {

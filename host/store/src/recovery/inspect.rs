@@ -45,6 +45,7 @@ pub(super) fn inspect(settings: &Settings) -> Result<Inspected, OpenError> {
         Ok(MetaRow::Sound(meta)) => Ok(Inspected::Sound(state, meta)),
         Ok(MetaRow::Missing) => Ok(Inspected::Blank(Some(state))),
         Ok(MetaRow::Newer(version)) => {
+            state.discard();
             let found = Unsupported::Format(version.into());
             Err(OpenError::Newer { file: dir, found, supported: META_VERSION.into() })
         }

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -49,12 +50,29 @@ pub(super) fn journal(settings: &Settings, survey: &mut Survey, last_seq: u64) -
         }
     } else if let Some(TornTail { file, offset, bytes }) = &survey.torn {
         tracing::warn!(file = %file.display(), offset, bytes, "cutting an unfinished write off the journal");
+        if *bytes > HEADER_BYTES as u64 {
+            keep_tail(settings, file, *offset)?;
+        }
         settings.disk.truncate(file, *offset).map_err(Failure::disk("truncate", file))?;
     }
     if let Some(last) = survey.segments.last() {
         settings.disk.sync(&last.path).map_err(Failure::disk("sync", &last.path))?;
     }
     settings.sync_dir(&settings.journal_dir())
+}
+
+/// Copies what is about to be cut off a file: it is an unfinished write, or damage that looks like one.
+fn keep_tail(settings: &Settings, file: &Path, offset: u64) -> Result<(), Failure> {
+    let mut tail = fs::File::open(file).map_err(Failure::disk("open", file))?;
+    let mut bytes = Vec::new();
+    tail.seek(SeekFrom::Start(offset)).map_err(Failure::disk("read", file))?;
+    tail.read_to_end(&mut bytes).map_err(Failure::disk("read", file))?;
+    let aside = files::damaged(file).map_err(Failure::disk("find a name beside", file))?;
+    let mut copy = settings.disk.create(&aside).map_err(Failure::disk("create", &aside))?;
+    copy.append(&bytes).map_err(Failure::disk("write", &aside))?;
+    copy.sync().map_err(Failure::disk("sync", &aside))?;
+    tracing::warn!(aside = %aside.display(), "what was cut off is kept here; it may be deleted");
+    Ok(())
 }
 
 /// Renames a damaged base, and removes the bases before the one that is used, which a crash has left.

@@ -348,3 +348,18 @@ fn whatever_the_damage_recovery_deletes_no_file_that_is_longer_than_a_header() {
     }
     assert!(outcomes.iter().all(|count| *count > 3), "{outcomes:?}");
 }
+
+#[test]
+fn a_torn_tail_longer_than_a_header_is_kept_under_another_name() {
+    for (bytes, is_kept) in [(61, true), (25, true), (24, false), (1, false)] {
+        let (dir, segment) = journal_of(3);
+        let whole = fs::read(&segment).unwrap();
+        let tail = vec![0xa5; bytes];
+        fs::write(&segment, [&*whole, &*tail].concat()).unwrap();
+        let (store, recovery) = open(settings(dir.path()));
+        assert_eq!(recovery.torn.unwrap().bytes, bytes as u64);
+        assert_eq!(contents(&store).len(), 3);
+        let aside = segment.with_extension("journal.damaged");
+        assert_eq!(fs::read(aside).ok(), is_kept.then_some(tail), "{bytes} bytes");
+    }
+}

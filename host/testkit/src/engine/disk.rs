@@ -9,7 +9,7 @@ use std::{
 
 use wasaga::store::disk::{Disk, File, Os};
 
-/// Keeps what is written in memory until it is synced, so that a cut loses everything that nobody may rely on. Its
+/// Keeps what is written in memory until it is synced, so that a cut loses everything that is not durable. Its
 /// syncs can be held back, counted, and made to fail.
 #[derive(Clone, Debug, Default)]
 pub struct TestDisk(Arc<Shared>);

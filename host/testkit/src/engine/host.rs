@@ -81,11 +81,11 @@ pub struct Host {
 }
 
 impl Host {
-    /// Stops it in peace. Nobody else may hold the engine or the store.
+    /// Stops it with a grace period. No other task may hold the engine or the store.
     pub async fn stop(self, grace: Duration) -> Setup {
         self.engine.stop(grace).await;
         drop(self.engine);
-        // What has been given up on other threads lets go of it a moment later.
+        // Attempts cancelled on other threads release it shortly after.
         let mut store = Some(self.store);
         until(async || match Arc::try_unwrap(store.take()?) {
             Ok(store) => {
@@ -101,7 +101,7 @@ impl Host {
         self.setup
     }
 
-    /// Cuts the power: whatever is not on disk is lost. Nobody else may hold the engine or the store.
+    /// Cuts the power: what is not on disk is lost. No other task may hold the engine or the store.
     pub async fn kill(self) -> Setup {
         self.disk.cut();
         self.stop(Duration::ZERO).await

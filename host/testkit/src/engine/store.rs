@@ -31,7 +31,7 @@ pub struct TestStore {
 struct Script {
     commits: u64,
     fail_from: Option<u64>,
-    /// Whoever reads a key that begins so panics, once.
+    /// The next read of a key with this prefix panics.
     trap: Option<Vec<u8>>,
     /// How many of the next commits that carry effects are refused, and how.
     refusals: Vec<CommitError>,
@@ -63,7 +63,7 @@ impl TestStore {
         script.fail_from.is_some_and(|from| from <= script.commits)
     }
 
-    /// Whoever is the next to read a key that begins with `prefix` panics.
+    /// The next read of a key that begins with `prefix` panics.
     pub fn trap(&self, prefix: &[u8]) {
         self.script().trap = Some(prefix.into());
     }

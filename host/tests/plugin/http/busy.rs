@@ -74,9 +74,9 @@ async fn an_attempt_that_does_not_wait_for_its_requests_has_made_none() {
     makes_none_that_it_does_not_wait_for(&server, &busy(&server).await).await;
 }
 
-/// While it still computes: its turn there has not ended when nobody waits for it any more.
+/// While it still computes: it keeps its permit after the caller has stopped waiting.
 #[tokio::test]
-async fn who_is_given_up_lets_nothing_out() {
+async fn a_cancelled_attempt_sends_nothing() {
     let server = Server::start().await;
     let plugins = busy(&server).await;
     let door = Door::new(None);

@@ -202,7 +202,7 @@ async fn nothing_arrives_before_the_exit_opens() {
 }
 
 #[tokio::test]
-async fn who_is_held_back_ends_with_nothing_sent() {
+async fn a_denied_attempt_ends_with_nothing_sent() {
     let server = Server::start().await;
     let plugins = granted_all_of(&server);
     let payload = json!({"try": "fetch", "requests": [get(&server, "/hello")]});

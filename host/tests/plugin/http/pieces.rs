@@ -27,7 +27,7 @@ async fn a_body_that_may_tell_of_what_was_read_since_the_head_is_let_out_again()
     let attempt = tokio::spawn(async move { branch(&plugins, "chaos", Op::Action).call(&call, &host).await });
     server.asked().await;
     server.asked().await;
-    // From here on nobody is let out, and the guest has not read yet.
+    // From here on egress is denied, and the guest has not read yet.
     door.answer.send_replace(None);
     server.tell();
     timeout(PATIENCE, async {

@@ -163,7 +163,7 @@ async fn refusals_of_a_dry_run_are_logged_for_debugging_only() {
     assert_eq!((refusal.level, &*refusal.fields["is_dry_run"]), (tracing::Level::DEBUG, "true"));
 }
 
-/// The misbehaving plugin, who knows a secret.
+/// The misbehaving plugin, which knows a secret.
 fn knowing(secret: &str, http: Vec<Allowed>) -> Registry {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("token");

@@ -1,4 +1,4 @@
-//! Over TLS a plugin reaches the servers that somebody vouches for, and no others.
+//! Over TLS a plugin reaches the servers whose certificates are trusted, and no others.
 
 use std::{path::Path, process::Command};
 
@@ -7,7 +7,7 @@ use tokio_rustls::{TlsAcceptor, rustls};
 
 use super::*;
 
-/// A server whose certificate for `localhost` nobody but its PEM vouches for. Returns its port and that PEM.
+/// A server whose certificate for `localhost` is trusted through its PEM only. Returns its port and that PEM.
 async fn self_signed() -> (u16, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -22,7 +22,7 @@ async fn self_signed() -> (u16, String) {
     tokio::spawn(async move {
         while let Ok((stream, _)) = tcp.accept().await {
             let tls = tls.clone();
-            // A client that does not trust the certificate ends the handshake; the next one is served.
+            // A client closes the connection to an untrusted server.
             tokio::spawn(async move {
                 if let Ok(stream) = tls.accept(stream).await {
                     server::serve(stream).await;
