@@ -3,7 +3,7 @@
 //! ```text
 //! FORMAT        one line: `wasaga-data 2`
 //! database/     the store: journal, base, state
-//! components/   code that unfinished sagas need
+//! components/   code of plugins: current, spare, and what unfinished sagas need
 //! compiled/     that code, compiled: may be deleted
 //! store         a file, in the way of hosts that only know format 1
 //! ```

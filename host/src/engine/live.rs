@@ -283,7 +283,7 @@ impl Core {
         Ok(())
     }
 
-    /// Commits an attempt's verdict together with its effects, or neither: the commit point of a contained branch. When
+    /// Commits an attempt's verdict together with its effects, or neither: the place of a contained attempt in the commit order. When
     /// the commit is refused, the attempt has had no effect, and the saga is unchanged.
     pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<(), Error> {
         let (before, length, events) = (self.saga.clone(), self.log.unsaved.len(), self.log.events);

@@ -75,7 +75,7 @@ pub enum Submitted {
 }
 
 impl Engine {
-    /// Reads the rows of unfinished sagas and starts to drive them. Call it before listening.
+    /// Reads the rows of unfinished sagas and starts to drive them. Call it before serving.
     pub fn start(
         store: Arc<dyn Store>,
         directory: Arc<dyn Directory>,
