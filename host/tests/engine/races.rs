@@ -167,9 +167,10 @@ async fn sagas_run_once_and_only_forward_whatever_others_do_to_them() {
             }
         })
     };
+    let seed = wasaga_testkit::seed(0);
     let clients: Vec<_> = (0..8)
         .map(|client| {
-            let (host, mut random) = (host.clone(), fastrand::Rng::with_seed(client));
+            let (host, mut random) = (host.clone(), fastrand::Rng::with_seed(seed.wrapping_add(client)));
             tokio::spawn(async move {
                 for n in 0..SAGAS / 8 {
                     let plan =

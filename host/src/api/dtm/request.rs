@@ -530,7 +530,7 @@ mod tests {
         let valid = saga_with(
             r#""custom_data":"{\"concurrent\":true,\"orders\":{\"1\":[0]}}","branch_headers":{"a":"b\u00e9"},"retry_limit":3,"steps":[{"action":"A","compensate":"C","data":"d"},{"action":"B"}],"payloads":["\ud83d\ude00",{"a":[1,{}]}]"#,
         );
-        let mut random = fastrand::Rng::with_seed(20);
+        let mut random = wasaga_seed::rng(20);
         let mut accepted = 0;
         for _ in 0..100_000 {
             let mut body = valid.clone().into_bytes();

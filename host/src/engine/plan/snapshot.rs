@@ -306,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_state_is_what_the_store_held_and_what_was_written() {
-        for seed in 0..50 {
+        for seed in wasaga_seed::seeds(50) {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
             let mut model = all(&store);
@@ -335,7 +335,7 @@ mod tests {
     /// A snapshot's answers agree with each other, whatever has happened to the store between them.
     #[test]
     fn what_a_snapshot_has_answered_once_it_answers_for_ever() {
-        for seed in 0..50 {
+        for seed in wasaga_seed::seeds(50) {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
             let state = SnapshotFork::new(Snapshot::new(store.clone(), usize::MAX));
@@ -367,7 +367,7 @@ mod tests {
     #[test]
     fn its_reads_hold_for_as_long_as_nothing_of_it_changes() {
         let mut verdicts = [0; 2];
-        for seed in 0..200 {
+        for seed in wasaga_seed::seeds(200) {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
             let snapshot = Snapshot::new(store.clone(), usize::MAX);
@@ -388,7 +388,7 @@ mod tests {
     #[test]
     fn a_batch_is_judged_as_the_store_judges_it() {
         let mut verdicts = [0; 2];
-        for seed in 0..200 {
+        for seed in wasaga_seed::seeds(200) {
             let random = &mut fastrand::Rng::with_seed(seed);
             let (_dir, store) = store(random);
             let mut batch = some_reads(random, &*store);

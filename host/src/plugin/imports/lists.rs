@@ -133,7 +133,7 @@ mod tests {
     /// Random listings in any order: the recorded keys are those of the store, and no range is recorded twice.
     #[test]
     fn recorded_ranges_are_the_listed_ones() {
-        for seed in 0..300 {
+        for seed in wasaga_seed::seeds(300) {
             let mut random = fastrand::Rng::with_seed(seed);
             let stored: BTreeSet<Bytes> = (0..60).filter(|_| random.bool()).map(key).collect();
             let mut lists = Lists::default();

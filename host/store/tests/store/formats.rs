@@ -309,7 +309,7 @@ fn whatever_the_damage_recovery_deletes_no_file_that_is_longer_than_a_header() {
     let whole = segments(filled.path());
     assert!(whole.len() > 2);
     let mut outcomes = [0; 4];
-    for seed in 0..400 {
+    for seed in wasaga_seed::seeds(400) {
         let mut rng = Rng::with_seed(seed);
         let dir = tempdir().unwrap();
         let journal = dir.path().join("journal");

@@ -277,7 +277,7 @@ fn overlapping_lists_are_merged() {
 /// Random buckets and random own writes, before and between the pages.
 #[test]
 fn pages_equal_those_of_a_sorted_set() {
-    for seed in 0..200 {
+    for seed in wasaga_seed::seeds(200) {
         let mut random = fastrand::Rng::with_seed(seed);
         let bucket = bucket(&format!("pages {seed}"));
         let mut model = BTreeSet::new();
