@@ -34,7 +34,7 @@ use wasaga::{
         http::{self as http_branch, Client, Error, Settings},
     },
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
-    store::{self, Batch, Range, Read},
+    store::Memory,
 };
 
 /// Far longer than any exchange on the loopback interface takes: reached by a broken test only.
@@ -108,23 +108,6 @@ fn client() -> Client {
     Client::new(&Settings::default()).unwrap()
 }
 
-/// Services keep their state elsewhere.
-struct NoState;
-
-impl Read for NoState {
-    fn get(&self, _: &[u8]) -> Result<Option<Bytes>, store::Error> {
-        Ok(None)
-    }
-
-    fn scan(&self, _: &Range, _: usize) -> Result<Vec<(Bytes, Bytes)>, store::Error> {
-        Ok(Vec::new())
-    }
-
-    fn is_current(&self, _: &Batch) -> Result<bool, store::Error> {
-        Ok(true)
-    }
-}
-
 /// The action of the second step of a saga.
 fn call(payload: &str) -> Call {
     call_of("g1", payload, &[])
@@ -150,7 +133,7 @@ fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
 }
 
 fn host() -> Host {
-    Host { state: Arc::new(NoState), egress: None, is_dry_run: false }
+    Host { state: Arc::new(Memory::default()), egress: None, is_dry_run: false }
 }
 
 async fn run(url: &str, call: &Call) -> Outcome {

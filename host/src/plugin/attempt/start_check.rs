@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 use wasmtime::UpdateDeadline;
@@ -25,7 +24,7 @@ use crate::{
         sandbox::{guest::Parts, runtime::Runtime, scheduler::CpuMeter},
     },
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Timestamp},
-    store::{self, Batch, Range, Read},
+    store::Memory,
 };
 
 /// The time limit. Most components start in microseconds, large language runtimes in milliseconds.
@@ -54,7 +53,7 @@ fn check_start(plugin: &Plugin) -> Result<(), Error> {
     let origin =
         Origin { plugin: name.clone(), grants: grants.clone(), saga: saga.clone(), branch_op, is_dry_run: true };
     let stdio = Stdio::new(origin, limits, cancelled.clone());
-    let key_value = KeyValue::new(name, grants, Transaction::new(Arc::new(EmptyState), limits));
+    let key_value = KeyValue::new(name, grants, Transaction::new(Arc::new(Memory::default()), limits));
     let gate = OutputGate::new(None, Arc::new(key_value.clone()), Refusal::default(), cancelled.clone());
     let outgoing = Outgoing::new(policy.clone(), Identity { saga, branch_op, attempt: 1 }, gate, stdio.clone());
     let cpu_meter = CpuMeter::new(cancelled);
@@ -73,20 +72,4 @@ fn check_start(plugin: &Plugin) -> Result<(), Error> {
 fn placeholder_saga() -> Option<Arc<Definition>> {
     let gid = Gid::new("none").ok()?;
     Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).ok().map(Arc::new)
-}
-
-struct EmptyState;
-
-impl Read for EmptyState {
-    fn get(&self, _key: &[u8]) -> Result<Option<Bytes>, store::Error> {
-        Ok(None)
-    }
-
-    fn scan(&self, _range: &Range, _limit: usize) -> Result<Vec<(Bytes, Bytes)>, store::Error> {
-        Ok(Vec::new())
-    }
-
-    fn is_current(&self, _batch: &Batch) -> Result<bool, store::Error> {
-        Ok(true)
-    }
 }
