@@ -95,9 +95,9 @@ pub struct Plugins {
     pub spare_versions: usize,
     /// Addresses of other hosts that are routed to a plugin.
     pub routes: Vec<plugin::Route>,
-    /// Guests that exist at once; further calls wait for a permit.
+    /// Guests that exist at once; further attempts wait for a place. A quarter is a reserve for plugins that have few.
     pub slots: u32,
-    /// The most of them for one plugin.
+    /// The most of them for one plugin: a plugin that waits for a slow service must not take all.
     pub slots_per_plugin: u32,
     /// Threads of lower priority for guests that compute for more than a few milliseconds, and as many of still lower
     /// priority for those that compute for much longer. 0: one for each processor.
@@ -158,7 +158,7 @@ impl Default for Log {
 
 impl Default for Plugins {
     fn default() -> Self {
-        let plugin::Settings { limits, slots, slots_per_plugin, spare_versions, .. } = plugin::Settings::default();
+        let plugin::Settings { limits, slots, spare_versions, .. } = plugin::Settings::default();
         Self {
             dir: "target/plugins".into(),
             watch: Duration::from_secs(1),
@@ -166,7 +166,7 @@ impl Default for Plugins {
             spare_versions,
             routes: Vec::new(),
             slots,
-            slots_per_plugin,
+            slots_per_plugin: 64,
             busy_guests: 0,
             limits,
             grants: BTreeMap::new(),
@@ -226,15 +226,24 @@ impl Config {
         }
     }
 
+    /// The settings of the engine. At most `calls` services are called at once, whatever the settings say.
+    pub fn engine_settings(&self, calls: usize) -> engine::Settings {
+        let Plugins { slots, slots_per_plugin, .. } = self.plugins;
+        let http::Settings { calls_max, calls_per_destination_max, .. } = self.http;
+        let plugins = engine::Limits { total: slots as usize, per_holder: slots_per_plugin as usize };
+        let services = engine::Limits { total: calls_max.min(calls), per_holder: calls_per_destination_max };
+        let attempts = engine::destinations::Settings { plugins, services, ..Default::default() };
+        engine::Settings { attempts, ..self.saga.clone() }
+    }
+
     /// The settings of plugins. Reads the secrets that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
-        let Plugins { slots, slots_per_plugin, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
+        let Plugins { slots, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
         let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
         Ok(plugin::Settings {
             limits: limits.clone(),
             slots: *slots,
-            slots_per_plugin: *slots_per_plugin,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,
             cache_dir: Some(data_folder::compiled(&self.data)),

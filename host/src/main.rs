@@ -110,7 +110,8 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         Some(address) => Some(listen(&address).await?),
         None => None,
     };
-    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
+    let engine =
+        Engine::start(store.clone() as Arc<dyn Store>, branches, config.engine_settings(usize::MAX), Clock::start())?;
     if let Some(listener) = &grpc_listener {
         info!("gRPC on {}", listener.local_addr()?);
     }

@@ -50,7 +50,7 @@ pub enum Next {
     Call(BranchOp),
     /// Cancel the running attempt: it is contained and has had no effect, or the saga has ended.
     Drop(BranchOp),
-    /// Nothing until an attempt ends, or until this time.
+    /// Nothing until an attempt ends, an operation is unblocked, or until this time.
     Wait(Option<Timestamp>),
     /// Nothing more: the saga has ended.
     Finished,
@@ -154,6 +154,7 @@ impl Saga {
                 match self.due(branch_op, in_flight, now) {
                     Due::Now(next) => return next,
                     Due::Later(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
+                    Due::Blocked => {}
                 }
             }
         }
@@ -185,6 +186,7 @@ impl Saga {
                 match self.due(branch_op, in_flight, now) {
                     Due::Now(next) => return next,
                     Due::Later(at) => wake = Some(wake.map_or(at, |wake: Timestamp| wake.min(at))),
+                    Due::Blocked => {}
                 }
             }
         }
@@ -216,6 +218,7 @@ impl Saga {
                 output: None,
                 at: now,
             })),
+            _ if in_flight.is_blocked(branch_op) => Due::Blocked,
             _ => Due::Now(Next::Call(branch_op)),
         }
     }
@@ -240,4 +243,6 @@ impl Saga {
 enum Due {
     Now(Next),
     Later(Timestamp),
+    /// Until the caller unblocks it.
+    Blocked,
 }

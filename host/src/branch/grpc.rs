@@ -26,7 +26,7 @@ use tonic::{
 };
 
 use super::{
-    Branch, Call, Containment, EgressRequest, Host, Outcome,
+    Branch, Call, Containment, Destination, EgressRequest, Host, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
 };
 use crate::{causes, saga::Gid};
@@ -128,6 +128,11 @@ impl Branch for GrpcBranch {
 
     fn containment(&self) -> Containment {
         Containment::External
+    }
+
+    fn destination(&self) -> Option<Destination> {
+        let authority = self.origin.authority()?;
+        http_branch::destination(authority.host(), authority.port_u16())
     }
 
     fn egress_request(&self, _call: &Call) -> Option<EgressRequest> {

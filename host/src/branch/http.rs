@@ -4,7 +4,7 @@
 //! (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Services written for DTM depend on these rules,
 //! even on the odd ones. All rules for responses are in [`outcome`].
 
-use std::{borrow::Cow, str::FromStr, time::Duration};
+use std::{borrow::Cow, str::FromStr, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use http::{
@@ -15,7 +15,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
 
-use super::{Branch, Call, Containment, EgressRequest, Host, Outcome, json_rpc};
+use super::{Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, json_rpc};
 use crate::{
     causes,
     saga::{Definition, Verdict},
@@ -31,6 +31,11 @@ const EXCERPT_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// Calls of services that run at once, those over gRPC included; further ones wait. Each needs a connection, and so a
+    /// file descriptor: fewer run at once if the system allows the process fewer.
+    pub calls_max: usize,
+    /// How many of them may go to one host and port: a service that does not answer must not take all.
+    pub calls_per_destination_max: usize,
     /// Longest time to connect, TLS included. The attempt's own timeout applies as well.
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
@@ -57,6 +62,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            calls_max: 4096,
+            calls_per_destination_max: 512,
             connect_timeout: Duration::from_secs(3),
             pool_idle_timeout: Duration::from_secs(4),
             pool_idle_per_host_max: 256,
@@ -161,6 +168,15 @@ pub struct HttpBranch {
     url: Url,
 }
 
+/// The destination of a service, from the authority of its address.
+pub(super) fn destination(host: &str, port: Option<u16>) -> Option<Destination> {
+    let name: Arc<str> = match port {
+        Some(port) => format!("{host}:{port}").into(),
+        None => host.into(),
+    };
+    Some(Destination::Service(name))
+}
+
 impl Branch for HttpBranch {
     fn call<'a>(&'a self, call: &'a Call, _: &'a Host) -> BoxFuture<'a, Outcome> {
         Box::pin(within_timeout(call, self.exchange(call)))
@@ -168,6 +184,11 @@ impl Branch for HttpBranch {
 
     fn containment(&self) -> Containment {
         Containment::External
+    }
+
+    fn destination(&self) -> Option<Destination> {
+        // Every address has a host.
+        destination(self.url.host_str().unwrap_or_default(), self.url.port_or_known_default())
     }
 
     fn egress_request(&self, call: &Call) -> Option<EgressRequest> {

@@ -29,6 +29,41 @@ pub enum Containment {
     External,
 }
 
+/// Where the attempts of a branch run: what can be slow, or fail, for all of them together.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Destination {
+    /// The plugin of this name, all its versions together.
+    Plugin(Arc<str>),
+    /// The services at this `host:port`.
+    Service(Arc<str>),
+}
+
+impl Destination {
+    /// The name of the plugin, or the `host:port`.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Plugin(name) | Self::Service(name) => name,
+        }
+    }
+}
+
+/// An attempt's place at its destination. It is free again when the last clone is dropped.
+#[derive(Clone)]
+pub struct Place(Arc<dyn Send + Sync>);
+
+impl Place {
+    /// A place that `held` is dropped with.
+    pub fn new(held: impl Send + Sync + 'static) -> Self {
+        Self(Arc::new(held))
+    }
+}
+
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Place").field(&Arc::strong_count(&self.0)).finish()
+    }
+}
+
 /// A request that an attempt wants to send out of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressRequest {
@@ -76,7 +111,7 @@ pub struct Call {
     /// For a compensation: the recorded output of the action (`Some("")` if it gave none), `None` when it is unknown
     /// whether the action took effect. `None` for an action.
     pub tried: Option<Arc<str>>,
-    /// How long the attempt may take once it runs. Waiting for a permit in a full host does not count.
+    /// How long the attempt may take once it runs. Waiting for a place at the destination does not count.
     pub timeout: Duration,
 }
 
@@ -123,6 +158,8 @@ pub struct Host {
     pub egress: Option<Arc<dyn Egress>>,
     /// The attempt is part of a dry run: none of its effects is kept.
     pub is_dry_run: bool,
+    /// The attempt's place at its destination. A guest keeps it until it is gone, which may be later than the attempt's end.
+    pub place: Option<Place>,
 }
 
 impl fmt::Debug for Host {
@@ -194,6 +231,11 @@ pub trait Branch: Send + Sync + 'static {
 
     /// Whether an attempt can have effects outside the host.
     fn containment(&self) -> Containment;
+
+    /// Where its attempts run. `None`: nowhere that has a limit.
+    fn destination(&self) -> Option<Destination> {
+        None
+    }
 
     /// The request that an attempt would send, as text for people; `None` if it is not known before the attempt.
     fn egress_request(&self, _call: &Call) -> Option<EgressRequest> {

@@ -1,6 +1,7 @@
 //! Accepting sagas: submissions, preparations and requests of persons, and why they are refused.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -14,9 +15,18 @@ use super::{
     live::{Core, Live, Shard, WaitResult},
 };
 use crate::{
-    saga::{Definition, Event, Gid, Pins, Status, Timestamp},
+    saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp},
     store::Ticket,
 };
+
+/// What makes sagas live, and has a share of `live_max` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Submitter {
+    /// The client at this address; `None` for all whose address is unknown.
+    Client(Option<IpAddr>),
+    /// The sagas of before that are due, those of an earlier process included.
+    Due,
+}
 
 /// What a submission waits for after it has released its locks.
 pub(super) enum Entered {
@@ -50,9 +60,12 @@ impl Inner {
     }
 
     /// Makes a submitted saga live: a new one, or the one that has this gid.
-    pub fn enter(self: &Arc<Self>, definition: Definition) -> Result<Entered, SubmitError> {
+    pub fn enter(self: &Arc<Self>, definition: Definition, submitter: Submitter) -> Result<Entered, SubmitError> {
         self.check_room()?;
-        let place = self.places.clone().try_acquire_owned().map_err(|_| self.busy())?;
+        let place = self.live.try_enter(submitter).ok_or_else(|| {
+            self.stats.refused.fetch_add(1, Ordering::Relaxed);
+            self.busy()
+        })?;
         let wait = definition.options().wait_result;
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
@@ -66,6 +79,7 @@ impl Inner {
             (live, entered, is_first)
         } else {
             let guard = self.pin(&definition, |_| true)?;
+            self.check_queue(&definition, &guard.pins)?;
             let at = definition.created_at();
             let mut core = self.create(definition, &guard.pins)?;
             core.apply(&Event::Submitted { at })?;
@@ -76,7 +90,7 @@ impl Inner {
             (live, entered, true)
         };
         self.stats.submitted.fetch_add(is_first.into(), Ordering::Relaxed);
-        self.drive(&mut shard, live, place);
+        self.drive(&mut shard, live, place, None);
         Ok(entered)
     }
 
@@ -111,10 +125,15 @@ impl Inner {
         core.apply(&event(now))?;
         if shard.contains_key(gid) {
             live.changed.notify_one();
-            Ok(core.save(&*self.store, now)?)
-        } else {
-            Ok(self.park(&mut core)?)
+            return Ok(core.save(&*self.store, now)?);
         }
+        let ticket = self.park(&mut core)?;
+        if core.saga().status().is_finished() {
+            let waiters = self.parked_waiters.take(core.id);
+            core.adopt_waiters(waiters);
+            core.answer_waiters(&ticket);
+        }
+        Ok(ticket)
     }
 
     /// Refuses every submission while the host is stopping or has too many open sagas.
@@ -128,7 +147,24 @@ impl Inner {
         Ok(())
     }
 
-    /// Most permits are held for milliseconds, so a second is long enough.
+    /// Refuses a saga if a quarter of `open_max` waits for its first destination already.
+    fn check_queue(&self, definition: &Definition, pins: &Pins) -> Result<(), SubmitError> {
+        let most = usize::try_from(self.settings.open_max.div_ceil(4)).unwrap_or(usize::MAX).max(1);
+        if !self.destinations.may_have_queue_of(most) {
+            return Ok(());
+        }
+        let first = BranchOp { step: 0, op: Op::Action };
+        let found = self.directory.find(definition, first, pins.get(first)).ok();
+        match found.and_then(|branch| branch.destination()) {
+            Some(destination) if self.destinations.bulkhead(&destination).waiting(&destination) >= most => {
+                self.destinations.bulkhead(&destination).refuse(&destination);
+                Err(self.busy())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Most places are held for milliseconds, so a second is long enough.
     fn busy(&self) -> SubmitError {
         SubmitError::Busy { retry_after: self.settings.policy.retry_interval.max(Duration::from_secs(1)) }
     }

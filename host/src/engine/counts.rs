@@ -29,6 +29,8 @@ pub(super) struct Stats {
     pub failed: AtomicU64,
     pub open: AtomicU64,
     pub conflicts: AtomicU64,
+    /// Submissions that were refused because no saga more could be live.
+    pub refused: AtomicU64,
 }
 
 impl Stats {

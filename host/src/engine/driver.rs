@@ -1,10 +1,12 @@
 //! Drives one saga: decides, commits and acts in turn until the saga ends or waits. The steps of a round:
 //!
 //! 1. **advance**: asks the machine, and applies its decisions to the saga in memory.
-//! 2. **`prepare_attempt`**: finds the branch of an operation that is due. An external attempt is committed here.
+//! 2. **`prepare_attempt`**: finds the branch of an operation that is due, and takes a place at its destination. An
+//!    external attempt is committed here.
 //! 3. **call**: the attempt runs outside the saga's lock. An external one first waits until its commit is on disk.
 //! 4. **conclude**: the verdict becomes an event, which is committed together with the attempt's effects, if any.
-//! 5. **leave**: when nothing runs and nothing is due, commits the saga, removes it from the table and answers waiters.
+//! 5. **leave**: when nothing runs and nothing is due, commits the saga, removes it from the table and answers waiters. A
+//!    saga that has waited for its destination for a while leaves too, and its waiters go on waiting.
 //!
 //! The output rule is kept here. An event stays in memory until something depends on it: it is committed with the
 //! effects of a contained attempt, and it is on disk before an external attempt starts, before a gated one gets egress
@@ -17,24 +19,24 @@ use futures_util::{
     FutureExt,
     future::{AbortHandle, AbortRegistration, BoxFuture},
 };
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{
+    admission::Submitter,
     attempts::{Attempts, Ended},
+    bulkhead,
+    destinations::{AttemptPlace, Places},
     error::{Error, SubmitError},
     inner::Inner,
     live::{Core, Live, Shard},
     output_commit::OutputCommit,
 };
 use crate::{
-    branch::{Call, Containment, Egress, Host, Outcome},
+    branch::{Call, Containment, Egress, Host, Outcome, Place},
     saga::{BranchId, BranchOp, Event, Failure, Next, Op, Saga, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
-
-/// Longest time that one attempt may take, whatever the client asks for.
-const REQUEST_TIMEOUT_MAX: Duration = Duration::from_hours(24);
 
 /// Most bytes of outputs of one saga, all steps together. They are stored with it and handed to every later attempt.
 const OUTPUTS_BYTES_MAX: usize = 1 << 20;
@@ -46,22 +48,36 @@ enum Todo {
     Wait(Option<Timestamp>),
     /// As `Wait`, but so short that the saga stays in the table and waiters are not answered.
     Pause(Option<Timestamp>),
+    /// Nothing is in flight: wait for a place, or until this time.
+    Queue(Option<Timestamp>),
     /// Nothing is in flight: remove the saga from the table.
     Leave,
 }
 
 impl Inner {
     /// Puts a saga into the table and spawns its driver, or wakes the driver that it has.
-    pub fn drive(self: &Arc<Self>, shard: &mut Shard, live: Arc<Live>, place: OwnedSemaphorePermit) {
+    pub fn drive(
+        self: &Arc<Self>,
+        shard: &mut Shard,
+        live: Arc<Live>,
+        place: bulkhead::Place<Submitter>,
+        attempt_place: Option<AttemptPlace>,
+    ) {
         let gid: Arc<str> = live.core().saga().definition().gid().as_str().into();
         if shard.contains_key(&gid) {
             live.changed.notify_one();
             return;
         }
         shard.insert(gid, live.clone());
+        let places = {
+            let mut core = live.core();
+            let waiters = self.parked_waiters.take(core.id);
+            core.adopt_waiters(waiters);
+            Places::new(core.saga().status(), attempt_place)
+        };
         let engine = self.clone();
         self.drivers.spawn(async move {
-            engine.run_to_end(&live).await;
+            engine.run_to_end(&live, places).await;
             drop(place);
         });
     }
@@ -69,39 +85,47 @@ impl Inner {
     /// Drives the saga until it leaves the table. An error concerns this saga only, unless the store has failed.
     ///
     /// A panic counts as an error: the saga continues from the store, which has no half-made change.
-    async fn run_to_end(self: &Arc<Self>, live: &Arc<Live>) {
-        let ended = AssertUnwindSafe(self.run(live)).catch_unwind().await;
+    async fn run_to_end(self: &Arc<Self>, live: &Arc<Live>, places: Places) {
+        let ended = AssertUnwindSafe(self.run(live, places)).catch_unwind().await;
         if let Err(failure) = ended.unwrap_or(Err(Error::Panicked)) {
             self.set_aside(live, &failure);
         }
     }
 
-    async fn run(self: &Arc<Self>, live: &Arc<Live>) -> Result<(), Error> {
+    async fn run(self: &Arc<Self>, live: &Arc<Live>, mut places: Places) -> Result<(), Error> {
         let (parallel, status) = {
             let core = live.core();
             (core.saga().definition().is_concurrent(), core.saga().status())
         };
         let mut attempts = Attempts::new(parallel);
         loop {
-            let todo = self.advance(live)?;
-            let is_pause = matches!(todo, Todo::Pause(_));
+            let todo = self.advance(live, &mut places)?;
+            let (is_pause, is_queue) = (matches!(todo, Todo::Pause(_)), matches!(todo, Todo::Queue(_)));
             match todo {
                 Todo::Start(branch_op, attempt, handle) => attempts.start(branch_op, attempt, handle),
                 Todo::Leave => {
-                    if self.leave(live)? {
+                    if self.leave(live, &mut places)? {
                         let core = live.core();
                         let age = core.saga().definition().created_at().until(self.clock.now());
                         self.counters.round(status, core.saga().status(), age);
                         return Ok(());
                     }
                 }
-                Todo::Wait(until) | Todo::Pause(until) => {
+                Todo::Wait(until) | Todo::Pause(until) | Todo::Queue(until) => {
+                    places.return_unused();
+                    let patience = places.patience().filter(|_| is_queue);
                     tokio::select! {
                         ended = attempts.next() => self.conclude(live, ended)?,
+                        branch_op = places.next() => live.core().unblock(branch_op),
+                        () = expired(patience) => {
+                            if self.leave(live, &mut places)? {
+                                return Ok(());
+                            }
+                        }
                         () = self.sleep_until(until) => {}
                         () = live.changed.notified() => {}
-                        // A host that stops does not wait for pauses.
-                        () = self.stopping.cancelled(), if is_pause => {}
+                        // A host that stops does not wait for pauses and places.
+                        () = self.stopping.cancelled(), if is_pause || is_queue => {}
                         () = self.attempts_cancelled.cancelled() => return self.abandon(live),
                     }
                 }
@@ -117,15 +141,18 @@ impl Inner {
     }
 
     /// Takes the machine's decisions until it wants something done outside the core.
-    fn advance(self: &Arc<Self>, live: &Arc<Live>) -> Result<Todo, Error> {
+    fn advance(self: &Arc<Self>, live: &Arc<Live>, places: &mut Places) -> Result<Todo, Error> {
         let core = &mut *live.core();
         loop {
             let now = self.clock.now();
+            if places.follow(core.saga().status()) {
+                core.unblock_all();
+            }
             match core.saga().next(core.in_flight(), now) {
                 Next::Decide(event) => core.apply(&event)?,
                 Next::Call(_) if self.stopping.is_cancelled() => return Ok(wait(core, None)),
                 Next::Call(branch_op) => {
-                    if let Some((attempt, handle)) = self.prepare_attempt(live, core, branch_op, now)? {
+                    if let Some((attempt, handle)) = self.prepare_attempt(live, core, places, branch_op, now)? {
                         return Ok(Todo::Start(branch_op, attempt, handle));
                     }
                 }
@@ -135,7 +162,13 @@ impl Inner {
                 Next::Wait(until) => {
                     let is_pause = until.is_some_and(|until| core.in_flight().is_paused_until(until));
                     let is_pause = is_pause && !self.stopping.is_cancelled();
-                    return Ok(if is_pause { Todo::Pause(until) } else { wait(core, until) });
+                    return Ok(match () {
+                        () if is_pause => Todo::Pause(until),
+                        () if places.is_waiting() && core.in_flight().is_empty() && !self.stopping.is_cancelled() => {
+                            Todo::Queue(until)
+                        }
+                        () => wait(core, until),
+                    });
                 }
                 Next::Finished => return Ok(Todo::Leave),
             }
@@ -143,11 +176,13 @@ impl Inner {
     }
 
     /// Makes an attempt ready to run. An external one is committed now, and waits for the disk before it calls.
-    /// `None` if there is no branch at the address any more: that attempt has failed.
+    /// `None` if its destination has no place, so that the operation is blocked, or if there is no branch at the address any
+    /// more: that attempt has failed.
     fn prepare_attempt(
         self: &Arc<Self>,
         live: &Arc<Live>,
         core: &mut Core,
+        places: &mut Places,
         branch_op: BranchOp,
         now: Timestamp,
     ) -> Result<Option<(BoxFuture<'static, Outcome>, AbortRegistration)>, Error> {
@@ -166,6 +201,16 @@ impl Inner {
             Ok(branch) => branch,
             Err(not_found) => return self.not_called(core, branch_op, not_found.to_string(), now),
         };
+        let place = match branch.destination() {
+            None => None,
+            Some(destination) => match places.take(&self.destinations, destination, branch_op, core.id) {
+                Some(place) => Some(Place::new(place)),
+                None => {
+                    core.block(branch_op);
+                    return Ok(None);
+                }
+            },
+        };
         let containment = branch.containment();
         // It is unknown how far the attempt before this one got, so this one may already be outside the host.
         let follows_open = core.saga().op(branch_op).is_some_and(|op| op.open);
@@ -179,7 +224,7 @@ impl Inner {
         let egress = (containment == Containment::Gated)
             .then(|| OutputCommit::new(self, live, branch_op, handle) as Arc<dyn Egress>);
         let call = self.call_of(core.saga(), branch_op);
-        let host = Host { state: self.store.clone(), egress, is_dry_run: false };
+        let host = Host { state: self.store.clone(), egress, is_dry_run: false, place };
         let attempt = async move {
             if let Err(outcome) = wait_for_disk(ticket).await {
                 return outcome;
@@ -216,18 +261,23 @@ impl Inner {
                 }
                 _ => None,
             };
-        let timeout = match saga.definition().options().request_timeout_s {
-            0 => self.settings.request_timeout,
-            s => Duration::from_secs(s),
-        };
         Call {
             saga: saga.definition().clone(),
             branch_op,
             attempt: saga.attempt(branch_op),
             results: saga.outputs().map(|(step, output)| (BranchId(step), output.to_owned())).collect(),
             tried,
-            timeout: timeout.min(REQUEST_TIMEOUT_MAX),
+            timeout: self.request_timeout(saga),
         }
+    }
+
+    /// The longest time of one attempt of this saga: what it asks for, within the host's limit.
+    pub fn request_timeout(&self, saga: &Saga) -> Duration {
+        let asked = match saga.definition().options().request_timeout_s {
+            0 => self.settings.request_timeout,
+            s => Duration::from_secs(s),
+        };
+        asked.min(self.settings.request_timeout_max)
     }
 
     /// Records the outcome of an attempt, unless the saga has ended meanwhile.
@@ -304,11 +354,20 @@ impl Inner {
     }
 
     /// Removes the saga from the table, if nothing is due now that its shard is locked. Whether it has left.
-    fn leave(&self, live: &Live) -> Result<bool, Error> {
+    fn leave(&self, live: &Live, places: &mut Places) -> Result<bool, Error> {
         let gid = live.core().saga().definition().gid().clone();
         let Some(mut shard) = self.table.shard(gid.as_str()) else { return Ok(false) };
         let mut core = live.core();
+        if self.stopping.is_cancelled() {
+            // What waits for a place is due at the next start.
+            core.unblock_all();
+        }
         let is_idle = match core.saga().next(core.in_flight(), self.clock.now()) {
+            Next::Wait(until) if places.is_waiting() && !self.stopping.is_cancelled() => {
+                self.park_in_queue(&mut core, places, until)?;
+                shard.remove(gid.as_str());
+                return Ok(true);
+            }
             Next::Finished | Next::Wait(_) => true,
             Next::Call(_) => self.stopping.is_cancelled(),
             Next::Decide(_) | Next::Drop(_) => false,
@@ -338,6 +397,14 @@ impl Inner {
         }
         core.answer_waiters(&ticket);
         Ok(())
+    }
+}
+
+/// Resolves at this time; never, if there is none.
+async fn expired(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

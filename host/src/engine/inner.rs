@@ -2,15 +2,20 @@
 
 use std::sync::{Arc, MutexGuard, atomic::AtomicU64};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    admission::Submitter,
+    bulkhead::{Bulkhead, Limits},
     clock::Clock,
     counters::Counters,
     counts::Stats,
+    destinations::{AttemptPlace, Destinations},
     error::{Error, SubmitError},
+    format::SagaId,
     live::{Shard, Table},
+    parked_waiters::ParkedWaiters,
     settings::Settings,
     timer::Timer,
 };
@@ -27,8 +32,11 @@ pub(super) struct Inner {
     pub clock: Clock,
     pub table: Table,
     pub timer: Timer,
-    /// One for every live saga.
-    pub places: Arc<Semaphore>,
+    /// One place for every live saga.
+    pub live: Bulkhead<Submitter>,
+    /// One place for every attempt.
+    pub destinations: Destinations,
+    pub parked_waiters: ParkedWaiters,
     /// One for every plan that is being made.
     pub plans: Semaphore,
     pub newest_id: AtomicU64,
@@ -46,10 +54,21 @@ pub(super) struct Inner {
 }
 
 impl Inner {
-    /// An engine that drives nothing yet.
-    pub fn new(store: Arc<dyn Store>, directory: Arc<dyn Directory>, settings: Settings, clock: Clock) -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(settings.live_max.clamp(1, Semaphore::MAX_PERMITS))),
+    /// An engine that drives nothing yet, and the receiver of the sagas whose turn at their destination has come.
+    pub fn new(
+        store: Arc<dyn Store>,
+        directory: Arc<dyn Directory>,
+        settings: Settings,
+        clock: Clock,
+    ) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
+        let (destinations, granted) = Destinations::new(settings.attempts);
+        let limits = Limits { total: settings.live_max, per_holder: settings.live_max };
+        // Nothing parks here: a client is refused, and a saga that is due is awaited.
+        let (unused, _) = mpsc::unbounded_channel();
+        let inner = Self {
+            live: Bulkhead::new(limits, unused),
+            destinations,
+            parked_waiters: ParkedWaiters::default(),
             plans: Semaphore::new(settings.plan.at_once.min(Semaphore::MAX_PERMITS)),
             store,
             directory,
@@ -65,7 +84,8 @@ impl Inner {
             drivers: TaskTracker::new(),
             unread: AtomicU64::new(0),
             store_failed: watch::Sender::new(false),
-        }
+        };
+        (inner, granted)
     }
 
     /// The shard of this gid. An error when there is none, which does not happen.

@@ -23,6 +23,9 @@ use crate::{
     store::{Batch, Store, Ticket},
 };
 
+/// Where a waiting client's answer is sent.
+pub(super) type Waiter = oneshot::Sender<WaitResult>;
+
 /// What a waiting client is answered when its saga has ended, or waits for a retry.
 pub(super) struct WaitResult {
     pub saga: Arc<Saga>,
@@ -141,7 +144,7 @@ pub(super) struct Core {
     in_flight: InFlight<AbortHandle>,
     /// Write conflicts in a row, by operation.
     conflicts: Vec<(BranchOp, u32)>,
-    waiters: Vec<oneshot::Sender<WaitResult>>,
+    waiters: Vec<Waiter>,
 }
 
 impl Core {
@@ -195,6 +198,21 @@ impl Core {
         if let Some(attempt) = self.in_flight.end(branch_op) {
             attempt.abort();
         }
+    }
+
+    /// Delays the next attempt of an operation until it is unblocked.
+    pub fn block(&mut self, branch_op: BranchOp) {
+        self.in_flight.block(branch_op);
+    }
+
+    /// Ends the block of an operation.
+    pub fn unblock(&mut self, branch_op: BranchOp) {
+        self.in_flight.unblock(branch_op);
+    }
+
+    /// Ends the blocks of all operations.
+    pub fn unblock_all(&mut self) {
+        self.in_flight.unblock_all();
     }
 
     /// Delays the next attempt of an operation.
@@ -256,6 +274,16 @@ impl Core {
         self.waiters.retain(|waiter| !waiter.is_closed());
         self.waiters.push(waiter);
         result
+    }
+
+    /// Adds clients that have waited for the saga before it was driven again.
+    pub fn adopt_waiters(&mut self, waiters: Vec<Waiter>) {
+        self.waiters.extend(waiters);
+    }
+
+    /// Removes and returns the waiting clients.
+    pub fn take_waiters(&mut self) -> Vec<Waiter> {
+        std::mem::take(&mut self.waiters)
     }
 
     /// Applies an event. It is committed with the next [`Core::save`].

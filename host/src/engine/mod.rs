@@ -16,10 +16,12 @@
 
 mod admission;
 mod attempts;
+mod bulkhead;
 mod clock;
 mod conflict;
 pub mod counters;
 mod counts;
+pub mod destinations;
 mod driver;
 mod error;
 mod format;
@@ -27,6 +29,7 @@ mod inner;
 mod live;
 mod output_commit;
 mod park;
+mod parked_waiters;
 mod pinning;
 pub mod plan;
 mod policy;
@@ -37,14 +40,21 @@ mod settings;
 mod timer;
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use tracing::{error, info};
 
-use self::{admission::Entered, inner::Inner, live::WaitResult, plan::Plan};
+use self::{
+    admission::{Entered, Submitter},
+    inner::Inner,
+    live::WaitResult,
+    plan::Plan,
+};
 pub use self::{
+    bulkhead::{Limits, Load},
     clock::Clock,
     counters::Counters,
     counts::Counts,
@@ -56,7 +66,7 @@ pub use self::{
     settings::Settings,
 };
 use crate::{
-    branch::Directory,
+    branch::{Destination, Directory},
     saga::{Definition, Event, Policy, Saga, Timestamp},
     store::Store,
 };
@@ -82,10 +92,14 @@ impl Engine {
         settings: Settings,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let inner = Arc::new(Inner::new(store, directory, settings, clock));
+        let (inner, granted) = Inner::new(store, directory, settings, clock);
+        let inner = Arc::new(inner);
         inner.unread.store(inner.recover()?, Ordering::Relaxed);
         let timer = inner.clone();
         inner.drivers.spawn(async move { timer.clone().stopping.run_until_cancelled(timer.wake_the_due()).await });
+        let queues = inner.clone();
+        let wake = async move { queues.clone().stopping.run_until_cancelled(queues.wake_the_granted(granted)).await };
+        inner.drivers.spawn(wake);
         Ok(Self(inner))
     }
 
@@ -103,11 +117,16 @@ impl Engine {
         }
     }
 
-    /// Stores a saga and runs it. Returns when it is on disk; with `wait_result`, when it has ended or waits for a
-    /// retry, or after [`Settings::wait_max`].
+    /// As [`Engine::submit_from`], for a client without an address.
     pub async fn submit(&self, definition: Definition) -> Result<Submitted, SubmitError> {
+        self.submit_from(None, definition).await
+    }
+
+    /// Stores a saga and runs it. Returns when it is on disk; with `wait_result`, when it has ended or waits for a
+    /// retry, or after [`Settings::wait_max`]. A client takes the places of no other.
+    pub async fn submit_from(&self, client: Option<IpAddr>, definition: Definition) -> Result<Submitted, SubmitError> {
         let gid = definition.gid().clone();
-        let entered = match self.0.enter(definition) {
+        let entered = match self.0.enter(definition, Submitter::Client(client)) {
             Ok(entered) => entered,
             Err(refusal) => return Err(self.0.refuse(refusal).await),
         };
@@ -178,6 +197,21 @@ impl Engine {
         }
     }
 
+    /// The plugins and services that attempts run or wait at, sorted; those without attempts for a while, too.
+    pub fn destinations(&self) -> Vec<Load<Destination>> {
+        self.0.destinations.loads()
+    }
+
+    /// Submissions of this process that were refused because their client had its share of `live_max`.
+    pub fn refused(&self) -> u64 {
+        self.0.stats.refused.load(Ordering::Relaxed)
+    }
+
+    /// The longest time of one attempt of this saga.
+    pub fn request_timeout(&self, saga: &Saga) -> Duration {
+        self.0.request_timeout(saga)
+    }
+
     /// The counters of attempts and rounds since the start.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
@@ -202,6 +236,7 @@ impl Engine {
             self.0.attempts_cancelled.cancel();
             self.0.drivers.wait().await;
         }
+        self.0.answer_parked_waiters();
         if let Err(error) = self.0.store.barrier().durable().await {
             error!(%error, "the last commits could not be made durable");
         }

@@ -1,12 +1,15 @@
 //! Ending the driving of a saga: it has ended, waits until it is due, or cannot continue.
 
+use std::sync::Arc;
+
 use tracing::{error, info};
 
 use super::{
+    destinations::Places,
     error::Error,
     format,
     inner::Inner,
-    live::{Core, Live},
+    live::{Core, Live, WaitResult},
 };
 use crate::{
     saga::{Next, Status, Timestamp},
@@ -33,6 +36,34 @@ impl Inner {
             log_end(core, now);
         }
         Ok(ticket)
+    }
+
+    /// Commits a saga that waits for its destination and is not driven meanwhile. Its clients go on waiting.
+    ///
+    /// It stays due, so that a restart drives it at once; here its turn wakes it, or the time that it also waits for.
+    pub fn park_in_queue(&self, core: &mut Core, places: &mut Places, until: Option<Timestamp>) -> Result<(), Error> {
+        let now = self.clock.now();
+        core.save(&*self.store, now)?;
+        self.parked_waiters.park(core.id, core.take_waiters());
+        if !places.park(core.id) {
+            self.timer.push(now, core.id);
+        } else if let Some(until) = until {
+            self.timer.push(until, core.id);
+        }
+        Ok(())
+    }
+
+    /// Answers the clients of all sagas that wait for their destinations: the host stops.
+    pub fn answer_parked_waiters(&self) {
+        for (id, waiters) in self.parked_waiters.take_all() {
+            // On an error the client learns that its saga is no longer driven.
+            let Ok(Some(record)) = self.read_parked(id) else { continue };
+            let (saga, ticket) = (Arc::new(record.saga), self.store.barrier());
+            for waiter in waiters {
+                // An error says that the client has disconnected.
+                let _ = waiter.send(WaitResult { saga: saga.clone(), ticket: ticket.clone() });
+            }
+        }
     }
 
     /// Removes a saga that cannot continue from the table. Its row stays, so the next start drives it again.

@@ -129,6 +129,11 @@ impl Inner {
         }
     }
 
+    /// The saga of this id, as stored.
+    pub fn read_parked(&self, id: SagaId) -> Result<Option<Record>, Error> {
+        Ok(self.read(id, "that waits for its destination")?.map(|(record, _)| record))
+    }
+
     /// Replays a saga from the store. Also returns its newest chunk with its number.
     fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, Chunk)>, Error> {
         let mut range = Range::prefix(&format::log_prefix(id));

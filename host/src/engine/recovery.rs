@@ -5,10 +5,13 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::{
+    admission::Submitter,
+    bulkhead::Place,
+    destinations::AttemptPlace,
     error::Error,
     format::{self, OPEN, Open, SagaId},
     inner::Inner,
@@ -70,18 +73,38 @@ impl Inner {
     pub async fn wake_the_due(self: Arc<Self>) {
         loop {
             let id = self.timer.next(&self.clock).await;
-            let Ok(place) = self.places.clone().acquire_owned().await else { return };
-            // A panic over one saga must not stop the timer of all others.
-            let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place)));
-            if let Err(error) = woken.unwrap_or(Err(Error::Panicked)) {
-                error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
-                self.notice(&error);
-            }
+            self.wake_soon(id, None).await;
         }
     }
 
-    /// Makes a parked saga live, if it is due: the timer's entry may be out of date.
-    fn wake(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit) -> Result<(), Error> {
+    /// Drives the sagas whose turn at their destination has come, without end.
+    pub async fn wake_the_granted(self: Arc<Self>, mut granted: mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
+        while let Some((id, attempt_place)) = granted.recv().await {
+            self.wake_soon(id, Some(attempt_place)).await;
+        }
+    }
+
+    /// Makes a parked saga live as soon as there is a place for it.
+    async fn wake_soon(self: &Arc<Self>, id: SagaId, attempt_place: Option<AttemptPlace>) {
+        let place = match self.live.enter(Submitter::Due, None) {
+            Ok(place) => place,
+            Err(waiting) => waiting.await,
+        };
+        // A panic over one saga must not stop the task that wakes all others.
+        let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place, attempt_place)));
+        if let Err(error) = woken.unwrap_or(Err(Error::Panicked)) {
+            error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
+            self.notice(&error);
+        }
+    }
+
+    /// Makes a parked saga live, if it is due: the entry that woke it may be out of date.
+    fn wake(
+        self: &Arc<Self>,
+        id: SagaId,
+        place: Place<Submitter>,
+        attempt_place: Option<AttemptPlace>,
+    ) -> Result<(), Error> {
         let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(()) };
         let open = format::read_open(&row)
             .map_err(|source| Error::Unreadable { gid: format!("with the id {}", id.0), source })?;
@@ -94,7 +117,7 @@ impl Inner {
         if let Some(core) = self.load(gid)?
             && !core.saga().status().is_finished()
         {
-            self.drive(&mut shard, Live::new(core), place);
+            self.drive(&mut shard, Live::new(core), place, attempt_place);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 
-use super::{plan::settings as plan, policy};
+use super::{destinations, plan::settings as plan, policy};
 use crate::saga::Policy;
 
 /// The engine's limits.
@@ -18,15 +18,24 @@ pub struct Settings {
     /// Longest time of one attempt, when the saga does not say. DTM: 3 s.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
-    /// Most sagas driven at once; more are answered "busy". Bounds memory: a live saga holds its payloads.
+    /// Longest time of one attempt that a saga may ask for by `request_timeout`; a longer one is cut to it. Bounds how long a
+    /// service that does not answer keeps its places.
+    #[serde(with = "duration")]
+    pub request_timeout_max: Duration,
+    /// Most sagas driven at once; more are answered "busy". A quarter is a reserve for clients that have few, and for sagas
+    /// that are due: no client takes the places of all others. Bounds memory: a live saga holds its payloads.
     pub live_max: usize,
-    /// Most unfinished sagas, those that wait for a retry included; more are answered "busy".
+    /// Most unfinished sagas, those that wait for a retry included; more are answered "busy". A quarter of it may wait for
+    /// one and the same plugin or service.
     pub open_max: u64,
     /// Longest time that a submission with `wait_result` is held.
     #[serde(with = "duration")]
     pub wait_max: Duration,
     /// What plans may cost.
     pub plan: plan::Settings,
+    /// How many attempts run at once. Set under `[plugins]` and `[http]`.
+    #[serde(skip)]
+    pub attempts: destinations::Settings,
 }
 
 impl Default for Settings {
@@ -34,10 +43,12 @@ impl Default for Settings {
         Self {
             policy: Policy::default(),
             request_timeout: Duration::from_secs(3),
+            request_timeout_max: Duration::from_mins(5),
             live_max: 4096,
             open_max: 10_000_000,
             wait_max: Duration::from_secs(30),
             plan: plan::Settings::default(),
+            attempts: destinations::Settings::default(),
         }
     }
 }

@@ -52,7 +52,7 @@ impl World {
             ..Default::default()
         };
         let grants = BTreeMap::from([("chaos".to_owned(), Arc::new(Grants::new("chaos", &granted).unwrap()))]);
-        let runtime = Runtime::new(&plugin::Settings { slots: 8, grants, ..Default::default() }).unwrap();
+        let runtime = Runtime::new(&plugin::Settings { grants, ..Default::default() }).unwrap();
         let plugins = Arc::new(Registry::load(&runtime, dir.path(), Vec::new()));
         let services = http::Settings::default();
         let branches = Branches::new(plugins, http::Client::new(&services).unwrap(), grpc::Client::new(&services));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use wasaga::{
-    engine::{Engine, Filter},
+    engine::{Engine, Filter, Limits, destinations},
     saga::Status,
 };
 use wasaga_testkit::engine::{Host, Plan, Setup, until};
@@ -108,6 +108,12 @@ fn kill_again_and_again(seed: u64) {
         settings.policy.retry_interval_max = Duration::from_millis(3);
         settings.policy.ongoing_min = Duration::from_millis(1);
         settings.wait_max = Duration::from_millis(50);
+        if random.bool() {
+            // Few places: most sagas wait for one, and many are parked meanwhile.
+            let few = Limits { total: 3, per_holder: 2 };
+            settings.attempts =
+                destinations::Settings { plugins: few, services: few, patience: Duration::from_micros(500) };
+        }
     });
     let promised = Arc::new(Mutex::new(BTreeSet::<String>::new()));
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use tokio::sync::{mpsc, oneshot};
 use wasaga::{
-    branch::{Branch, Call, Containment, Directory, EgressDenied, EgressRequest, Host, NotFound, Outcome},
+    branch::{Branch, Call, Containment, Destination, Directory, EgressDenied, EgressRequest, Host, NotFound, Outcome},
     saga::{BranchOp, Definition, Op, Pin, Verdict},
     store::{self, Batch, Range, Read},
 };
@@ -19,6 +19,7 @@ use wasaga_testkit::engine::settle;
 /// A directory in which every attempt waits for the test to answer it.
 ///
 /// Addresses that begin with `contained`, `gated` or `external` lead to branches of that containment, until they are closed.
+/// What follows an `@` is their destination: a service, or a plugin if they are contained.
 pub struct Stage {
     started: mpsc::UnboundedSender<Attempt>,
     attempts: tokio::sync::Mutex<mpsc::UnboundedReceiver<Attempt>>,
@@ -156,7 +157,11 @@ impl Directory for Stage {
             return Err(NotFound((*why).to_owned()));
         }
         let containment = containment(address)?;
-        Ok(Arc::new(Actor { containment, started: self.started.clone() }))
+        let destination = address.split_once('@').map(|(_, name)| match containment {
+            Containment::Contained => Destination::Plugin(name.into()),
+            _ => Destination::Service(name.into()),
+        });
+        Ok(Arc::new(Actor { containment, destination, started: self.started.clone() }))
     }
 }
 
@@ -178,6 +183,7 @@ pub fn containment(address: &str) -> Result<Containment, NotFound> {
 
 struct Actor {
     containment: Containment,
+    destination: Option<Destination>,
     started: mpsc::UnboundedSender<Attempt>,
 }
 
@@ -186,7 +192,9 @@ impl Branch for Actor {
         async {
             let (answer, outcome) = oneshot::channel();
             let state = Arc::new(Borrowed(Arc::downgrade(&host.state)));
-            self.started.send(Attempt { call: call.clone(), host: Host { state, ..host.clone() }, answer }).unwrap();
+            // The place is the branch's to keep: a test may keep an attempt for longer than it runs.
+            let host = Host { state, place: None, ..host.clone() };
+            self.started.send(Attempt { call: call.clone(), host, answer }).unwrap();
             outcome.await.unwrap_or_else(|_| panic!("the test lets the branch panic"))
         }
         .boxed()
@@ -194,6 +202,10 @@ impl Branch for Actor {
 
     fn containment(&self) -> Containment {
         self.containment
+    }
+
+    fn destination(&self) -> Option<Destination> {
+        self.destination.clone()
     }
 }
 

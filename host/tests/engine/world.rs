@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{FutureExt, future::BoxFuture};
 use wasaga::{
-    branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome},
+    branch::{self, Branch, Call, Containment, Destination, Directory, NotFound, Outcome},
     engine::Record,
     saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict},
     store::{Batch, Read},
@@ -451,5 +451,12 @@ impl Branch for Fated {
 
     fn containment(&self) -> Containment {
         self.containment
+    }
+
+    fn destination(&self) -> Option<Destination> {
+        Some(match self.containment {
+            Containment::External => Destination::Service("world".into()),
+            Containment::Contained | Containment::Gated => Destination::Plugin("world".into()),
+        })
     }
 }

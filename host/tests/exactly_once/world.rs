@@ -49,7 +49,6 @@ impl Plugins {
             grants: BTreeMap::from([("outside".to_owned(), Arc::new(grants))]),
             // Compiled once for all tests.
             cache_dir: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("exactly-once-cache")),
-            slots: 16,
             ..Settings::default()
         };
         let plugins = Arc::new(Registry::load(&Runtime::new(&settings).unwrap(), dir.path(), Vec::new()));

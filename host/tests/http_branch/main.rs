@@ -133,7 +133,7 @@ fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
 }
 
 fn host() -> Host {
-    Host { state: Arc::new(Memory::default()), egress: None, is_dry_run: false }
+    Host { state: Arc::new(Memory::default()), egress: None, is_dry_run: false, place: None }
 }
 
 async fn run(url: &str, call: &Call) -> Outcome {

@@ -82,7 +82,7 @@ fn call(op: Op, payload: &str) -> Call {
 
 /// A host without egress, with a store of its own.
 fn host() -> Host {
-    Host { state: store(), egress: None, is_dry_run: false }
+    Host { state: store(), egress: None, is_dry_run: false, place: None }
 }
 
 async fn try_(registry: &Registry, plugin: &str, payload: &Value) -> Outcome {

@@ -71,7 +71,8 @@ impl Branch {
             tried: tried.map(Into::into),
             timeout: TIMEOUT,
         };
-        let host = Host { state: Arc::new(memory.clone()), egress: Some(self.egress.clone()), is_dry_run: false };
+        let host =
+            Host { state: Arc::new(memory.clone()), egress: Some(self.egress.clone()), is_dry_run: false, place: None };
         let reads = memory.reads();
         let outcome = self.plugin.operation(op).call(&call, &host).await;
         let mut uses_store = memory.reads() > reads;

@@ -19,7 +19,7 @@ use super::{
     snapshot::{self, Snapshot, SnapshotFork},
 };
 use crate::{
-    branch::{Branch, Containment, Egress, EgressDenied, EgressRequest, Host, Outcome},
+    branch::{Branch, Containment, Egress, EgressDenied, EgressRequest, Host, Outcome, Place},
     engine::{driver, error::Error, inner::Inner},
     saga::{BranchId, BranchOp, Definition, Event, InFlight, Next, Op, Pins, Saga, Timestamp, Verdict, state::OpState},
     store::{self, Batch, CommitError, Read, sync::lock},
@@ -137,11 +137,16 @@ impl<'a> DryRun<'a> {
         state: &mut State,
         op: &mut TracedOp,
     ) -> Result<Vec<String>, PlanError> {
+        let place = match branch.destination() {
+            Some(destination) => Some(Place::new(self.engine.destinations.enter(destination).await)),
+            None => None,
+        };
         for _ in 0..TRIES {
             let denied = Arc::new(DenyEgress::default());
             let egress = (branch.containment() == Containment::Gated).then(|| denied.clone() as Arc<dyn Egress>);
             let call = self.engine.call_of(&state.saga, op.branch_op);
-            let host = Host { state: state.data.clone() as Arc<dyn Read>, egress, is_dry_run: true };
+            let host =
+                Host { state: state.data.clone() as Arc<dyn Read>, egress, is_dry_run: true, place: place.clone() };
             let outcome = AssertUnwindSafe(branch.call(&call, &host)).catch_unwind().await;
             drop(host);
             if let Some(error) = self.snapshot.error() {

@@ -23,7 +23,7 @@ use super::{
     scope::{AttemptHandles, AttemptScope},
 };
 use crate::{
-    branch::{Branch, Call, Containment, Host, Outcome},
+    branch::{Branch, Call, Containment, Destination, Host, Outcome},
     plugin::{
         component::plugin::Plugin,
         contract,
@@ -63,21 +63,21 @@ impl Branch for Operation {
     fn containment(&self) -> Containment {
         self.plugin.classification().containment
     }
+
+    fn destination(&self) -> Option<Destination> {
+        Some(Destination::Plugin(self.plugin.policy.plugin.clone()))
+    }
 }
 
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host) -> Outcome {
-    // Before the time limit starts: the guest is not responsible for a full host.
-    let permit = plugin.permits.take().await;
     let mut scope = AttemptScope::new(plugin, call, host);
     let handles = scope.handles.clone();
     let limit = call.timeout.min(plugin.policy.limits.attempt_timeout);
     // The guest owns everything it needs, as it may move to another thread and be dropped there after this has returned.
+    // That includes its place, which is free only when the guest is gone.
     let guest = {
         let (plugin, call, host, handles) = (plugin.clone(), call.clone(), host.clone(), handles.clone());
-        async move {
-            let _permit = permit;
-            decide(&plugin, op, &call, &host, &handles).await
-        }
+        async move { decide(&plugin, op, &call, &host, &handles).await }
     };
     let is_long = plugin.cpu_estimate.is_long();
     let guest = Demotable::new(guest.boxed(), handles.cpu_meter.clone(), is_long, plugin.runtime.scheduler());

@@ -42,7 +42,7 @@ impl Plugin {
 
 /// Starts an instance and drops it. Its effects are discarded, and its output is logged as that of a dry run.
 ///
-/// Needs no permit: the pool has one more instance than there are permits.
+/// Needs no place: the pool has one more instance than there are places.
 fn check_start(plugin: &Plugin) -> Result<(), Error> {
     // The placeholder is valid, so this does not return early.
     let Some(saga) = placeholder_saga() else { return Ok(()) };

@@ -12,7 +12,7 @@ use crate::{
         grants::containment::{self, Classification},
         imports::http::outgoing::Policy,
         name::{InvalidName, is_name},
-        sandbox::{permits::Permits, runtime::Runtime, scheduler::CpuEstimate},
+        sandbox::{runtime::Runtime, scheduler::CpuEstimate},
     },
     saga::{Digest, Pin},
 };
@@ -23,7 +23,6 @@ pub struct Plugin {
     classification: Classification,
     pub(crate) component: Loaded,
     pub(crate) runtime: Runtime,
-    pub(crate) permits: Permits,
     pub(crate) cpu_estimate: CpuEstimate,
     /// Its name, grants and limits, which its HTTP requests share.
     pub(crate) policy: Arc<Policy>,
@@ -45,7 +44,6 @@ impl Plugin {
             component,
             runtime: runtime.clone(),
             classification,
-            permits: runtime.permits(name),
             cpu_estimate: CpuEstimate::default(),
             policy: Arc::new(policy),
         }))

@@ -3,13 +3,11 @@
 //! - [`niceness`]: priorities of threads
 //! - [`compilers`]: low-priority threads that compile components
 //! - [`scheduler`]: a multilevel feedback queue for guests that compute for long
-//! - [`permits`]: how many guests exist at once
 //! - [`guest`]: the state of one guest, and the linker that gives it its imports
 //! - [`runtime`]: the engine
 
 pub(super) mod compilers;
 pub(super) mod guest;
 pub(super) mod niceness;
-pub(super) mod permits;
 pub(super) mod runtime;
 pub(super) mod scheduler;

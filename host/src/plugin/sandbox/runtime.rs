@@ -18,7 +18,6 @@ use wasmtime::{
 use super::{
     compilers::Compilers,
     guest::{self, Guest, Parts},
-    permits::{Permits, Pool},
     scheduler::Scheduler,
 };
 use crate::plugin::{
@@ -33,11 +32,9 @@ use crate::plugin::{
 pub struct Settings {
     /// Limits of one attempt.
     pub limits: Limits,
-    /// Guests that exist at once, running or waiting for the host; further calls wait. Reserves `memory_bytes` of
+    /// Guests that may exist at once, running or waiting for the host: the engine starts no more. Reserves `memory_bytes` of
     /// address space (not memory) for each of their memories.
     pub slots: u32,
-    /// How many of them may be of one plugin: a plugin that waits for a slow service must not occupy all.
-    pub slots_per_plugin: u32,
     /// Threads of each lower level of the scheduler: as many guests that compute for long run at once; see
     /// [`scheduler`](super::scheduler).
     pub busy_guests: usize,
@@ -60,7 +57,6 @@ impl Default for Settings {
         Self {
             limits: Limits::default(),
             slots: 128,
-            slots_per_plugin: 64,
             busy_guests: processors,
             tick: Duration::from_millis(2),
             grants: BTreeMap::new(),
@@ -96,7 +92,6 @@ struct Shared {
     grants: BTreeMap<String, Arc<Grants>>,
     /// Set if any plugin is granted HTTP requests.
     tls: Option<Tls>,
-    permits: Pool,
     scheduler: Arc<Scheduler>,
     cache: Option<Cache>,
     component_store: Option<ComponentStore>,
@@ -122,7 +117,6 @@ impl Runtime {
             limits: Arc::new(settings.limits.clone()),
             tls: tls(settings)?,
             grants: settings.grants.clone(),
-            permits: Pool::new(settings.slots, settings.slots_per_plugin),
             scheduler: Arc::new(Scheduler::new(settings.busy_guests)),
             cache,
             component_store: settings
@@ -199,11 +193,6 @@ impl Runtime {
         self.0.scheduler.clone()
     }
 
-    /// The permits of one plugin.
-    pub(crate) fn permits(&self, plugin: &str) -> Permits {
-        self.0.permits.of(plugin)
-    }
-
     /// A store for one run of a guest. It has the limits, and yields to others at the end of its turn.
     pub(crate) fn store(&self, parts: Parts) -> Store<Guest> {
         let mut store = Store::new(&self.0.engine, Guest::new(parts, &self.0.limits));
@@ -265,7 +254,7 @@ const KEEP_RESIDENT_BYTES: usize = 1 << 20;
 
 fn pool(settings: &Settings) -> PoolingAllocationConfig {
     let limits = &settings.limits;
-    // One more than there are permits, for the start check of a new component.
+    // One more than there are places, for the start check of a new component.
     let slots = settings.slots.saturating_add(1);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(slots)

@@ -222,7 +222,7 @@ async fn nothing_leaves_on_what_is_no_longer_so() {
     let state = Meddler::new(&world.store, 1);
     let payload = json!({"try": "kv", "kv": [["get", "k"]], "then": "fetch", "requests": [get(&server, "/hello")]});
     let call = call(Op::Action, &payload.to_string());
-    let host = Host { state: state.clone(), egress: Some(door.clone()), is_dry_run: false };
+    let host = Host { state: state.clone(), egress: Some(door.clone()), is_dry_run: false, place: None };
     assert_eq!(output(branch(&plugins, "chaos", Op::Action).call(&call, &host).await), json!(["1"]));
     assert_eq!((state.gets(), door.asked().len(), server.requests()), (2, 1, 1));
 }

@@ -14,7 +14,7 @@ fn post(server: &Server) -> Value {
 }
 
 fn call_on(state: Arc<dyn Read>, door: &Arc<Door>, payload: &Value) -> (Call, Host) {
-    (call(Op::Action, &payload.to_string()), Host { state, egress: Some(door.clone()), is_dry_run: false })
+    (call(Op::Action, &payload.to_string()), Host { state, egress: Some(door.clone()), is_dry_run: false, place: None })
 }
 
 #[tokio::test]
