@@ -49,7 +49,7 @@ fn calls(criterion: &mut Criterion) {
     ] {
         let branch = load(&wasm, folder).resolve(target, Op::Action).unwrap().unwrap();
         let call = call(payload);
-        let host = Host { state: state.clone(), egress: None, is_dry_run: false };
+        let host = Host { state: state.clone(), egress: None, is_dry_run: false, place: None };
         criterion.bench_function(name, |bencher| {
             bencher.to_async(&tokio).iter(async || {
                 let outcome = branch.call(&call, &host).await;

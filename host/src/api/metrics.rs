@@ -17,7 +17,10 @@ use prometheus_client::{
 };
 
 use super::context::Context;
-use crate::engine::Engine;
+use crate::{
+    branch::Destination,
+    engine::{Engine, Load},
+};
 
 /// The media type of the encoder's format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -59,12 +62,45 @@ impl Collector for Counts {
         }
         gauge(&mut encoder, "wasaga_sagas_open", "Unfinished sagas", sagas.open)?;
         gauge(&mut encoder, "wasaga_sagas_live", "Unfinished sagas that are running and not waiting", sagas.live)?;
+        let loads = self.engine.destinations();
+        destinations(&mut encoder, "wasaga_attempts_running", "Attempts that run", &loads, |load| load.running)?;
+        let help = "Attempts that wait for others at their destination to end";
+        destinations(&mut encoder, "wasaga_attempts_waiting", help, &loads, |load| load.waiting)?;
+        let help = "Submissions refused because too many attempts waited for their destination";
+        counter(&mut encoder, "wasaga_submissions_refused_by_destination", help, sagas.refused_by_destination)?;
+        let help = "Submissions refused because their client had its share of live_max";
+        counter(&mut encoder, "wasaga_submissions_refused_by_client", help, sagas.refused_by_client)?;
         let help = "Attempts made again because others had changed what they had read";
         counter(&mut encoder, "wasaga_conflicts", help, sagas.conflicts)?;
         counter(&mut encoder, "wasaga_journal_commits", "Batches committed", journal.commits)?;
         counter(&mut encoder, "wasaga_journal_syncs", "Syncs of the journal to disk", journal.syncs)?;
         counter(&mut encoder, "wasaga_journal_bytes", "Bytes written to the journal", journal.bytes)
     }
+}
+
+/// Most destinations that have a number of their own, so that what clients name does not decide about the size of a scrape.
+const DESTINATIONS_MAX: usize = 100;
+
+/// A number of each destination, largest first; those of all others together have the name `others`.
+fn destinations(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    loads: &[Load<Destination>],
+    number: impl Fn(&Load<Destination>) -> usize,
+) -> fmt::Result {
+    let mut numbers: Vec<_> = loads.iter().map(|load| (number(load), load.holder.name())).collect();
+    numbers.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+    let others = numbers.split_off(numbers.len().min(DESTINATIONS_MAX));
+    if !others.is_empty() {
+        numbers.push((others.iter().map(|(number, _)| number).sum(), "others"));
+    }
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    for (number, destination) in numbers {
+        let number = ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
+        number.encode(family.encode_family(&[("destination", destination)])?)?;
+    }
+    Ok(())
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

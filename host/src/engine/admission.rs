@@ -1,7 +1,6 @@
 //! Accepting sagas: submissions, preparations and requests of persons, and why they are refused.
 
 use std::{
-    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -12,21 +11,12 @@ use super::{
     error::{ControlError, Error, SubmitError},
     format::SagaId,
     inner::Inner,
-    live::{Core, Live, Shard, WaitResult},
+    live::{Core, Live, Shard, Submitter, WaitResult},
 };
 use crate::{
     saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp},
     store::Ticket,
 };
-
-/// What makes sagas live, and has a share of `live_max` each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Submitter {
-    /// The client at this address; `None` for all whose address is unknown.
-    Client(Option<IpAddr>),
-    /// The sagas of before that are due, those of an earlier process included.
-    Due,
-}
 
 /// What a submission waits for after it has released its locks.
 pub(super) enum Entered {
@@ -63,7 +53,7 @@ impl Inner {
     pub fn enter(self: &Arc<Self>, definition: Definition, submitter: Submitter) -> Result<Entered, SubmitError> {
         self.check_room()?;
         let place = self.live.try_enter(submitter).ok_or_else(|| {
-            self.stats.refused.fetch_add(1, Ordering::Relaxed);
+            self.stats.refused_by_client.fetch_add(1, Ordering::Relaxed);
             self.busy()
         })?;
         let wait = definition.options().wait_result;
@@ -157,6 +147,7 @@ impl Inner {
         let found = self.directory.find(definition, first, pins.get(first)).ok();
         match found.and_then(|branch| branch.destination()) {
             Some(destination) if self.destinations.bulkhead(&destination).waiting(&destination) >= most => {
+                self.stats.refused_by_destination.fetch_add(1, Ordering::Relaxed);
                 self.destinations.bulkhead(&destination).refuse(&destination);
                 Err(self.busy())
             }

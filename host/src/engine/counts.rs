@@ -19,6 +19,10 @@ pub struct Counts {
     pub live: u64,
     /// Attempts of this process that ended in a write conflict.
     pub conflicts: u64,
+    /// Submissions to this process that were refused because their client had its share of `live_max`.
+    pub refused_by_client: u64,
+    /// Submissions to this process that were refused because too many attempts waited for their destination.
+    pub refused_by_destination: u64,
 }
 
 /// [`Counts`] as they are counted.
@@ -29,8 +33,8 @@ pub(super) struct Stats {
     pub failed: AtomicU64,
     pub open: AtomicU64,
     pub conflicts: AtomicU64,
-    /// Submissions that were refused because no saga more could be live.
-    pub refused: AtomicU64,
+    pub refused_by_client: AtomicU64,
+    pub refused_by_destination: AtomicU64,
 }
 
 impl Stats {

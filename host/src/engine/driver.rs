@@ -23,13 +23,12 @@ use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
 use super::{
-    admission::Submitter,
     attempts::{Attempts, Ended},
     bulkhead,
     destinations::{AttemptPlace, Places},
     error::{Error, SubmitError},
     inner::Inner,
-    live::{Core, Live, Shard},
+    live::{Core, Live, Shard, Submitter},
     output_commit::OutputCommit,
 };
 use crate::{

@@ -6,7 +6,6 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    admission::Submitter,
     bulkhead::{Bulkhead, Limits},
     clock::Clock,
     counters::Counters,
@@ -14,7 +13,7 @@ use super::{
     destinations::{AttemptPlace, Destinations},
     error::{Error, SubmitError},
     format::SagaId,
-    live::{Shard, Table},
+    live::{Shard, Submitter, Table},
     parked_waiters::ParkedWaiters,
     settings::Settings,
     timer::Timer,

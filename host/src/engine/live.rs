@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    net::IpAddr,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -31,6 +32,15 @@ pub(super) struct WaitResult {
     pub saga: Arc<Saga>,
     /// Resolves when the saga is on disk: the client is not answered before.
     pub ticket: Ticket,
+}
+
+/// What makes sagas live, and has a share of `live_max` each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Submitter {
+    /// The client at this address; `None` for all whose address is unknown.
+    Client(Option<IpAddr>),
+    /// The sagas of before that are due, those of an earlier process included.
+    Due,
 }
 
 /// A saga that is being driven.

@@ -48,9 +48,9 @@ use std::{
 use tracing::{error, info};
 
 use self::{
-    admission::{Entered, Submitter},
+    admission::Entered,
     inner::Inner,
-    live::WaitResult,
+    live::{Submitter, WaitResult},
     plan::Plan,
 };
 pub use self::{
@@ -194,17 +194,14 @@ impl Engine {
             open: stats.open.load(Ordering::Relaxed),
             live: self.0.table.len() as u64,
             conflicts: stats.conflicts.load(Ordering::Relaxed),
+            refused_by_client: stats.refused_by_client.load(Ordering::Relaxed),
+            refused_by_destination: stats.refused_by_destination.load(Ordering::Relaxed),
         }
     }
 
     /// The plugins and services that attempts run or wait at, sorted; those without attempts for a while, too.
     pub fn destinations(&self) -> Vec<Load<Destination>> {
         self.0.destinations.loads()
-    }
-
-    /// Submissions of this process that were refused because their client had its share of `live_max`.
-    pub fn refused(&self) -> u64 {
-        self.0.stats.refused.load(Ordering::Relaxed)
     }
 
     /// The longest time of one attempt of this saga.

@@ -9,13 +9,12 @@ use tokio::sync::mpsc;
 use tracing::{error, info};
 
 use super::{
-    admission::Submitter,
     bulkhead::Place,
     destinations::AttemptPlace,
     error::Error,
     format::{self, OPEN, Open, SagaId},
     inner::Inner,
-    live::Live,
+    live::{Live, Submitter},
 };
 use crate::{
     keys,

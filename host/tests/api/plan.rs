@@ -297,7 +297,7 @@ async fn a_saga_is_shown_with_what_its_plugins_gave() {
     assert_eq!(
         view,
         json!({
-            "gid": "b", "status": "failed", "is_stuck": false,
+            "gid": "b", "status": "failed", "is_stuck": false, "request_timeout_s": 3.0,
             "reason": "url:wasm://box/try return failed: it is full FAILURE",
             "steps": [
                 {

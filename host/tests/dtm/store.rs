@@ -50,7 +50,7 @@ async fn store_lock_trans() {
     world.submit(&world.transfer("g", json!({ "request_timeout": 3600 }))).await.assert_success();
     gate.arrived().await;
     for _ in 0..60 {
-        tokio::time::advance(Duration::from_secs(30)).await;
+        tokio::time::advance(Duration::from_secs(4)).await;
         world.submit(&world.transfer("g", json!({ "request_timeout": 3600 }))).await.assert_success();
     }
     assert_eq!(world.participant.names(), ["TransOut"]);

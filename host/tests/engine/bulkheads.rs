@@ -279,7 +279,7 @@ async fn one_client_does_not_take_the_places_of_others() {
         }
     }
     assert!((12..16).contains(&taken), "{taken}");
-    assert_eq!(host.engine.refused(), 40 - taken);
+    assert_eq!(host.engine.counts().refused_by_client, 40 - taken);
     submit(2, "other".into()).await.unwrap();
     submit(3, "third".into()).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! Wasaga's own API, for what DTM's does not cover: plugins, plans, and sagas with the outputs of their branches.
 
+mod destinations;
 mod plan;
 pub mod plugins;
 mod saga;
@@ -23,6 +24,7 @@ use crate::{
 /// The routes.
 pub fn routes() -> Router<Context> {
     Router::new()
+        .route("/api/v1/destinations", get(destinations::list))
         .route("/api/v1/plugins", get(plugins::list))
         .route("/api/v1/plugins/{name}", get(plugins::show).put(plugins::upload))
         // `plan` is also a valid gid, so a GET reads the saga of that name.
@@ -37,7 +39,7 @@ pub fn routes() -> Router<Context> {
 /// A saga with the outputs of its branches.
 async fn saga(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
     let record = find(&context, gid).await?;
-    Ok(json::response(StatusCode::OK, saga::encode(&record.saga, context.engine().policy())))
+    Ok(json::response(StatusCode::OK, saga::encode(&record.saga, context.engine())))
 }
 
 /// A saga's log as text.

@@ -10,10 +10,11 @@ use axum::{
 use serde::Serialize;
 use tokio::task::spawn_blocking;
 
+use super::destinations::Attempts;
 use crate::{
     api::{body::Body, context::Context, error::Error, json},
-    branch::Containment,
-    plugin::{ComponentError, InvalidName, Known, Plugin, Published, Refused, Registry},
+    branch::{Containment, Destination},
+    plugin::{ComponentError, InvalidName, Known, Plugin, Published, Refused},
 };
 
 /// The body of `GET /api/v1/plugins`:
@@ -37,18 +38,18 @@ pub async fn list(State(context): State<Context>) -> Response {
         error: refused.error.to_string(),
     };
     let refused = plugins.refused().iter().map(refused).collect();
-    json::response(StatusCode::OK, json::encode(&ListView { plugins: views(plugins), refused }))
+    json::response(StatusCode::OK, json::encode(&ListView { plugins: views(&context), refused }))
 }
 
 /// The body of `GET /api/v1/plugins/{name}`:
 ///
-/// - `name`; `versions`, newest first, each with `sha256`, `is_current`, `open_sagas` (the number of sagas that are pinned
+/// - `name`; `attempts`, those of all versions, as in the body of `GET /api/v1/destinations`; `versions`, newest first, each with `sha256`, `is_current`, `open_sagas` (the number of sagas that are pinned
 ///   to it) and, if it cannot be called, its `fault`;
 /// - of the current version, if there is one: `sha256`, `bytes`, `imports`, `reach` (`external` if an attempt can have an
 ///   effect outside the host, else `contained`) and the `reason` for that.
 pub async fn show(State(context): State<Context>, name: Name) -> Result<Response, Error> {
     let Path(name) = name.map_err(|_| Error::NoPlugin { name: String::new() })?;
-    let found = views(context.plugins()).into_iter().find(|view| view.name == name);
+    let found = views(&context).into_iter().find(|view| view.name == name);
     let view = found.ok_or(Error::NoPlugin { name })?;
     Ok(json::response(StatusCode::OK, json::encode(&view)))
 }
@@ -85,7 +86,7 @@ pub async fn upload(
     let published = published.await.map_err(|_| Error::UploadPanicked)?;
     let Published { is_new, .. } = published.map_err(Error::Plugin)?;
     let status = if is_new { StatusCode::CREATED } else { StatusCode::OK };
-    let found = views(context.plugins()).into_iter().find(|view| view.name == name);
+    let found = views(&context).into_iter().find(|view| view.name == name);
     // It may have been removed again meanwhile.
     let view = found.ok_or(Error::NoPlugin { name })?;
     Ok(json::response(status, json::encode(&view)))
@@ -97,6 +98,7 @@ type Name = Result<Path<String>, PathRejection>;
 #[derive(Serialize)]
 struct PluginView {
     name: String,
+    attempts: Attempts,
     #[serde(flatten)]
     current: Option<Current>,
     versions: Vec<VersionView>,
@@ -120,7 +122,13 @@ struct VersionView {
     fault: Option<String>,
 }
 
-fn views(plugins: &Registry) -> Vec<PluginView> {
+fn views(context: &Context) -> Vec<PluginView> {
+    let plugins = context.plugins();
+    let loads = context.engine().destinations();
+    let attempts = |name: &str| {
+        let at = loads.binary_search_by(|load| load.holder.cmp(&Destination::Plugin(name.into())));
+        at.ok().and_then(|at| loads.get(at)).map(Attempts::new).unwrap_or_default()
+    };
     let mut views: Vec<PluginView> = Vec::new();
     for Known { pin, is_current, sagas, fault } in plugins.versions() {
         let version = VersionView { sha256: pin.digest.to_string(), is_current, open_sagas: sagas, fault };
@@ -128,7 +136,8 @@ fn views(plugins: &Registry) -> Vec<PluginView> {
             view.versions.push(version);
         } else {
             let current = plugins.plugin(&pin.plugin).map(|plugin| Current::new(&plugin));
-            views.push(PluginView { name: pin.plugin.into(), current, versions: vec![version] });
+            let attempts = attempts(&pin.plugin);
+            views.push(PluginView { name: pin.plugin.into(), attempts, current, versions: vec![version] });
         }
     }
     views

@@ -5,15 +5,17 @@ use serde::Serialize;
 use super::shown::{Component, Output};
 use crate::{
     api::{json, rollback::rollback_reason, time::Time},
+    engine::Engine,
     saga::{
-        BranchId, BranchOp, Op, Policy, Saga,
+        BranchId, BranchOp, Op, Saga,
         state::{OpState, Progress, StepState},
     },
 };
 
 /// The body of `GET /api/v1/sagas/{gid}`:
 ///
-/// - `gid`, `status`, `created_at`, `updated_at`; `reason`, if it is or was rolled back; `is_stuck`: it has failed so
+/// - `gid`, `status`, `created_at`, `updated_at`; `request_timeout_s`: how long one attempt may take, and
+///   `request_timeout_asked_s`, if the saga has asked for more than the host allows; `reason`, if it is or was rolled back; `is_stuck`: it has failed so
 ///   often in a row that a person should look;
 /// - `steps`, in the order of submission. Each has `branch_id`, `may_have_effect` (a rollback would have to compensate it)
 ///   and its two operations `action` and `compensation`.
@@ -25,14 +27,17 @@ use crate::{
 /// - `succeeded`, with `output`, if there is one;
 /// - `rejected`, with the branch's `reason`;
 /// - `not_needed`: there was nothing to compensate.
-pub fn encode(saga: &Saga, policy: &Policy) -> Vec<u8> {
+pub fn encode(saga: &Saga, engine: &Engine) -> Vec<u8> {
+    let (given, asked) = (engine.request_timeout(saga).as_secs_f64(), saga.definition().options().request_timeout_s);
     json::encode(&SagaView {
         gid: saga.definition().gid().as_str(),
         status: saga.status().as_str(),
         created_at: Time(saga.definition().created_at()),
         updated_at: Time(saga.updated_at()),
+        request_timeout_s: given,
+        request_timeout_asked_s: Some(asked).filter(|asked| *asked as f64 > given),
         reason: rollback_reason(saga),
-        is_stuck: saga.is_stuck(policy),
+        is_stuck: saga.is_stuck(engine.policy()),
         steps: saga.steps().iter().enumerate().map(|(step, state)| Step::new(saga, step, state)).collect(),
     })
 }
@@ -43,6 +48,9 @@ struct SagaView<'a> {
     status: &'static str,
     created_at: Time,
     updated_at: Time,
+    request_timeout_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_timeout_asked_s: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
     is_stuck: bool,
