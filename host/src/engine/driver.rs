@@ -83,6 +83,7 @@ impl Inner {
         };
         let mut attempts = Attempts::new(parallel);
         loop {
+            self.check_store()?;
             let todo = self.advance(live)?;
             let is_pause = matches!(todo, Todo::Pause(_));
             match todo {
@@ -100,6 +101,7 @@ impl Inner {
                         ended = attempts.next() => self.conclude(live, ended)?,
                         () = self.sleep_until(until) => {}
                         () = live.changed.notified() => {}
+                        () = self.store_failed.cancelled() => return Err(self.gone()),
                         // A host that stops does not wait for pauses.
                         () = self.stopping.cancelled(), if is_pause => {}
                         () = self.attempts_cancelled.cancelled() => return self.abandon(live),

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, MutexGuard, atomic::AtomicU64};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     branch::Directory,
-    store::{self, Store, Ticket},
+    store::{Condition, Store, Ticket},
 };
 
 /// The engine behind its handles. The other files of this folder add the methods that belong to their subjects.
@@ -41,8 +41,8 @@ pub(super) struct Inner {
     pub drivers: TaskTracker,
     /// See [`Engine::unread`].
     pub unread: AtomicU64,
-    /// Becomes true when the store has failed: the host must stop and recover.
-    pub store_failed: watch::Sender<bool>,
+    /// Cancelled when the store has failed: nothing is driven any more, and the host must stop and recover.
+    pub store_failed: CancellationToken,
 }
 
 impl Inner {
@@ -64,7 +64,7 @@ impl Inner {
             attempts_cancelled: CancellationToken::new(),
             drivers: TaskTracker::new(),
             unread: AtomicU64::new(0),
-            store_failed: watch::Sender::new(false),
+            store_failed: CancellationToken::new(),
         }
     }
 
@@ -94,8 +94,31 @@ impl Inner {
 
     /// Reports a failure of the store, which stops the host.
     pub fn notice(&self, failure: &Error) {
-        if matches!(failure, Error::Store(_) | Error::Commit(store::CommitError::Store(_))) {
-            self.store_failed.send_replace(true);
+        if failure.is_of_the_store() {
+            self.store_failed.cancel();
         }
+    }
+
+    /// Notices when the store fails, whoever finds it first: not only when somebody commits.
+    pub async fn watch_store(&self) {
+        self.store.failed().await;
+        self.store_failed.cancel();
+    }
+
+    /// An error once the store has failed: no saga is driven on it.
+    pub fn check_store(&self) -> Result<(), Error> {
+        match self.store.condition() {
+            Condition::Failed(error) => {
+                self.store_failed.cancel();
+                Err(error.into())
+            }
+            Condition::Sound | Condition::Short(_) if self.store_failed.is_cancelled() => Err(Error::Gone),
+            Condition::Sound | Condition::Short(_) => Ok(()),
+        }
+    }
+
+    /// Why nothing answers a client that waits for its saga.
+    pub fn gone(&self) -> Error {
+        self.check_store().err().unwrap_or(Error::Gone)
     }
 }

@@ -68,7 +68,7 @@ impl Inner {
 
     /// Drives the sagas that are due, without end.
     pub async fn wake_the_due(self: Arc<Self>) {
-        loop {
+        while self.check_store().is_ok() {
             let id = self.timer.next(&self.clock).await;
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
             // A panic over one saga must not stop the timer of all others.
