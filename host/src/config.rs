@@ -120,7 +120,10 @@ pub struct Store {
     /// Bytes of journal after which a new base (a copy of all state with a checksum) is written and the old journal is
     /// deleted; or the size of the last base, if that is more. This much journal is on disk and replayed by a rebuild.
     pub base_bytes: u64,
-    /// Open a damaged journal without the part from the damage on, which is kept in files `*.damaged`. Set it for a single
+    /// Bytes of the disk that stay free: with less, new sagas get 503 with Retry-After, and those under way go on. 0: the
+    /// greater of 64 MiB and 2 % of the disk, at most 1 GiB.
+    pub free_bytes_min: u64,
+    /// Open a damaged journal without the part from the damage on, which is kept in files `*.lost`. Set it for a single
     /// start only.
     pub salvage: bool,
 }
@@ -176,9 +179,9 @@ impl Default for Plugins {
 
 impl Default for Store {
     fn default() -> Self {
-        let store::Settings { cache_bytes, verify_on_open, base_bytes, salvage, .. } =
+        let store::Settings { cache_bytes, verify_on_open, base_bytes, free_bytes_min, salvage, .. } =
             store::Settings::new(PathBuf::new());
-        Self { cache_bytes, verify_on_open, base_bytes, salvage }
+        Self { cache_bytes, verify_on_open, base_bytes, free_bytes_min, salvage }
     }
 }
 
@@ -255,9 +258,10 @@ impl Config {
 
     /// The settings of the store.
     pub fn store_settings(&self) -> store::Settings {
-        let Store { cache_bytes, verify_on_open, base_bytes, salvage } = self.store;
+        let Store { cache_bytes, verify_on_open, base_bytes, free_bytes_min, salvage } = self.store;
         store::Settings {
             base_bytes,
+            free_bytes_min,
             cache_bytes,
             verify_on_open,
             salvage,

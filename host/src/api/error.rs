@@ -23,6 +23,9 @@ use crate::{
 /// Longest message, in bytes. Errors quote the request, and a quote can be as long as its body.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
+/// When a client may try again while the host stops to be started again.
+const RESTART: Duration = Duration::from_secs(1);
+
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -130,6 +133,11 @@ impl Rendered {
     fn internal(error: &engine::Error) -> Self {
         error!(error = message(error), "request failed");
         let hint = "the host's log has the cause; whether it took effect is not known, sending it again is safe";
+        if error.is_of_the_store() {
+            // The host stops, and recovers when it is started again.
+            let message = format!("{error}: {hint} when the host is back");
+            return Self { retry_after: Some(RESTART), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, message) };
+        }
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}: {hint}"))
     }
 
@@ -140,6 +148,11 @@ impl Rendered {
             SubmitError::Different => Self::failure(format!("{error}. FAILURE")),
             SubmitError::Target { .. } => Self::new(StatusCode::BAD_REQUEST, message(error)),
             SubmitError::Busy { retry_after } => Self::unavailable(error, *retry_after),
+            SubmitError::Full { retry_after, .. } => Self::unavailable(error, *retry_after),
+            // Its cause is in the log, and may name paths.
+            SubmitError::StoreFailed(_) => {
+                Self { retry_after: Some(RESTART), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()) }
+            }
             SubmitError::Stopping => Self::unavailable(error, Duration::from_secs(1)),
             SubmitError::Engine(error) => Self::internal(error),
         }

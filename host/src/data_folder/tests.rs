@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::store::disk::{File, Os};
+use crate::store::disk::{File, Handle, Os, Room};
 
 /// Every file below a folder with its content; folders with none.
 fn tree(dir: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
@@ -191,19 +191,14 @@ impl Disk for Cut {
         Ok(Box::new(CutFile(Os.create(path)?, cut)))
     }
 
-    fn sync(&self, path: &Path) -> io::Result<()> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
         self.step()?;
-        Os.sync(path)
+        Os.open(path)
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+    fn mark(&self, path: &Path) -> io::Result<()> {
         self.step()?;
-        Os.sync_dir(path)
-    }
-
-    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
-        self.step()?;
-        Os.truncate(path, len)
+        Os.mark(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -219,6 +214,10 @@ impl Disk for Cut {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.step()?;
         Os.remove(path)
+    }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        Os.room(path)
     }
 }
 

@@ -15,8 +15,11 @@ use super::{
 };
 use crate::{
     saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp},
-    store::Ticket,
+    store::{Condition, Ticket},
 };
+
+/// When a client may try again while the disk is nearly full: a person has to make room.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(30);
 
 /// What a submission waits for after it has released its locks.
 pub(super) enum Entered {
@@ -32,6 +35,7 @@ impl Inner {
         let shard = self.shard(gid.as_str())?;
         match self.existing(&shard, gid.as_str())? {
             None => {
+                self.check_disk()?;
                 let guard = self.pin(&definition, |_| true)?;
                 let mut core = self.create(definition, &guard.pins)?;
                 let ticket = core.save_until(&*self.store, None)?;
@@ -68,6 +72,7 @@ impl Inner {
             let entered = self.entered(&live, wait)?;
             (live, entered, is_first)
         } else {
+            self.check_disk()?;
             let guard = self.pin(&definition, |_| true)?;
             self.check_queue(&definition, &guard.pins)?;
             let at = definition.created_at();
@@ -126,15 +131,27 @@ impl Inner {
         Ok(ticket)
     }
 
-    /// Refuses every submission while the host is stopping or has too many open sagas.
+    /// Refuses every submission while the host is stopping, when its store has failed, or while it has too many open sagas.
     fn check_room(&self) -> Result<(), SubmitError> {
         if self.stopping.is_cancelled() {
             return Err(SubmitError::Stopping);
+        }
+        if let Condition::Failed(error) = self.store.condition() {
+            self.end_driving();
+            return Err(SubmitError::StoreFailed(error));
         }
         if self.stats.open.load(Ordering::Relaxed) >= self.settings.open_max {
             return Err(self.busy());
         }
         Ok(())
+    }
+
+    /// Refuses a new saga while the disk is nearly full. One that exists goes on.
+    fn check_disk(&self) -> Result<(), SubmitError> {
+        match self.store.condition() {
+            Condition::Short(shortage) => Err(SubmitError::Full { shortage, retry_after: FULL_RETRY_AFTER }),
+            Condition::Sound | Condition::Failed(_) => Ok(()),
+        }
     }
 
     /// Refuses a saga if a quarter of `open_max` waits for its first destination already.

@@ -98,6 +98,7 @@ impl Inner {
         };
         let mut attempts = Attempts::new(parallel);
         loop {
+            self.check_store()?;
             let todo = self.advance(live, &mut places)?;
             let (is_pause, is_queue) = (matches!(todo, Todo::Pause(_)), matches!(todo, Todo::Queue(_)));
             match todo {
@@ -125,7 +126,10 @@ impl Inner {
                         () = live.changed.notified() => {}
                         // A host that stops does not wait for pauses and places.
                         () = self.stopping.cancelled(), if is_pause || is_queue => {}
-                        () = self.attempts_cancelled.cancelled() => return self.abandon(live),
+                        () = self.attempts_cancelled.cancelled() => {
+                            self.check_store()?;
+                            return self.abandon(live);
+                        }
                     }
                 }
             }

@@ -6,7 +6,7 @@ use super::format::Unreadable;
 use crate::{
     keys,
     saga::{IllegalEvent, Op, Status},
-    store,
+    store::{self, Shortage},
 };
 
 /// A failure of the engine. The caller's request was not at fault.
@@ -41,6 +41,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the store has failed or was closed, which ends the host.
+    pub fn is_of_the_store(&self) -> bool {
+        matches!(self, Self::Store(_) | Self::Commit(store::CommitError::Store(_)))
+    }
+
     /// Whether a newer version of Wasaga can read what this one cannot.
     pub fn is_newer(&self) -> bool {
         match self {
@@ -71,6 +76,12 @@ pub enum SubmitError {
     /// The limit of running sagas (`live_max`) or of open sagas (`open_max`) is reached.
     #[error("the host is busy: try again in {} s", retry_after.as_secs())]
     Busy { retry_after: Duration },
+    /// The disk is nearly full: what has been begun may end, and nothing new is begun.
+    #[error("no new saga is taken on: {shortage}; try again when there is room")]
+    Full { shortage: Shortage, retry_after: Duration },
+    /// The store has failed; the host is about to stop.
+    #[error("the host is stopping, as its store has failed: try again when it is back")]
+    StoreFailed(#[source] store::Error),
     /// The host is shutting down.
     #[error("the host is stopping: try again when it is back")]
     Stopping,

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, MutexGuard, atomic::AtomicU64};
 
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     branch::Directory,
-    store::{self, Store, Ticket},
+    store::{Condition, Store, Ticket},
 };
 
 /// The engine behind its handles. The other files of this folder add the methods that belong to their subjects.
@@ -48,8 +48,8 @@ pub(super) struct Inner {
     pub drivers: TaskTracker,
     /// See [`Engine::unread`].
     pub unread: AtomicU64,
-    /// Becomes true when the store has failed: the host must stop and recover.
-    pub store_failed: watch::Sender<bool>,
+    /// Cancelled when the store has failed: nothing is driven any more, and the host must stop and recover.
+    pub store_failed: CancellationToken,
 }
 
 impl Inner {
@@ -82,7 +82,7 @@ impl Inner {
             attempts_cancelled: CancellationToken::new(),
             drivers: TaskTracker::new(),
             unread: AtomicU64::new(0),
-            store_failed: watch::Sender::new(false),
+            store_failed: CancellationToken::new(),
         };
         (inner, granted)
     }
@@ -113,8 +113,39 @@ impl Inner {
 
     /// Reports a failure of the store, which stops the host.
     pub fn notice(&self, failure: &Error) {
-        if matches!(failure, Error::Store(_) | Error::Commit(store::CommitError::Store(_))) {
-            self.store_failed.send_replace(true);
+        if failure.is_of_the_store() {
+            self.end_driving();
         }
+    }
+
+    /// Notices when the store fails, also when somebody commits.
+    pub async fn watch_store(&self) {
+        self.store.failed().await;
+        self.end_driving();
+    }
+
+    /// Ends all drivers, since the store has failed, and tells the clients that wait.
+    pub fn end_driving(&self) {
+        self.store_failed.cancel();
+        self.attempts_cancelled.cancel();
+        // The senders of the clients of parked sagas are dropped.
+        self.parked_waiters.take_all();
+    }
+
+    /// An error once the store has failed: no saga is driven on it.
+    pub fn check_store(&self) -> Result<(), Error> {
+        match self.store.condition() {
+            Condition::Failed(error) => {
+                self.end_driving();
+                Err(error.into())
+            }
+            Condition::Sound | Condition::Short(_) if self.store_failed.is_cancelled() => Err(Error::Gone),
+            Condition::Sound | Condition::Short(_) => Ok(()),
+        }
+    }
+
+    /// Why nothing answers a client that waits for its saga.
+    pub fn gone(&self) -> Error {
+        self.check_store().err().unwrap_or(Error::Gone)
     }
 }

@@ -68,7 +68,7 @@ pub use self::{
 use crate::{
     branch::{Destination, Directory},
     saga::{Definition, Event, Policy, Saga, Timestamp},
-    store::Store,
+    store::{Condition, Store},
 };
 
 /// A handle of the engine; all handles are the same engine.
@@ -100,6 +100,8 @@ impl Engine {
         let queues = inner.clone();
         let wake = async move { queues.clone().stopping.run_until_cancelled(queues.wake_the_granted(granted)).await };
         inner.drivers.spawn(wake);
+        let watch = inner.clone();
+        inner.drivers.spawn(async move { watch.stopping.run_until_cancelled(watch.watch_store()).await });
         Ok(Self(inner))
     }
 
@@ -140,7 +142,7 @@ impl Engine {
                     self.0.durable(&ticket).await?;
                     Ok(Submitted::Waited(saga))
                 }
-                Ok(Err(_)) => Err(Error::Gone.into()),
+                Ok(Err(_)) => Err(self.0.gone().into()),
                 Err(_) => match self.find(gid.as_str()).await? {
                     Some(record) => Ok(Submitted::Waited(Arc::new(record.saga))),
                     None => Err(Error::Gone.into()),
@@ -217,9 +219,12 @@ impl Engine {
     /// Resolves when the store has failed. No saga is accepted any more and no acknowledged one is lost: restart the
     /// host.
     pub async fn store_failed(&self) {
-        let mut failed = self.0.store_failed.subscribe();
-        // The sender lives as long as this handle.
-        let _ = failed.wait_for(|failed| *failed).await;
+        self.0.store_failed.cancelled().await;
+    }
+
+    /// Whether the store works, and whether it has room for new sagas.
+    pub fn store_condition(&self) -> Condition {
+        self.0.store.condition()
     }
 
     /// Starts no more attempts, waits up to `grace` for the running ones, then cancels them. Unfinished sagas are on

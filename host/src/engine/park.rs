@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::{
     destinations::Places,
@@ -69,7 +69,12 @@ impl Inner {
     /// Removes a saga that cannot continue from the table. Its row stays, so the next start drives it again.
     pub fn set_aside(&self, live: &Live, failure: &Error) {
         let gid = live.core().saga().definition().gid().clone();
-        error!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
+        if self.store_failed.is_cancelled() {
+            // Of all sagas at once. The store has said so.
+            debug!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
+        } else {
+            error!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
+        }
         let mut shard = self.table.shard(gid.as_str());
         if let Some(shard) = &mut shard {
             shard.remove(gid.as_str());

@@ -70,7 +70,7 @@ impl Inner {
 
     /// Drives the sagas that are due, without end.
     pub async fn wake_the_due(self: Arc<Self>) {
-        loop {
+        while self.check_store().is_ok() {
             let id = self.timer.next(&self.clock).await;
             self.wake_soon(id, None).await;
         }

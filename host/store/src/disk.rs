@@ -1,5 +1,8 @@
 //! The interface to the disk. Every step that changes a file of the store, or makes it durable, goes through it, so
 //! that tests can stop, count and fail each of them. (sled writes its own file by itself; only its sync is here.)
+//!
+//! A running store needs a new descriptor in three places only: a segment, the draft of a base, and
+//! [`Disk::mark`] where the system cannot do without. What is synced again and again stays open ([`Disk::open`]).
 
 use std::{fmt, fs, io, io::Write as _, path::Path};
 
@@ -7,12 +10,10 @@ use std::{fmt, fs, io, io::Write as _, path::Path};
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Creates a file that must not exist yet.
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;
-    /// Writes the file's content and size through to the disk.
-    fn sync(&self, path: &Path) -> io::Result<()>;
-    /// Writes a directory's entries through to the disk.
-    fn sync_dir(&self, path: &Path) -> io::Result<()>;
-    /// Cuts a file and syncs it.
-    fn truncate(&self, path: &Path, len: u64) -> io::Result<()>;
+    /// Opens a file or a directory that exists, to sync it then or later.
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>>;
+    /// Creates an empty file that must not exist yet. Where the system can, it needs no descriptor.
+    fn mark(&self, path: &Path) -> io::Result<()>;
     /// Gives a file or directory its new name, atomically.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Swaps the names of two files or directories, atomically. Both must exist, in the same file system. Where the
@@ -20,6 +21,33 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn exchange(&self, a: &Path, b: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// What is left on the file system that holds `path`.
+    fn room(&self, path: &Path) -> io::Result<Room>;
+
+    /// Writes a directory's entries through to the disk.
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.open(path)?.sync()
+    }
+}
+
+/// A file or a directory that is open.
+pub trait Handle: fmt::Debug + Send + Sync {
+    /// Writes through to the disk: the content and size of a file (`fdatasync`), or the entries of a directory. A failure
+    /// is final, see the crate's invariants.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The size of a file system, and what is left of it for this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes in all.
+    pub bytes: u64,
+    /// Bytes that a process without privileges may still write.
+    pub free_bytes: u64,
+    /// Files and directories that the file system can hold; 0 where it does not count them.
+    pub files: u64,
+    /// How many of them a process without privileges may still create.
+    pub free_files: u64,
 }
 
 /// A file that only grows.
@@ -39,18 +67,20 @@ impl Disk for Os {
         Ok(Box::new(fs::File::create_new(path)?))
     }
 
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_data()
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
+        Ok(Box::new(fs::File::open(path)?))
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        fs::File::open(path)?.sync_all()
+    #[cfg(target_os = "linux")]
+    fn mark(&self, path: &Path) -> io::Result<()> {
+        use rustix::fs as sys;
+
+        Ok(sys::mknodat(sys::CWD, path, sys::FileType::RegularFile, sys::Mode::from_raw_mode(0o644), 0)?)
     }
 
-    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
-        let file = fs::File::options().write(true).open(path)?;
-        file.set_len(len)?;
-        file.sync_all()
+    #[cfg(not(target_os = "linux"))]
+    fn mark(&self, path: &Path) -> io::Result<()> {
+        self.create(path).map(drop)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -76,6 +106,23 @@ impl Disk for Os {
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        let found = rustix::fs::statvfs(path)?;
+        Ok(Room {
+            bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            free_bytes: found.f_bavail.saturating_mul(found.f_frsize),
+            files: found.f_files,
+            free_files: found.f_favail,
+        })
+    }
+}
+
+impl Handle for fs::File {
+    fn sync(&self) -> io::Result<()> {
+        // For a directory the same as `fsync`: its entries are its content.
+        self.sync_data()
+    }
 }
 
 impl File for fs::File {
@@ -91,6 +138,25 @@ impl File for fs::File {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mark_is_an_empty_file_that_was_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("MARK");
+        Os.mark(&file).unwrap();
+        assert!(file.is_file() && fs::read(&file).unwrap().is_empty());
+        assert_eq!(Os.mark(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    }
+
+    #[test]
+    fn files_and_directories_are_synced_through_a_handle() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "content").unwrap();
+        Os.open(&dir.path().join("file")).unwrap().sync().unwrap();
+        Os.sync_dir(dir.path()).unwrap();
+        let room = Os.room(dir.path()).unwrap();
+        assert!(room.free_bytes <= room.bytes && room.bytes > 0, "{room:?}");
+    }
 
     #[cfg(target_os = "linux")]
     #[test]

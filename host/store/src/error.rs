@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     codec,
     limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
+    obstacle::Obstacle,
 };
 
 /// Why a read failed or a ticket will never resolve.
@@ -63,7 +64,13 @@ pub enum Failure {
         path: PathBuf,
         source: io::Error,
     },
-    /// sled returned an error or panicked.
+    /// There is less space than is needed.
+    #[error("about {wanted} bytes are needed on the disk, and {free} are free")]
+    NoRoom { wanted: u64, free: u64 },
+    /// A file operation of sled failed, which says nothing about its content.
+    #[error("sled failed to {action}")]
+    StateIo { action: &'static str, source: io::Error },
+    /// sled found its files corrupted, or panicked.
     #[error("sled failed to {action}: {cause}")]
     State {
         action: &'static str,
@@ -83,6 +90,25 @@ impl Failure {
         let path = path.into();
         move |source| Self::Disk { action, path, source }
     }
+
+    /// What the operating system has refused, if that is the cause.
+    pub fn obstacle(&self) -> Option<Obstacle> {
+        match self {
+            Self::Disk { source, .. } | Self::StateIo { source, .. } => Obstacle::of(source),
+            Self::NoRoom { .. } => Some(Obstacle::NoSpace),
+            Self::State { .. } | Self::Damaged(_) | Self::Thread(_) => None,
+        }
+    }
+
+    /// Whether sled's content is not to be trusted after it.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::State { .. } | Self::Damaged(_))
+    }
+
+    /// Whether the operation may be tried again later: the system refused it before it had an effect.
+    pub(crate) fn may_pass(&self) -> bool {
+        self.obstacle().is_some_and(Obstacle::may_pass)
+    }
 }
 
 /// Why a store cannot be opened.
@@ -91,9 +117,18 @@ pub enum OpenError {
     /// Another process has the directory open.
     #[error("{} is in use by another process: stop it, or choose another data directory", dir.display())]
     Locked { dir: PathBuf },
+    /// The operating system refuses what an opening needs. Nothing is damaged, and nothing was set aside or marked.
+    #[error("the store cannot be opened: {obstacle}{}", Deletable(deletable))]
+    Refused {
+        obstacle: Obstacle,
+        #[source]
+        failure: Failure,
+        /// Copies of damaged files that are kept for inspection. Deleting them makes room.
+        deletable: Vec<PathBuf>,
+    },
     /// A file operation or sled failed.
     #[error("cannot open the store")]
-    Failed(#[from] Failure),
+    Failed(#[source] Failure),
     /// A newer version has written this file, or sled's directory. Nothing was changed.
     #[error(
         "{} was written by a newer Wasaga, {found}; this one reads up to {supported}: start that one. Nothing was \
@@ -128,6 +163,28 @@ pub enum OpenError {
         base: PathBuf,
         what: &'static str,
     },
+}
+
+impl From<Failure> for OpenError {
+    fn from(failure: Failure) -> Self {
+        match failure.obstacle() {
+            Some(obstacle) => Self::Refused { obstacle, failure, deletable: Vec::new() },
+            None => Self::Failed(failure),
+        }
+    }
+}
+
+/// Names the files that may be deleted.
+struct Deletable<'a>(&'a [PathBuf]);
+
+impl fmt::Display for Deletable<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, path) in self.0.iter().enumerate() {
+            let before = if index == 0 { ". These copies of damaged files may be deleted: " } else { ", " };
+            write!(out, "{before}{}", path.display())?;
+        }
+        Ok(())
+    }
 }
 
 impl OpenError {

@@ -3,10 +3,13 @@
 //! ```text
 //! LOCK                       held by the process that has the store open
 //! REBUILD                    exists while sled's content is not to be trusted
-//! journal/<first>.journal    a segment, by the sequence number of its first record (20 digits, so names sort in order)
+//! PROBE                      exists for a moment while the store is opened: whether files can be written
+//! journal/<first>.journal    a segment, by the sequence number of its first record (20 digits, so names sort in order);
+//!                            `.draft` while the last one is written anew at an opening
 //! base/<seq>.base            a base, by the last record that it contains; `.draft` while it is being written
 //! state/                     sled's; `state.damaged-<time>` when it was set aside
 //! *.damaged, *.damaged-<n>   journal segments and bases that recovery could not use
+//! *.lost, *.lost-<n>         what salvage has cut off the journal
 //! ```
 
 use std::{
@@ -19,6 +22,8 @@ pub(crate) const SEGMENT: &str = "journal";
 pub(crate) const BASE: &str = "base";
 pub(crate) const DRAFT: &str = "draft";
 const STATE_ASIDE: &str = "state.damaged-";
+const DAMAGED: &str = "damaged";
+const LOST: &str = "lost";
 
 pub(crate) fn lock(root: &Path) -> PathBuf {
     root.join("LOCK")
@@ -26,6 +31,10 @@ pub(crate) fn lock(root: &Path) -> PathBuf {
 
 pub(crate) fn rebuild_marker(root: &Path) -> PathBuf {
     root.join("REBUILD")
+}
+
+pub(crate) fn probe(root: &Path) -> PathBuf {
+    root.join("PROBE")
 }
 
 pub(crate) fn journal_dir(root: &Path) -> PathBuf {
@@ -53,17 +62,26 @@ pub(crate) fn base(base_dir: &Path, seq: u64) -> PathBuf {
     base_dir.join(format!("{seq:020}.{BASE}"))
 }
 
-/// The name of a base while it is being written.
-pub(crate) fn draft(base: &Path) -> PathBuf {
-    base.with_extension(DRAFT)
+/// The name of a base, or of a segment, while it is being written.
+pub(crate) fn draft(file: &Path) -> PathBuf {
+    file.with_extension(DRAFT)
 }
 
 /// The first free name for a file that is kept although it cannot be used: `<file>.damaged`, `<file>.damaged-1`, ...
 pub(crate) fn damaged(file: &Path) -> io::Result<PathBuf> {
+    beside(file, DAMAGED)
+}
+
+/// The first free name for what salvage cuts off: `<file>.lost`, `<file>.lost-1`, ... These records were acknowledged.
+pub(crate) fn lost(file: &Path) -> io::Result<PathBuf> {
+    beside(file, LOST)
+}
+
+fn beside(file: &Path, what: &str) -> io::Result<PathBuf> {
     let mut number = 0_u64;
     loop {
         let mut name = OsString::from(file);
-        name.push(".damaged");
+        name.push(format!(".{what}"));
         if number > 0 {
             name.push(format!("-{number}"));
         }
@@ -90,6 +108,39 @@ pub(crate) fn damaged_states(root: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     found.sort();
+    Ok(found)
+}
+
+/// The files in `dir` that [`damaged`] has named; none if there is no such directory.
+pub(crate) fn damaged_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let ending = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+        if ending == DAMAGED || ending.strip_prefix(DAMAGED).is_some_and(|rest| rest.starts_with('-')) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+/// sled's snapshots: where in its file the pages are.
+pub(crate) fn state_snapshots(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(state_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(|name| name.starts_with("snap.")) {
+            found.push(entry.path());
+        }
+    }
     Ok(found)
 }
 

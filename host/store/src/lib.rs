@@ -82,8 +82,10 @@ mod journal;
 mod limits;
 mod local;
 mod memory;
+mod obstacle;
 mod range;
 mod recovery;
+mod room;
 mod settings;
 mod shared;
 mod state;
@@ -99,9 +101,11 @@ pub use self::{
     limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
     local::LocalStore,
     memory::Memory,
+    obstacle::Obstacle,
     range::Range,
     recovery::{Recovery, StateOrigin},
+    room::{Resource, Shortage},
     settings::Settings,
     ticket::Ticket,
-    traits::{Read, Store},
+    traits::{Condition, Read, Store},
 };

@@ -1,11 +1,13 @@
 //! The store of one process: its handle and its threads.
 
 use std::{
-    fs,
+    fs, future,
     path::Path,
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
 };
@@ -27,8 +29,9 @@ use crate::{
     limits::{PAYLOAD_BYTES_MAX, SCAN_ENTRIES_MAX},
     range::Range,
     recovery::{self, Recovered, Recovery},
+    room,
     settings::Settings,
-    shared::Shared,
+    shared::{Held, Shared},
     state::{
         follower::Follower,
         lag::Lag,
@@ -36,7 +39,7 @@ use crate::{
     },
     sync::lock,
     ticket::{Progress, Ticket},
-    traits::{Read, Store},
+    traits::{Condition, Read, Store},
 };
 
 /// A [`Store`] in one directory of this machine. Dropping it closes it.
@@ -44,6 +47,8 @@ use crate::{
 pub struct LocalStore {
     shared: Arc<Shared>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Dropped to end the thread that looks at the disk's room.
+    looking: Mutex<Option<mpsc::Sender<()>>>,
     /// Released last, when nothing uses the directory any more.
     _lock: DirLock,
 }
@@ -51,8 +56,14 @@ pub struct LocalStore {
 impl LocalStore {
     /// Opens the directory, recovers what it holds, and starts the threads. Blocks while it replays.
     pub fn open(settings: Settings) -> Result<(Self, Recovery), OpenError> {
+        let (dir, disk) = (settings.dir.clone(), Arc::clone(&settings.disk));
+        Self::try_open(settings).map_err(|error| recovery::say_what_helps(error, &dir, disk.as_ref()))
+    }
+
+    fn try_open(settings: Settings) -> Result<(Self, Recovery), OpenError> {
         let lock = lock_dir(&settings.dir, settings.disk.as_ref())?;
-        let Recovered { state, segments, start, last_seq, report } = recovery::recover(&settings)?;
+        let Recovered { state, state_file, segments, start, last_seq, report } = recovery::recover(&settings)?;
+        let held = Held::open(&settings, state_file)?;
         let counters = Counters::default();
         counters.applied.store(start.meta.applied, Ordering::Relaxed);
         counters.entries.store(start.meta.sum.count, Ordering::Relaxed);
@@ -63,13 +74,19 @@ impl LocalStore {
             lag: Lag::new(settings.lag_bytes_max),
             segments: Segments::new(segments),
             counters,
+            held,
+            room: room::Seen::default(),
             settings,
         });
+        shared.look_at_room();
         let journal = Journal::begin(Arc::clone(&shared))?;
         let follower = Follower::new(Arc::clone(&shared), start);
-        let store = Self { shared, threads: Mutex::default(), _lock: lock };
+        let (looking, stop) = mpsc::channel();
+        let room = Arc::clone(&shared);
+        let store = Self { shared, threads: Mutex::default(), looking: Mutex::new(Some(looking)), _lock: lock };
         store.spawn("journal", move || journal.run())?;
         store.spawn("follower", move || follower.run())?;
+        store.spawn("room", move || room::run(&room, &stop))?;
         Ok((store, report))
     }
 
@@ -77,6 +94,7 @@ impl LocalStore {
     /// still work. Returns an error if the store has failed. Blocks; safe to call twice.
     pub fn close(&self) -> Result<(), Error> {
         self.shared.sequencer.close();
+        drop(lock(&self.looking).take());
         let threads = std::mem::take(&mut *lock(&self.threads));
         for thread in threads {
             // A panic there has already failed the store.
@@ -193,6 +211,24 @@ impl Store for LocalStore {
     fn barrier(&self) -> Ticket {
         let seq = self.shared.sequencer.lock().last_seq();
         Ticket::new(seq, Arc::clone(&self.shared.progress))
+    }
+
+    fn condition(&self) -> Condition {
+        match (self.health(), self.shared.room.shortage()) {
+            (Err(error), _) => Condition::Failed(error),
+            (Ok(()), Some(shortage)) => Condition::Short(shortage),
+            (Ok(()), None) => Condition::Sound,
+        }
+    }
+
+    fn failed(&self) -> Pin<Box<dyn Future<Output = Error> + Send>> {
+        let never = Ticket::never(Arc::clone(&self.shared.progress));
+        Box::pin(async move {
+            match never.durable().await {
+                Err(error) => error,
+                Ok(()) => future::pending().await,
+            }
+        })
     }
 }
 

@@ -3,6 +3,8 @@
 use std::{
     collections::BTreeMap,
     convert::Infallible,
+    future,
+    pin::Pin,
     sync::{Arc, Mutex},
 };
 
@@ -17,7 +19,7 @@ use crate::{
     range::Range,
     sync::lock,
     ticket::Ticket,
-    traits::{Read, Store},
+    traits::{Condition, Read, Store},
 };
 
 /// A [`Store`] without files, for tests and dry runs. Order, conflicts and limits are those of
@@ -87,6 +89,14 @@ impl Store for Memory {
 
     fn barrier(&self) -> Ticket {
         Ticket::settled(lock(&self.0).last_seq)
+    }
+
+    fn condition(&self) -> Condition {
+        Condition::Sound
+    }
+
+    fn failed(&self) -> Pin<Box<dyn Future<Output = Error> + Send>> {
+        Box::pin(future::pending())
     }
 }
 

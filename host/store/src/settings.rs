@@ -39,8 +39,12 @@ pub struct Settings {
     /// Whether opening reads all of sled and the base and checks their digests. Costs about a second per million
     /// small entries; without it, sled is rebuilt only when it notices damage by itself. Default true.
     pub verify_on_open: bool,
+    /// Bytes that stay free on the disk: with less, [`Condition::Short`](crate::Condition::Short) asks callers to begin
+    /// nothing new, so that what has been begun can end. 0, the default: the greater of 64 MiB and 2 % of the disk, but at
+    /// most 1 GiB.
+    pub free_bytes_min: u64,
     /// Whether a damaged journal is opened without the records after the damage. What is cut off is kept beside it
-    /// under the name `*.damaged`. Default false.
+    /// under the name `*.lost`. Default false.
     pub salvage: bool,
     /// The file operations; another one is for tests.
     pub disk: Arc<dyn Disk>,
@@ -60,6 +64,7 @@ impl Settings {
             base_bytes: 256 << 20,
             cache_bytes: 64 << 20,
             verify_on_open: true,
+            free_bytes_min: 0,
             salvage: false,
             disk: Arc::new(Os),
         }

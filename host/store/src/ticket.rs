@@ -37,6 +37,11 @@ impl Ticket {
         self.seq
     }
 
+    /// A ticket that nothing makes durable: it ends with the store's failure.
+    pub(crate) const fn never(progress: Arc<Progress>) -> Self {
+        Self { seq: u64::MAX, progress: Some(progress) }
+    }
+
     /// Whether it is on disk.
     pub fn is_durable(&self) -> bool {
         self.progress.as_ref().is_none_or(|progress| progress.durable() >= self.seq)

@@ -1,13 +1,26 @@
 //! What the engine and the branches need from a store; nothing in it assumes one process.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 
 use crate::{
     batch::Batch,
     error::{CommitError, Error},
     range::Range,
+    room::Shortage,
     ticket::Ticket,
 };
+
+/// Whether a store works, and whether it should be given new work.
+#[derive(Clone, Debug)]
+pub enum Condition {
+    Sound,
+    /// It accepts everything, but there is too little room to begin anything new.
+    Short(Shortage),
+    /// It accepts nothing more, and nothing that waits will become durable.
+    Failed(Error),
+}
 
 /// Reading: what an attempt of a branch may do with a store itself.
 pub trait Read: Send + Sync + 'static {
@@ -41,4 +54,11 @@ pub trait Store: Read {
 
     /// A ticket for everything accepted so far.
     fn barrier(&self) -> Ticket;
+
+    /// The condition now. Cheap, so that it can be asked before each piece of new work.
+    fn condition(&self) -> Condition;
+
+    /// Resolves when the store has failed, with the cause; never if it is closed before that. It does not keep the store
+    /// open.
+    fn failed(&self) -> Pin<Box<dyn Future<Output = Error> + Send>>;
 }

@@ -19,6 +19,7 @@ mod races;
 mod retries;
 mod stage;
 mod stopping;
+mod store_condition;
 mod submit;
 mod waiting;
 mod world;

@@ -9,7 +9,7 @@ use crate::{
     settings::Settings,
 };
 
-/// Cuts the journal before `corruption`. What is cut off is kept under the name `*.damaged`. `false` if there is
+/// Cuts the journal before `corruption`. What is cut off is kept under the name `*.lost`. `false` if there is
 /// nothing to cut.
 pub(crate) fn cut(settings: &Settings, survey: &Survey, corruption: &Corruption) -> Result<bool, Failure> {
     let mut found = false;
@@ -30,7 +30,7 @@ pub(crate) fn cut(settings: &Settings, survey: &Survey, corruption: &Corruption)
 fn cut_file(settings: &Settings, path: &Path, len: u64) -> Result<(), Failure> {
     let disk = &settings.disk;
     let mut kept = fs::read(path).map_err(Failure::disk("read", path))?;
-    let aside = files::damaged(path).map_err(Failure::disk("find a name beside", path))?;
+    let aside = files::lost(path).map_err(Failure::disk("find a name beside", path))?;
     settings.rename(path, &aside)?;
     kept.truncate(usize::try_from(len).unwrap_or(usize::MAX));
     if !kept.is_empty() {

@@ -25,6 +25,15 @@ pub(crate) struct Survey {
     pub(crate) torn: Option<TornTail>,
     /// The last readable record; before the first segment's first record if there is none.
     pub(crate) end: u64,
+    /// How many records of the last segment can be read, up to `end`.
+    pub(crate) readable: u64,
+}
+
+/// Damage of records that may never have been acknowledged: no later record has confirmed them yet.
+struct Suspect {
+    damage: Corruption,
+    /// How many records of the segment can be read before it.
+    readable: u64,
 }
 
 /// Bytes at the journal's end that were being written when the process or the system stopped.
@@ -86,8 +95,8 @@ impl Survey {
     fn segment(&mut self, segment: &Segment, next_first: Option<u64>) -> Result<(), OpenError> {
         let mut reader = Reader::open(&segment.path, Kind::Journal, segment.first)?;
         let failed = |source| Failure::disk("read", &segment.path)(source);
-        // Damage of records that may never have been acknowledged: no later record has confirmed them yet.
-        let mut suspects: Vec<Corruption> = Vec::new();
+        let mut suspects: Vec<Suspect> = Vec::new();
+        self.readable = 0;
         loop {
             let offset = reader.offset();
             let (damage, record) = match reader.next(self.end).map_err(failed)? {
@@ -104,27 +113,24 @@ impl Survey {
                 // It ends before the next readable record, or the next segment; else its end is unknown.
                 let resumed = record.as_ref().map(|record| record.seq).or(next_first);
                 let last_seq = resumed.map_or(self.end + 1, |resumed| (resumed - 1).max(self.end + 1));
-                suspects.push(Corruption {
-                    file: segment.path.clone(),
-                    offset,
-                    first_seq: self.end + 1,
-                    last_seq,
-                    what,
-                });
+                let (file, first_seq) = (segment.path.clone(), self.end + 1);
+                let damage = Corruption { file, offset, first_seq, last_seq, what };
+                suspects.push(Suspect { damage, readable: self.readable });
             }
             let Some(record) = record else { break };
             self.confirm(&mut suspects, &record);
             self.end = record.seq;
+            self.readable += 1;
             if !segment::operations_are_whole(&segment.path, &record.payload)? {
                 let offset = reader.offset() - (RECORD_OVERHEAD + record.payload.len()) as u64;
                 self.hole(&segment.path, offset, record.seq, record.seq, MALFORMED);
             }
         }
         if next_first.is_some() {
-            self.end = self.end.max(suspects.last().map_or(0, |suspect| suspect.last_seq));
-            self.holes.append(&mut suspects);
-        } else if let Some(first) = suspects.first() {
-            self.end = first.first_seq - 1;
+            self.end = self.end.max(suspects.last().map_or(0, |suspect| suspect.damage.last_seq));
+            self.holes.extend(suspects.into_iter().map(|suspect| suspect.damage));
+        } else if let Some(Suspect { damage: first, readable }) = suspects.first() {
+            (self.end, self.readable) = (first.first_seq - 1, *readable);
             let (file, offset) = (first.file.clone(), first.offset);
             self.torn = Some(TornTail { file, offset, bytes: reader.len() - offset });
         }
@@ -133,11 +139,27 @@ impl Survey {
 
     /// Turns suspects into holes. `record` states which records were on disk when it was written, so suspects up to
     /// there were acknowledged. A damaged header before a record is a hole too: it was on disk before any record.
-    fn confirm(&mut self, suspects: &mut Vec<Corruption>, record: &Record) {
-        let (acknowledged, open) = mem::take(suspects)
+    fn confirm(&mut self, suspects: &mut Vec<Suspect>, record: &Record) {
+        let (acknowledged, open): (Vec<_>, _) = mem::take(suspects)
             .into_iter()
-            .partition(|suspect| suspect.first_seq <= record.synced || suspect.offset == 0);
+            .partition(|Suspect { damage, .. }| damage.first_seq <= record.synced || damage.offset == 0);
         *suspects = open;
-        self.holes.extend::<Vec<_>>(acknowledged);
+        self.holes.extend(acknowledged.into_iter().map(|suspect| suspect.damage));
+    }
+}
+
+/// How many records of a segment can be read, up to `end`, and the last of them; as [`survey`] counts them.
+pub(crate) fn count(path: &Path, first: u64, end: u64) -> Result<(u64, u64), OpenError> {
+    let mut reader = Reader::open(path, Kind::Journal, first)?;
+    let (mut count, mut last) = (0, first.saturating_sub(1));
+    loop {
+        match reader.next(last).map_err(Failure::disk("read", path))? {
+            Next::Record(record) | Next::Damage { then: Some(record), .. }
+                if record.seq > last && record.seq <= end =>
+            {
+                (count, last) = (count + 1, record.seq);
+            }
+            _ => return Ok((count, last)),
+        }
     }
 }

@@ -2,7 +2,12 @@
 //!
 //! There is no timer. The next group gathers while one sync runs; waiting for more would only add latency.
 
-use std::{mem, path::PathBuf, sync::Arc};
+use std::{
+    mem,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use crate::{
     counters::add,
@@ -21,6 +26,9 @@ use crate::{
 const GROUP_BYTES: usize = 8 << 20;
 /// Capacity above which the buffer is freed after a group, which a big record may have made large.
 const BUFFER_BYTES_KEPT: usize = 1 << 20;
+/// Pause after a segment could not be created, doubled up to the longest. Meanwhile the segment before it grows.
+const NEW_SEGMENT_PAUSE: Duration = Duration::from_secs(1);
+const NEW_SEGMENT_PAUSE_MAX: Duration = Duration::from_mins(1);
 
 pub(crate) struct Journal {
     shared: Arc<Shared>,
@@ -28,6 +36,8 @@ pub(crate) struct Journal {
     path: PathBuf,
     /// Length of the current segment.
     segment_bytes: u64,
+    /// Set while no segment could be created: when to try again, and the pause before that.
+    put_off: Option<(Instant, Duration)>,
     buffer: Vec<u8>,
 }
 
@@ -36,7 +46,7 @@ impl Journal {
     pub(crate) fn begin(shared: Arc<Shared>) -> Result<Self, Failure> {
         let first = shared.progress.durable() + 1;
         let (file, path, segment_bytes) = create_segment(&shared, first)?;
-        Ok(Self { shared, file, path, segment_bytes, buffer: Vec::new() })
+        Ok(Self { shared, file, path, segment_bytes, put_off: None, buffer: Vec::new() })
     }
 
     /// Runs until the store is closed and everything is written, or until it has failed.
@@ -59,7 +69,7 @@ impl Journal {
                 return Ok(());
             }
             if self.segment_bytes >= shared.settings.segment_bytes {
-                (self.file, self.path, self.segment_bytes) = create_segment(&shared, first)?;
+                self.begin_segment(first)?;
             }
             let count = self.encode_group(records);
             let bytes = self.write_group()?;
@@ -69,6 +79,31 @@ impl Journal {
             shared.lag.push(records.drain(..count), bytes);
         }
         Ok(())
+    }
+
+    /// Begins a new segment; goes on with the one that there is while the system has no descriptor or inode for it.
+    fn begin_segment(&mut self, first: u64) -> Result<(), Failure> {
+        if self.put_off.is_some_and(|(until, _)| Instant::now() < until) {
+            return Ok(());
+        }
+        let path = files::segment(&self.shared.settings.journal_dir(), first);
+        match self.shared.settings.disk.create(&path).map_err(Failure::disk("create", &path)) {
+            Ok(file) => {
+                (self.file, self.path, self.segment_bytes) = begin_file(&self.shared, file, path, first)?;
+                self.put_off = None;
+                Ok(())
+            }
+            Err(failure) => {
+                let Some(obstacle) = failure.obstacle().filter(|_| failure.may_pass()) else { return Err(failure) };
+                let pause = self.put_off.map_or(NEW_SEGMENT_PAUSE, |(_, pause)| (pause * 2).min(NEW_SEGMENT_PAUSE_MAX));
+                self.put_off = Some((Instant::now() + pause, pause));
+                tracing::warn!(
+                    file = %path.display(), %obstacle, again_in_s = pause.as_secs(),
+                    "no new journal file can be created: the last one is written on"
+                );
+                Ok(())
+            }
+        }
     }
 
     /// Encodes records up to the group's bound; returns how many.
@@ -100,17 +135,25 @@ impl Journal {
     }
 }
 
-/// Creates a segment, writes its header, and syncs the file and the directory. Only then may a record be written to it:
-/// only then will recovery find it.
+/// Creates the first segment of this process.
 fn create_segment(shared: &Shared, first: u64) -> Result<(Box<dyn File>, PathBuf, u64), Failure> {
-    let dir = shared.settings.journal_dir();
-    let path = files::segment(&dir, first);
-    let disk = &shared.settings.disk;
+    let path = files::segment(&shared.settings.journal_dir(), first);
+    let file = shared.settings.disk.create(&path).map_err(Failure::disk("create", &path))?;
+    begin_file(shared, file, path, first)
+}
+
+/// Writes the header of a new segment, and syncs the file and the directory. Only then may a record be written to it: only
+/// then will recovery find it.
+fn begin_file(
+    shared: &Shared,
+    mut file: Box<dyn File>,
+    path: PathBuf,
+    first: u64,
+) -> Result<(Box<dyn File>, PathBuf, u64), Failure> {
     let header = segment::header(Kind::Journal, first);
-    let mut file = disk.create(&path).map_err(Failure::disk("create", &path))?;
     file.append(&header).map_err(Failure::disk("write", &path))?;
     file.sync().map_err(Failure::disk("sync", &path))?;
-    disk.sync_dir(&dir).map_err(Failure::disk("sync", &dir))?;
+    shared.sync_journal_dir()?;
     shared.segments.push(Segment { first, path: path.clone() });
     Ok((file, path, header.len() as u64))
 }

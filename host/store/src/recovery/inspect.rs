@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, TryLockError},
+    io,
     path::Path,
     thread,
     time::{Duration, Instant},
@@ -39,7 +40,7 @@ pub(super) fn inspect(settings: &Settings) -> Result<Inspected, OpenError> {
     await_release(&files::state_file(&dir))?;
     let state = match State::open(&dir, settings.cache_bytes) {
         Ok(state) => state,
-        Err(failure) => return Ok(Inspected::Unsound(failure.to_string())),
+        Err(failure) => return unsound(failure),
     };
     match sound_meta(&state, settings) {
         Ok(MetaRow::Sound(meta)) => Ok(Inspected::Sound(state, meta)),
@@ -51,16 +52,25 @@ pub(super) fn inspect(settings: &Settings) -> Result<Inspected, OpenError> {
         }
         Err(failure) => {
             state.discard();
-            Ok(Inspected::Unsound(failure.to_string()))
+            unsound(failure)
         }
     }
+}
+
+/// Only what sled calls corrupted, a panic of it, or a digest that does not match is damage. What the system refuses is not.
+fn unsound(failure: Failure) -> Result<Inspected, OpenError> {
+    if failure.is_damage() { Ok(Inspected::Unsound(failure.to_string())) } else { Err(failure.into()) }
 }
 
 /// A lock that another process holds on sled's file must not be taken for damage. A process that is ending is waited
 /// for.
 fn await_release(file: &Path) -> Result<(), OpenError> {
     let deadline = Instant::now() + RELEASE_WAIT_MAX;
-    let Ok(opened) = fs::File::open(file) else { return Ok(()) };
+    let opened = match fs::File::open(file) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::disk("open", file)(error).into()),
+    };
     loop {
         match opened.try_lock() {
             Ok(()) => return opened.unlock().map_err(|source| Failure::disk("unlock", file)(source).into()),

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     codec,
+    disk::Handle,
     error::Failure,
     files,
     journal::sequencer::Accepted,
@@ -88,11 +89,11 @@ fn batch_len(writes: &[Latest]) -> usize {
     writes.len().min(BATCH_KEYS)
 }
 
-/// Makes sled's content durable. Its own `flush` only hands the bytes to the kernel.
-pub(crate) fn checkpoint(state: &State, settings: &Settings) -> Result<(), Failure> {
+/// Makes sled's content durable. Its own `flush` only hands the bytes to the kernel. `file` is sled's file, held open: to
+/// open it anew could fail for want of a descriptor.
+pub(crate) fn checkpoint(state: &State, file: &dyn Handle, settings: &Settings) -> Result<(), Failure> {
     state.flush()?;
-    let file = files::state_file(&settings.state_dir());
-    settings.disk.sync(&file).map_err(Failure::disk("sync", file))
+    file.sync().map_err(Failure::disk("sync", files::state_file(&settings.state_dir())))
 }
 
 #[cfg(test)]

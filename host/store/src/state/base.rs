@@ -20,6 +20,7 @@ use crate::{
     files,
     journal::segment::{self, Kind, Reader, Record},
     range::Range,
+    shared::Shared,
     state::sled::{Change, Meta, State, Sum, hash},
 };
 
@@ -28,6 +29,9 @@ const SLICE_BYTES: usize = 1 << 20;
 /// Bytes after which a copy is synced, so that its last sync does not delay the follower.
 const SYNC_BYTES: usize = 8 << 20;
 const END: u64 = 0;
+/// The actions in failures after which nothing is lost with the draft.
+pub(crate) const CREATE: &str = "create";
+pub(crate) const WRITE: &str = "write";
 
 /// A base that is on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,8 +137,11 @@ impl Copy {
     pub(crate) fn begin(dir: &Path, seq: u64, disk: &dyn Disk) -> Result<Self, Failure> {
         let draft = files::draft(&files::base(dir, seq));
         let header = segment::header(Kind::Base, seq);
-        let mut file = disk.create(&draft).map_err(Failure::disk("create", &draft))?;
-        file.append(&header).map_err(Failure::disk("write", &draft))?;
+        let mut file = disk.create(&draft).map_err(Failure::disk(CREATE, &draft))?;
+        if let Err(error) = file.append(&header) {
+            disk.remove(&draft).map_err(Failure::disk("remove", &draft))?;
+            return Err(Failure::disk(WRITE, draft)(error));
+        }
         let (written, current) = <(Sum, Sum)>::default();
         Ok(Self {
             file,
@@ -183,23 +190,28 @@ impl Copy {
         Ok(true)
     }
 
+    /// The file that is being written, to remove it when the copy is given up.
+    pub(crate) fn draft(&self) -> &Path {
+        &self.draft
+    }
+
     /// Ends the file, makes it durable, and only then gives it its name.
-    pub(crate) fn finish(mut self, meta: &Meta, dir: &Path, disk: &dyn Disk) -> Result<Base, Failure> {
+    pub(crate) fn finish(&mut self, meta: &Meta, shared: &Shared) -> Result<Base, Failure> {
         if self.current != meta.sum {
             return Err(Failure::Damaged("a full copy of it does not add up to what was written to it".into()));
         }
         self.append(END, &encode_end(self.written, meta.reached))?;
         self.sync()?;
-        let path = files::base(dir, self.seq);
-        disk.rename(&self.draft, &path).map_err(Failure::disk("rename", &self.draft))?;
-        disk.sync_dir(dir).map_err(Failure::disk("sync", dir))?;
+        let path = files::base(&shared.settings.base_dir(), self.seq);
+        shared.settings.rename(&self.draft, &path)?;
+        shared.sync_base_dir()?;
         Ok(Base { path, seq: self.seq, bytes: self.bytes })
     }
 
     fn append(&mut self, number: u64, payload: &[u8]) -> Result<(), Failure> {
         let mut record = Vec::with_capacity(segment::RECORD_OVERHEAD + payload.len());
         segment::encode_record(&mut record, number, 0, payload);
-        self.file.append(&record).map_err(Failure::disk("write", &self.draft))?;
+        self.file.append(&record).map_err(Failure::disk(WRITE, &self.draft))?;
         self.bytes += record.len() as u64;
         self.unsynced += record.len();
         Ok(())

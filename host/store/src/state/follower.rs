@@ -15,7 +15,7 @@ use crate::{
     shared::{Shared, Watch},
     state::{
         apply::{apply, checkpoint},
-        base::{Base, Copy},
+        base::{self, Base, Copy},
         lag::Turn,
         sled::Meta,
     },
@@ -23,6 +23,9 @@ use crate::{
 
 /// Pause between two slices of a base, so that the copy does not occupy a core.
 const COPY_PAUSE: Duration = Duration::from_millis(5);
+/// Pause after a base was given up, doubled up to the longest. Nothing waits for a base but the removal of old journal.
+const BASE_PAUSE: Duration = Duration::from_secs(1);
+const BASE_PAUSE_MAX: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub(crate) struct Follower {
@@ -30,6 +33,8 @@ pub(crate) struct Follower {
     meta: Meta,
     base: Option<Base>,
     copy: Option<Copy>,
+    /// Set while no base could be written: when to try again, and the pause before that.
+    put_off: Option<(Instant, Duration)>,
     /// Bytes of journal that a rebuild would replay. `u64::MAX`: a new base is needed whatever the size.
     since_base: u64,
     /// The last record that sled is known to hold on disk.
@@ -51,7 +56,17 @@ impl Follower {
     pub(crate) fn new(shared: Arc<Shared>, start: Start) -> Self {
         let Start { meta, base, since_base, checkpointed } = start;
         let next_checkpoint = Instant::now();
-        Self { shared, meta, base, copy: None, since_base, checkpointed, since_checkpoint: 0, next_checkpoint }
+        Self {
+            shared,
+            meta,
+            base,
+            copy: None,
+            put_off: None,
+            since_base,
+            checkpointed,
+            since_checkpoint: 0,
+            next_checkpoint,
+        }
     }
 
     /// Runs until the journal thread has ended and everything is applied, or until the store has failed.
@@ -80,7 +95,10 @@ impl Follower {
 
     /// When to stop waiting for records, because other work is due.
     fn next_deadline(&self) -> Option<Instant> {
-        let slice = (self.copy.is_some() || self.base_is_due()).then(|| Instant::now() + COPY_PAUSE);
+        let slice = (self.copy.is_some() || self.base_is_due()).then(|| {
+            let next = Instant::now() + COPY_PAUSE;
+            self.put_off.map_or(next, |(until, _)| until.max(next))
+        });
         let checkpoint = (self.checkpointed < self.meta.applied).then_some(self.next_checkpoint);
         slice.into_iter().chain(checkpoint).min()
     }
@@ -118,7 +136,7 @@ impl Follower {
 
     fn checkpoint(&mut self) -> Result<(), Failure> {
         if self.checkpointed < self.meta.applied {
-            checkpoint(&self.shared.view.state, &self.shared.settings)?;
+            checkpoint(&self.shared.view.state, &*self.shared.held.state_file, &self.shared.settings)?;
             self.checkpointed = self.meta.applied;
             self.since_checkpoint = 0;
             add(&self.shared.counters.checkpoints, 1);
@@ -136,27 +154,79 @@ impl Follower {
         self.copy.is_none() && self.since_base >= threshold && self.meta.applied > self.base_seq()
     }
 
-    /// Begins a new base when one is due, or copies the next slice of the one being written.
+    /// Begins a new base when one is due, or copies the next slice of the one being written. A base that the system has no
+    /// descriptor or no space for is given up, and begun anew later.
     fn keep_base(&mut self) -> Result<(), Failure> {
-        let settings = &self.shared.settings;
-        let (dir, disk) = (settings.base_dir(), settings.disk.as_ref());
-        if self.base_is_due() {
-            self.copy = Some(Copy::begin(&dir, self.meta.applied, disk)?);
-            self.since_base = 0;
-        }
-        let Some(mut copy) = self.copy.take() else { return Ok(()) };
-        if copy.step(&self.shared.view.state)? {
-            self.copy = Some(copy);
+        if self.put_off.is_some_and(|(until, _)| Instant::now() < until) {
             return Ok(());
         }
-        let new = copy.finish(&self.meta, &dir, disk)?;
+        if self.base_is_due() {
+            self.begin_base()?;
+        }
+        let Some(mut copy) = self.copy.take() else { return Ok(()) };
+        let done = match copy.step(&self.shared.view.state) {
+            Ok(true) => {
+                self.copy = Some(copy);
+                return Ok(());
+            }
+            Ok(false) => copy.finish(&self.meta, &self.shared),
+            Err(failure) => Err(failure),
+        };
+        let new = match done {
+            Ok(new) => new,
+            // Writing only: what a failed sync leaves is final, see invariant 7.
+            Err(failure @ Failure::Disk { action: base::WRITE, .. }) if failure.may_pass() => {
+                let draft = copy.draft().to_owned();
+                drop(copy);
+                self.shared.settings.remove(&draft)?;
+                self.put_base_off(&failure);
+                return Ok(());
+            }
+            Err(failure) => return Err(failure),
+        };
         tracing::info!(seq = new.seq, bytes = new.bytes, "wrote a new base");
+        self.put_off = None;
         // The old base may be removed only now that the new one is durable.
         if let Some(old) = self.base.replace(new) {
-            disk.remove(&old.path).map_err(Failure::disk("remove", &old.path))?;
+            self.shared.settings.remove(&old.path)?;
         }
         add(&self.shared.counters.bases, 1);
         self.release_segments()
+    }
+
+    fn begin_base(&mut self) -> Result<(), Failure> {
+        // The new one is there beside the old one for a while. It must not take the space that running sagas need.
+        let wanted = self.base.as_ref().map_or(0, |base| base.bytes);
+        let (free, short) = (self.shared.room.free_bytes(), self.shared.room.shortage().is_some());
+        if short && free < wanted.saturating_mul(2) {
+            self.put_base_off(&Failure::NoRoom { wanted, free });
+            return Ok(());
+        }
+        match Copy::begin(&self.shared.settings.base_dir(), self.meta.applied, self.shared.settings.disk.as_ref()) {
+            Ok(copy) => {
+                self.copy = Some(copy);
+                self.since_base = 0;
+            }
+            Err(failure @ Failure::Disk { action: base::CREATE | base::WRITE, .. }) if failure.may_pass() => {
+                self.put_base_off(&failure);
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Tries again later. The journal stays as it is until then.
+    fn put_base_off(&mut self, failure: &Failure) {
+        let pause = self.put_off.map_or(BASE_PAUSE, |(_, pause)| (pause * 2).min(BASE_PAUSE_MAX));
+        self.put_off = Some((Instant::now() + pause, pause));
+        self.since_base = u64::MAX;
+        let mend = failure.obstacle().map(tracing::field::display);
+        tracing::warn!(
+            error = failure as &dyn std::error::Error,
+            mend,
+            again_in_s = pause.as_secs(),
+            "no base can be written now, and old journal files stay until one is"
+        );
     }
 
     /// A rebuild needs a segment until a base covers it; a start needs it until sled is on disk beyond it.

@@ -17,6 +17,7 @@
 
 use std::{
     any::Any,
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
 };
@@ -25,7 +26,7 @@ use bytes::{Bytes, BytesMut};
 use sled::IVec;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::{error::Failure, limits::PAYLOAD_BYTES_MAX, range::Range};
+use crate::{error::Failure, files, limits::PAYLOAD_BYTES_MAX, obstacle, range::Range};
 
 /// Values above this are split. See above.
 pub(crate) const CHUNK_BYTES: usize = 32 << 10;
@@ -114,6 +115,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn open(dir: &Path, cache_bytes: u64) -> Result<Self, Failure> {
+        remove_unfinished_snapshots(dir)?;
         let db = guarded("open its files", || {
             sled::Config::new()
                 .path(dir)
@@ -358,15 +360,89 @@ fn unreadable(key: &[u8]) -> Failure {
     Failure::Damaged(format!("the value of {} is unreadable", key.escape_ascii()))
 }
 
+/// sled reads a snapshot that it was writing when it was stopped, or when the disk was full, as if it were whole, and calls
+/// it corrupted. Without it, the snapshot before it is read, or the whole file.
+fn remove_unfinished_snapshots(dir: &Path) -> Result<(), Failure> {
+    for path in files::state_snapshots(dir).map_err(Failure::disk("list", dir))? {
+        if path.extension().is_some_and(|extension| extension == "generating") {
+            fs::remove_file(&path).map_err(Failure::disk("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Runs a call into sled. Damaged files can make sled panic: the panic becomes an error.
+///
+/// Three kinds of errors are told apart: a file operation that the system refused, which says nothing about the content;
+/// one that shows that the files are not as sled wrote them; and everything else, which is sled's own word for damage.
 fn guarded<T>(action: &'static str, call: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
+        Ok(Err(sled::Error::Io(source))) if !shows_damage(source.kind()) => Err(Failure::StateIo {
+            action,
+            source: obstacle::code(&source).map_or(source, io::Error::from_raw_os_error),
+        }),
         Ok(Err(error)) => Err(Failure::State { action, cause: error.to_string() }),
-        Err(panic) => Err(Failure::State { action, cause: format!("panic: {}", message(panic.as_ref())) }),
+        Err(panic) => {
+            let cause = message(panic.as_ref());
+            match obstacle::code_in(cause).map(io::Error::from_raw_os_error) {
+                Some(source) if !shows_damage(source.kind()) => Err(Failure::StateIo { action, source }),
+                _ => Err(Failure::State { action, cause: format!("panic: {cause}") }),
+            }
+        }
     }
+}
+
+/// sled was led to read behind the end of its file, at an impossible place, or from a file that is gone.
+fn shows_damage(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+
+    matches!(kind, InvalidData | InvalidInput | NotFound | UnexpectedEof)
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref().copied()).unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_system_refuses_is_no_damage_however_sled_tells() {
+        use rustix::io::Errno;
+
+        let refused = |errno: Errno| io::Error::from_raw_os_error(errno.raw_os_error());
+        // As sled copies the error of a background write.
+        let copied = |code| io::Error::new(refused(code).kind(), format!("{:?}", refused(code)));
+        let all = [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::ROFS,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::IO,
+        ];
+        for code in all {
+            let told: [Result<(), Failure>; 3] = [
+                guarded("write", || Err(refused(code).into())),
+                guarded("write", || Err(copied(code).into())),
+                guarded("write", || panic!("called `Result::unwrap()` on an `Err` value: Io({:?})", refused(code))),
+            ];
+            for failure in told.map(Result::unwrap_err) {
+                assert!(failure.obstacle().is_some() && !failure.is_damage(), "{code}: {failure:?}");
+            }
+        }
+        let damage = [
+            guarded("read", || Err::<(), _>(sled::Error::Corruption { at: None, bt: () })),
+            guarded("read", || Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
+            guarded("read", || Err(refused(Errno::INVAL).into())),
+            guarded("read", || panic!("index out of bounds")),
+        ];
+        for failure in damage.map(Result::unwrap_err) {
+            assert!(failure.obstacle().is_none() && failure.is_damage(), "{failure:?}");
+        }
+    }
 }

@@ -290,6 +290,6 @@ fn salvage_keeps_what_comes_before_the_damage_and_puts_the_rest_aside() {
     drop(store);
     let (store, report) = open(settings(dir.path()));
     assert_eq!((report.salvaged, contents(&store).len() as u64), (None, found.first_seq + 3));
-    let aside = crate::support::files(&dir.path().join("journal"), "damaged");
+    let aside = crate::support::files(&dir.path().join("journal"), "lost");
     assert_eq!(fs::read(&aside[0]).unwrap(), bytes, "the original is kept");
 }

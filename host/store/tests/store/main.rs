@@ -8,5 +8,7 @@ mod formats;
 mod journal;
 mod kill;
 mod limits;
+mod lossy;
 mod model;
 mod rebuild;
+mod refusals;

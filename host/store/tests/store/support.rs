@@ -8,9 +8,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use wasaga_store::{
     Batch, LocalStore, Range, Recovery, Settings, Store,
-    disk::{Disk, File, Os},
+    disk::{Disk, File, Handle as Open, Os, Room},
 };
 
 /// Settings under which every mechanism runs within a few hundred commits.
@@ -85,8 +86,10 @@ struct Plan {
     waiting: usize,
     /// The operation of this number, and all after it, fail.
     fail_from: Option<usize>,
-    /// Operations that begin with this fail.
-    fail: Option<&'static str>,
+    /// Operations that begin with this fail, with this error of the system (`None`: with another one).
+    fail: Option<(&'static str, Option<Errno>)>,
+    /// What the disk says of its room.
+    room: Option<Room>,
 }
 
 impl TestDisk {
@@ -116,7 +119,27 @@ impl TestDisk {
 
     /// From now on, operations that begin with `what` fail.
     pub fn fail(&self, what: &'static str) {
-        self.plan().fail = Some(what);
+        self.plan().fail = Some((what, None));
+    }
+
+    /// From now on, the system refuses operations that begin with `what`.
+    pub fn refuse(&self, what: &'static str, errno: Errno) {
+        self.plan().fail = Some((what, Some(errno)));
+    }
+
+    /// From now on, operations succeed again.
+    pub fn mend(&self) {
+        self.plan().fail = None;
+    }
+
+    /// From now on, this is left of the disk.
+    pub fn leave(&self, room: Room) {
+        self.plan().room = Some(room);
+    }
+
+    /// How often an operation that begins with `what` has failed.
+    pub fn failures(&self, what: &str) -> usize {
+        self.log().iter().filter(|operation| operation.starts_with(&format!("failed {what}"))).count()
     }
 
     pub fn log(&self) -> Vec<String> {
@@ -131,11 +154,10 @@ impl TestDisk {
         let name = path.extension().or(path.file_name()).unwrap().to_string_lossy();
         let operation = format!("{what} {name}");
         let mut plan = self.plan();
-        if plan.fail_from.is_some_and(|from| plan.log.len() >= from)
-            || plan.fail.is_some_and(|fail| operation.starts_with(fail))
-        {
+        let refused = plan.fail.filter(|(fail, _)| operation.starts_with(fail)).map(|(_, errno)| errno);
+        if plan.fail_from.is_some_and(|from| plan.log.len() >= from) || refused.is_some() {
             plan.log.push(format!("failed {operation}"));
-            return Err(io::Error::other("injected"));
+            return Err(refused.flatten().map_or_else(|| io::Error::other("injected"), Into::into));
         }
         plan.waiting += 1;
         let is_closed = |plan: &mut Plan| plan.gate.is_some_and(|gate| operation.starts_with(gate));
@@ -157,19 +179,15 @@ impl Disk for Handle {
         Ok(Box::new(TestFile { disk: Arc::clone(&self.0), path: path.to_owned(), file: Os.create(path)? }))
     }
 
-    fn sync(&self, path: &Path) -> io::Result<()> {
-        self.0.enter("sync", path)?;
-        Os.sync(path)
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Open>> {
+        self.0.enter("open", path)?;
+        let what = if path.is_dir() { "sync_dir" } else { "sync" };
+        Ok(Box::new(TestHandle { disk: Arc::clone(&self.0), path: path.to_owned(), what, handle: Os.open(path)? }))
     }
 
-    fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.enter("sync_dir", path)?;
-        Os.sync_dir(path)
-    }
-
-    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
-        self.0.enter("truncate", path)?;
-        Os.truncate(path, len)
+    fn mark(&self, path: &Path) -> io::Result<()> {
+        self.0.enter("mark", path)?;
+        Os.mark(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -185,6 +203,26 @@ impl Disk for Handle {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.0.enter("remove", path)?;
         Os.remove(path)
+    }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        let scripted = self.0.plan().room;
+        scripted.map_or_else(|| Os.room(path), Ok)
+    }
+}
+
+#[derive(Debug)]
+struct TestHandle {
+    disk: Arc<TestDisk>,
+    path: PathBuf,
+    what: &'static str,
+    handle: Box<dyn Open>,
+}
+
+impl Open for TestHandle {
+    fn sync(&self) -> io::Result<()> {
+        self.disk.enter(self.what, &self.path)?;
+        self.handle.sync()
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
-use wasaga::store::disk::{Disk, File, Os};
+use wasaga::store::disk::{Disk, File, Handle, Os, Room};
 
 /// Keeps what is written in memory until it is synced, so that a cut loses everything that is not durable. Its
 /// syncs can be held back, counted, and made to fail.
@@ -28,6 +28,10 @@ struct Power {
     syncs: u64,
     /// The sync of the journal, counted from 1, at which the power goes.
     cut_at: Option<u64>,
+    /// Bytes that are free; `None`: as many as one likes.
+    left: Option<u64>,
+    /// Whether the syncs of sled's file and of folders fail.
+    handles_fail: bool,
 }
 
 impl TestDisk {
@@ -56,6 +60,16 @@ impl TestDisk {
     pub fn release(&self) {
         self.power().is_held = false;
         self.0.changed.notify_all();
+    }
+
+    /// From now on, so many bytes are free; `None`: as many as one likes.
+    pub fn leave(&self, bytes: Option<u64>) {
+        self.power().left = bytes;
+    }
+
+    /// From now on, the syncs of sled's file and of folders fail.
+    pub fn fail_handles(&self) {
+        self.power().handles_fail = true;
     }
 
     /// Syncs of the journal so far.
@@ -97,17 +111,16 @@ impl Disk for TestDisk {
         }))
     }
 
-    fn sync(&self, _path: &Path) -> io::Result<()> {
-        self.check()
-    }
-
-    fn sync_dir(&self, _path: &Path) -> io::Result<()> {
-        self.check()
-    }
-
-    fn truncate(&self, path: &Path, len: u64) -> io::Result<()> {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
         self.check()?;
-        Os.truncate(path, len)
+        // It must exist.
+        drop(Os.open(path)?);
+        Ok(Box::new(TestHandle(self.clone())))
+    }
+
+    fn mark(&self, path: &Path) -> io::Result<()> {
+        self.check()?;
+        Os.mark(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -123,6 +136,22 @@ impl Disk for TestDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.check()?;
         Os.remove(path)
+    }
+
+    fn room(&self, path: &Path) -> io::Result<Room> {
+        let left = self.power().left;
+        Ok(Room { free_bytes: left.unwrap_or(u64::MAX), ..Os.room(path)? })
+    }
+}
+
+#[derive(Debug)]
+struct TestHandle(TestDisk);
+
+impl Handle for TestHandle {
+    fn sync(&self) -> io::Result<()> {
+        // The page cache is enough: it is this process that dies in these tests, not the machine.
+        self.0.check()?;
+        if self.0.power().handles_fail { Err(io::Error::other("the sync failed")) } else { Ok(()) }
     }
 }
 

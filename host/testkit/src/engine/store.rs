@@ -1,7 +1,7 @@
 //! The real store, with faults on demand.
 
 use std::{
-    pin::pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use wasaga::store::{Batch, CommitError, Error, Failure, LocalStore, Range, Read, Store, Ticket};
+use wasaga::store::{Batch, CommitError, Condition, Error, Failure, LocalStore, Range, Read, Store, Ticket};
 
 use super::TestDisk;
 
@@ -141,6 +141,14 @@ impl Store for TestStore {
 
     fn barrier(&self) -> Ticket {
         self.settle(self.inner.barrier())
+    }
+
+    fn condition(&self) -> Condition {
+        if self.has_failed() { Condition::Failed(failed()) } else { self.inner.condition() }
+    }
+
+    fn failed(&self) -> Pin<Box<dyn Future<Output = Error> + Send>> {
+        self.inner.failed()
     }
 }
 
