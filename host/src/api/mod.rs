@@ -14,6 +14,7 @@ mod context;
 pub mod dtm;
 mod error;
 pub mod grpc;
+pub mod health;
 mod json;
 pub mod metrics;
 mod rollback;
@@ -31,7 +32,7 @@ use axum::{
 pub use self::{
     context::{Context, Limits},
     error::Error,
-    serve::{serve, serve_http2},
+    serve::{Connections, Routes, serve, serve_http2},
     v1::uploads::Uploads,
 };
 

@@ -82,6 +82,7 @@ mod journal;
 mod limits;
 mod local;
 mod memory;
+mod opening;
 mod range;
 mod recovery;
 mod settings;
@@ -99,6 +100,7 @@ pub use self::{
     limits::{KEY_BYTES_MAX, SCAN_ENTRIES_MAX},
     local::LocalStore,
     memory::Memory,
+    opening::Opening,
     range::Range,
     recovery::{Recovery, StateOrigin},
     settings::Settings,
