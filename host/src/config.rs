@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api,
     branch::http,
-    data_folder, engine,
+    data_folder,
+    descriptors::Shares,
+    engine,
     plugin::{self, Grants},
     store,
 };
@@ -57,6 +59,10 @@ pub struct Config {
     /// Address and port of the gRPC API. `next`: the port after that of `listen`, as in DTM (any free port if that is 0).
     /// `off`: no gRPC API.
     pub grpc_listen: String,
+    /// How long a start waits for an address that is in use: of a host that still stops, or of somebody's outgoing
+    /// connection, whose port Linux may choose from 32768 to 60999.
+    #[serde(with = "duration")]
+    pub listen_patience: Duration,
     /// Folder of the journal, the state and the components of sagas. Created if missing; used by one host at a time.
     pub data: PathBuf,
     /// How long a stopping host waits for running attempts before it cancels them.
@@ -141,6 +147,7 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:36789".into(),
             grpc_listen: "next".into(),
+            listen_patience: Duration::from_secs(10),
             data: "wasaga-data".into(),
             stop_grace: Duration::from_secs(10),
             log: Log::default(),
@@ -215,6 +222,17 @@ impl Config {
     fn read(file: &Path) -> Result<Self, Error> {
         let text = fs::read_to_string(file).map_err(|source| Error::Read { file: file.to_owned(), source })?;
         toml::from_str(&text).map_err(|source| Error::Parse { file: file.to_owned(), source: Box::new(source) })
+    }
+
+    /// The file descriptors that the settings ask for.
+    pub fn descriptors(&self) -> Shares {
+        let Plugins { slots, limits, .. } = &self.plugins;
+        Shares {
+            connections: self.api.connections.connections_max,
+            calls: self.http.calls_max,
+            requests: usize::try_from(slots.saturating_mul(limits.http_at_once)).unwrap_or(usize::MAX),
+            idle_per_host: self.http.pool_idle_per_host_max,
+        }
     }
 
     /// The address of the gRPC API, if there is one, for an HTTP API that listens on `http`.

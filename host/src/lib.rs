@@ -48,6 +48,9 @@ pub use wasaga_store as store;
 // Errors with their causes.
 pub mod causes;
 
+// How many files and connections may be open, and what they are for.
+pub mod descriptors;
+
 // The layout of the data folder, and which versions may touch it.
 pub mod data_folder;
 

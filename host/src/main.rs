@@ -3,67 +3,119 @@
 // A request must never bring the host down. Tests may (clippy.toml).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-use std::{error::Error, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    error::Error,
+    net::SocketAddr,
+    process::{self, ExitCode},
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use clap::Parser;
-use tokio::{net::TcpListener, signal::unix};
+use tokio::{
+    net::TcpListener,
+    runtime,
+    signal::unix,
+    task::{JoinHandle, spawn_blocking},
+    time::{Instant, sleep},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use wasaga::{
-    api,
+    api::{
+        self, Connections, Routes,
+        health::{Condition, Health, Progress},
+    },
     branch::{grpc, http},
     causes,
     commands::{self, Arguments, Verdict},
     config::{Config, Log},
     data_folder,
+    descriptors::{self, Shares},
     directory::Branches,
     engine::{self, Clock, Engine},
     keys,
-    plugin::{Registry, Runtime, collector},
-    store::{LocalStore, OpenError, Stats, Store, disk::Os},
+    plugin::{self, Registry, Runtime, collector},
+    store::{LocalStore, OpenError, Opening, Stats, Store, disk::Os},
 };
 
 /// How long a stopping host goes on answering after the last attempt has ended or was given up.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// How long a host whose store has failed may take to end, beyond `stop_grace` and [`LAST_ANSWERS`]: closing a disk that
+/// does not answer may take for ever, and a host that does not end is not started again.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the log and the last message to be written: a reader of standard error that
+/// has stopped must not keep the process.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Pause between two attempts to listen on an address in use.
+const LISTEN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the host ends.
+type Failure = Box<dyn Error + Send + Sync>;
+
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let Arguments { flags, command } = Arguments::parse();
+    let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => end(None, Some(&error)),
+    };
     if let Some(command) = command {
-        return match commands::run(command).await {
+        return match runtime.block_on(commands::run(command)) {
             Ok(Verdict::Good) => ExitCode::SUCCESS,
             Ok(Verdict::Bad) => ExitCode::FAILURE,
-            Err(error) => fail(&*error),
+            Err(error) => end(None, Some(&*error)),
         };
     }
     let config = match Config::load(flags) {
         Ok(config) => config,
-        Err(error) => return fail(&error),
+        Err(error) => end(None, Some(&error)),
     };
-    // Ends last, so that what is logged while stopping is written too.
-    let _writer = match log(&config.log) {
-        Ok(writer) => writer,
-        Err(error) => return fail(&*error),
+    let log = match log(&config.log) {
+        Ok(log) => log,
+        Err(error) => end(None, Some(&*error)),
     };
-    match run(&config).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(&*error),
-    }
+    let outcome = runtime.block_on(run(Arc::new(config)));
+    // What still blocks a thread, such as the lookup of a name, must not keep the process.
+    runtime.shutdown_background();
+    end(Some(log), outcome.as_ref().err().map(|error| &**error as &(dyn Error + 'static)))
 }
 
 /// Exit status for data that a newer version has written: `EX_CONFIG` of sysexits.h, so that a supervisor can tell it
 /// from a crash, and does not try again.
 const NEWER_DATA: u8 = 78;
 
-/// Says what is wrong, with all its causes, where a person sees it even if logging does not work.
-fn fail(error: &(dyn Error + 'static)) -> ExitCode {
-    eprintln!("wasaga: {}", causes::in_one_line(error));
-    if is_newer_data(error) { NEWER_DATA.into() } else { ExitCode::FAILURE }
+/// Ends the process. What was logged is written, and then what is wrong, with all its causes, where a person sees it even
+/// if logging does not work; unless nobody reads it.
+fn end(log: Option<WorkerGuard>, failure: Option<&(dyn Error + 'static)>) -> ! {
+    let text = failure.map(|error| format!("wasaga: {}", causes::in_one_line(error)));
+    let code = match failure {
+        None => 0,
+        Some(error) if is_newer_data(error) => NEWER_DATA,
+        Some(_) => 1,
+    };
+    let (done, written) = mpsc::channel();
+    let write = move || {
+        drop(log);
+        if let Some(text) = text {
+            eprintln!("{text}");
+        }
+        // The process may have stopped waiting.
+        let _ = done.send(());
+    };
+    // If there is no thread, the exit status says what there is to say.
+    if thread::Builder::new().name("last-words".to_owned()).spawn(write).is_ok() {
+        let _ = written.recv_timeout(LAST_WORDS);
+    }
+    process::exit(code.into())
 }
 
 /// Whether the host has refused data that a newer version has written.
@@ -75,7 +127,7 @@ fn is_newer_data(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
+fn log(settings: &Log) -> Result<WorkerGuard, Failure> {
     let filter = EnvFilter::try_new(&settings.filter)
         .map_err(|error| format!("the log filter {:?} is wrong: {error}", settings.filter))?;
     // A slow terminal or pipe must not hold up sagas: beyond this many waiting lines, new ones are lost.
@@ -89,82 +141,218 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
     Ok(guard)
 }
 
-async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
-    data_folder::open(&config.data, &Os)?;
-    // Before anything else, as it keeps a second host from the same data.
-    let (store, recovery) = LocalStore::open(config.store_settings())?;
-    info!(?recovery, "store opened");
-    // Before plugins are loaded, which may write to the data folder; the engine checks the same again.
-    if let Some(unknown) = keys::find_unknown(&store)? {
-        return Err(engine::Error::from(unknown).into());
-    }
-    let store = Arc::new(store);
-    let runtime = Runtime::new(&config.plugin_settings()?)?;
-    let plugins = load_plugins(&runtime, config);
-    let branches =
-        Arc::new(Branches::new(plugins.clone(), http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
-    // Before any attempt: a host that finds its port taken has called no branch.
-    let listener = listen(&config.listen).await?;
-    let address = listener.local_addr()?;
-    let grpc_listener = match config.grpc_address(address) {
-        Some(address) => Some(listen(&address).await?),
-        None => None,
+async fn run(config: Arc<Config>) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let shares = divide_descriptors(&config);
+    let opening = Arc::new(Opening::default());
+    let health = Health::starting({
+        let opening = opening.clone();
+        move || Some(opening.progress()).map(|(part, done, total)| Progress { part, done, total })
+    });
+    let settings = api::serve::Settings { connections_max: shares.connections, ..config.api.connections.clone() };
+    let connections = Connections::new(settings);
+    let stopping = CancellationToken::new();
+    let starting = async {
+        // Before the data are opened: a host that finds its port taken has changed nothing, and those that wait for this
+        // one are told how far it is.
+        let front = Front::open(&config, &connections, &health, &stopping).await?;
+        let open = {
+            let (config, health) = (config.clone(), health.clone());
+            move || Opened::open(&config, shares, opening, &health)
+        };
+        let opened = spawn_blocking(open).await??;
+        Ok::<_, Failure>((front, opened))
     };
-    let engine =
-        Engine::start(store.clone() as Arc<dyn Store>, branches, config.engine_settings(usize::MAX), Clock::start())?;
-    if let Some(listener) = &grpc_listener {
-        info!("gRPC on {}", listener.local_addr()?);
-    }
-    info!("ready on http://{address}");
-
+    let (front, Opened { store, plugins, engine }) = tokio::select! {
+        started = starting => started?,
+        why = signals.next() => {
+            info!("stopping: {why} while it starts");
+            return Ok(());
+        }
+    };
     let uploads = match config.plugins.upload {
-        api::Uploads::Loopback if !address.ip().is_loopback() => api::Uploads::Off,
+        api::Uploads::Loopback if !front.address.ip().is_loopback() => api::Uploads::Off,
         uploads => uploads,
     };
     let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
     let collector = tokio::spawn(collector::run(plugins.clone(), store.clone(), every, engine.unread() == 0));
-    let context = context(&engine, plugins, uploads, &store, config);
-    let stopping = CancellationToken::new();
-    let connections = &config.api.connections;
-    let serving = async {
-        let http = api::serve(listener, api::router(context.clone()), connections.clone(), stopping.cancelled());
-        let grpc = async {
-            if let Some(listener) = grpc_listener {
-                let router = api::grpc::router(context.clone());
-                api::serve_http2(listener, router, connections.clone(), stopping.cancelled()).await;
-            }
-        };
-        tokio::join!(http, grpc)
-    };
-    let stop = async {
-        let outcome = stop_signal(&engine).await;
-        stopping.cancel();
-        // Also answers the clients that wait for results, which ends serving.
-        engine.stop(config.stop_grace).await;
-        outcome
-    };
-    let cut_off = async {
-        stopping.cancelled().await;
-        tokio::time::sleep(config.stop_grace + LAST_ANSWERS).await;
-        warn!("stopping: connections that neither send nor read are cut off");
-    };
-    let bounded = async {
-        tokio::select! {
-            _ = serving => {}
-            () = cut_off => {}
+    let context = context(&engine, plugins, uploads, &store, &connections, &config);
+    health.set(Condition::Ready);
+    front.grpc_routes.open(api::grpc::router(context.clone()));
+    front.routes.open(api::router(context).merge(health.routes()));
+    if let Some(address) = front.grpc_address {
+        info!("gRPC on {address}");
+    }
+    info!("ready on http://{}", front.address);
+
+    let outcome = tokio::select! {
+        why = signals.next() => {
+            info!("stopping: {why}");
+            health.set(Condition::Stopping);
+            Ok(())
+        }
+        () = engine.store_failed() => {
+            error!("stopping: the store has failed");
+            health.set(Condition::Failed);
+            exit_after(config.stop_grace.saturating_add(LAST_ANSWERS).saturating_add(CLOSING));
+            Err("the store has failed: start the host again, it recovers from its journal")
         }
     };
-    let ((), outcome) = tokio::join!(bounded, stop);
-    collector.abort();
-    outcome?;
-    store.close()?;
-    info!("stopped");
-    Ok(())
+    let stop = async {
+        // In this order: a client that was told to close its connection finds nobody listening when it opens another.
+        stopping.cancel();
+        front.accepting.await?;
+        connections.close();
+        let answering = async {
+            let time_max = config.stop_grace.saturating_add(LAST_ANSWERS);
+            if tokio::time::timeout(time_max, connections.ended()).await.is_err() {
+                warn!("stopping: connections that neither send nor read are cut off");
+            }
+        };
+        // Also answers the clients that wait for results, which ends their connections.
+        tokio::join!(answering, engine.stop(config.stop_grace));
+        collector.abort();
+        outcome?;
+        spawn_blocking(move || store.close()).await??;
+        info!("stopped");
+        Ok(())
+    };
+    tokio::select! {
+        stopped = stop => stopped,
+        why = signals.next() => {
+            exit_after(LAST_WORDS);
+            Err(format!("stopped at once, {why} again: attempts that ran are repeated at the next start").into())
+        }
+    }
 }
 
-async fn listen(address: &str) -> Result<TcpListener, String> {
-    let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| format!("cannot listen on {address}: {error}; is a host running already?"))
+/// Raises the limit of open files and divides it. Says so if the settings ask for more.
+fn divide_descriptors(config: &Config) -> Shares {
+    let (limit, asked) = (descriptors::raise(), config.descriptors());
+    let shares = Shares::divide(limit, &asked);
+    if shares != asked {
+        let needed = asked.needed();
+        warn!(
+            "the limit of open files is {limit}, which is enough for {shares}; the settings ask for {asked}: raise the limit \
+             to {needed} (LimitNOFILE of systemd, ulimit -n), or lower connections_max, calls_max, slots and \
+             pool_idle_per_host_max"
+        );
+    }
+    shares
+}
+
+/// Ends the process after this time, if it has not ended by then.
+fn exit_after(time: Duration) {
+    let exit = move || {
+        thread::sleep(time);
+        process::exit(1);
+    };
+    if let Err(error) = thread::Builder::new().name("exit".to_owned()).spawn(exit) {
+        warn!(%error, "the time to end has no limit: no thread can be started");
+    }
+}
+
+/// The listeners, and what they answer.
+struct Front {
+    address: SocketAddr,
+    grpc_address: Option<SocketAddr>,
+    routes: Routes,
+    grpc_routes: Routes,
+    /// Ends when the listeners are closed.
+    accepting: JoinHandle<()>,
+}
+
+impl Front {
+    /// Listens, and answers that the host is starting.
+    async fn open(
+        config: &Config,
+        connections: &Connections,
+        health: &Health,
+        stopping: &CancellationToken,
+    ) -> Result<Self, Failure> {
+        let listener = listen(&config.listen, config.listen_patience).await?;
+        let address = listener.local_addr()?;
+        let grpc_listener = match config.grpc_address(address) {
+            Some(address) => Some(listen(&address, config.listen_patience).await?),
+            None => None,
+        };
+        let grpc_address = grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?;
+        info!("starting on http://{address}");
+        let routes = Routes::starting(health.starting_routes());
+        let grpc_routes = Routes::starting(Health::starting_grpc_routes());
+        let http = api::serve(listener, routes.clone(), connections.clone(), stopping.clone().cancelled_owned());
+        let grpc = {
+            let (routes, connections, stopping) = (grpc_routes.clone(), connections.clone(), stopping.clone());
+            async move {
+                if let Some(listener) = grpc_listener {
+                    api::serve_http2(listener, routes, connections, stopping.cancelled_owned()).await;
+                }
+            }
+        };
+        let accepting = tokio::spawn(async move {
+            tokio::join!(http, grpc);
+        });
+        Ok(Self { address, grpc_address, routes, grpc_routes, accepting })
+    }
+}
+
+/// Listens on an address. If it is in use, tries again for `patience`.
+async fn listen(address: &str, patience: Duration) -> Result<TcpListener, String> {
+    let began = Instant::now();
+    let mut is_told = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && began.elapsed() < patience => {
+                if !is_told {
+                    warn!(
+                        "{address} is in use: trying again for {patience:?} (listen_patience). If no other host runs, it is \
+                         the port of an outgoing connection: reserve it with net.ipv4.ip_local_reserved_ports"
+                    );
+                    is_told = true;
+                }
+                sleep(LISTEN_PAUSE).await;
+            }
+            Err(error) => return Err(format!("cannot listen on {address}: {error}; is a host running already?")),
+        }
+    }
+}
+
+/// The parts of a host whose data are open.
+struct Opened {
+    store: Arc<LocalStore>,
+    plugins: Arc<Registry>,
+    engine: Engine,
+}
+
+impl Opened {
+    /// Opens the data, loads the plugins and starts to drive sagas. Blocks.
+    fn open(config: &Config, shares: Shares, opening: Arc<Opening>, health: &Health) -> Result<Self, Failure> {
+        health.set(Condition::Starting("opening the data"));
+        data_folder::open(&config.data, &Os)?;
+        // Before anything else, as it keeps a second host from the same data.
+        let (store, recovery) = LocalStore::open(wasaga::store::Settings { opening, ..config.store_settings() })?;
+        info!(?recovery, "store opened");
+        // Before plugins are loaded, which may write to the data folder; the engine checks the same again.
+        if let Some(unknown) = keys::find_unknown(&store)? {
+            return Err(engine::Error::from(unknown).into());
+        }
+        let store = Arc::new(store);
+        health.set(Condition::Starting("loading plugins"));
+        let Shares { calls, requests, idle_per_host, .. } = shares;
+        let defaults = plugin::Egress::default();
+        let egress =
+            plugin::Egress { requests_max: requests, idle_per_host_max: defaults.idle_per_host_max.min(idle_per_host) };
+        let runtime = Runtime::new(&plugin::Settings { egress, ..config.plugin_settings()? })?;
+        let plugins = load_plugins(&runtime, config);
+        let http = http::Settings { pool_idle_per_host_max: idle_per_host, ..config.http.clone() };
+        let branches =
+            Arc::new(Branches::new(plugins.clone(), http::Client::new(&http)?, grpc::Client::new(&config.http)));
+        health.set(Condition::Starting("reading unfinished sagas"));
+        let settings = config.engine_settings(calls);
+        let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, settings, Clock::start())?;
+        Ok(Self { store, plugins, engine })
+    }
 }
 
 fn load_plugins(runtime: &Runtime, config: &Config) -> Arc<Registry> {
@@ -180,6 +368,7 @@ fn context(
     plugins: Arc<Registry>,
     uploads: api::Uploads,
     store: &Arc<LocalStore>,
+    connections: &Connections,
     config: &Config,
 ) -> api::Context {
     let mut registry = prometheus_client::registry::Registry::default();
@@ -188,20 +377,28 @@ fn context(
         let Stats { commits, syncs, journal_bytes, .. } = journal.stats();
         api::metrics::Journal { commits, syncs, bytes: journal_bytes }
     });
+    api::metrics::register_connections(&mut registry, connections.clone());
     api::Context::new(engine.clone(), plugins, uploads, registry, config.api.requests.clone())
 }
 
-/// Resolves when the host should stop; an error when it must.
-async fn stop_signal(engine: &Engine) -> Result<(), Box<dyn Error>> {
-    let mut interrupt = unix::signal(unix::SignalKind::interrupt())?;
-    let mut terminate = unix::signal(unix::SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => info!("stopping: interrupted"),
-        _ = terminate.recv() => info!("stopping: told to terminate"),
-        () = engine.store_failed() => {
-            error!("stopping: the store has failed");
-            return Err("the store has failed: start the host again, it recovers from its journal".into());
+/// The signals that stop the host.
+struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        let listen = |kind| unix::signal(kind);
+        let (interrupt, terminate) = (unix::SignalKind::interrupt(), unix::SignalKind::terminate());
+        Ok(Self { interrupt: listen(interrupt)?, terminate: listen(terminate)? })
+    }
+
+    /// The next one, in words.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "told to terminate",
         }
     }
-    Ok(())
 }

@@ -16,7 +16,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::context::Context;
+use super::{context::Context, serve::Connections};
 use crate::{
     branch::Destination,
     engine::{Engine, Load},
@@ -37,6 +37,23 @@ pub struct Journal {
 /// Adds the counters of the engine and the journal to a registry.
 pub fn register(registry: &mut Registry, engine: Engine, journal: impl Fn() -> Journal + Send + Sync + 'static) {
     registry.register_collector(Box::new(Counts { engine, journal: Box::new(journal) }));
+}
+
+/// Adds the counters of connections to a registry.
+pub fn register_connections(registry: &mut Registry, connections: Connections) {
+    registry.register_collector(Box::new(OfConnections(connections)));
+}
+
+#[derive(Debug)]
+struct OfConnections(Connections);
+
+impl Collector for OfConnections {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let counts = self.0.counts();
+        gauge(&mut encoder, "wasaga_connections_open", "Connections of clients", counts.open)?;
+        let help = "Connections without a request that were closed to make room for new ones";
+        counter(&mut encoder, "wasaga_connections_displaced", help, counts.displaced)
+    }
 }
 
 struct Counts {

@@ -10,10 +10,12 @@
 //! every refusal is one [`Error`], and `error.rs` alone chooses its status and text.
 
 mod body;
+mod client;
 mod context;
 pub mod dtm;
 mod error;
 pub mod grpc;
+pub mod health;
 mod json;
 pub mod metrics;
 mod rollback;
@@ -31,7 +33,7 @@ use axum::{
 pub use self::{
     context::{Context, Limits},
     error::Error,
-    serve::{serve, serve_http2},
+    serve::{Connections, Routes, serve, serve_http2},
     v1::uploads::Uploads,
 };
 

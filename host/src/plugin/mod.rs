@@ -44,4 +44,4 @@ pub use grants::Grants;
 pub use imports::stdio::LOG_TARGET as GUEST_LOG_TARGET;
 pub use limits::Limits;
 pub use name::{InvalidName, is_name, name, name_rule};
-pub use sandbox::runtime::{Error, Runtime, Settings};
+pub use sandbox::runtime::{Egress, Error, Runtime, Settings};

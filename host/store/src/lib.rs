@@ -83,6 +83,7 @@ mod limits;
 mod local;
 mod memory;
 mod obstacle;
+mod opening;
 mod range;
 mod recovery;
 mod room;
@@ -102,6 +103,7 @@ pub use self::{
     local::LocalStore,
     memory::Memory,
     obstacle::Obstacle,
+    opening::Opening,
     range::Range,
     recovery::{Recovery, StateOrigin},
     room::{Resource, Shortage},

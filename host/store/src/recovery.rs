@@ -43,6 +43,7 @@ use crate::{
         survey::{self, Survey, TornTail},
     },
     obstacle::Obstacle,
+    opening::Part,
     settings::Settings,
     state::{
         apply,
@@ -103,8 +104,9 @@ pub(crate) fn recover(settings: &Settings) -> Result<Recovered, OpenError> {
     let began = Instant::now();
     let mut salvaged = None;
     loop {
-        let survey = survey::survey(&settings.journal_dir())?;
+        let survey = survey::survey(&settings.journal_dir(), &settings.opening)?;
         probe::probe(settings, &survey)?;
+        settings.opening.begin(Part::Decide, 0);
         match decide::decide(settings, &survey) {
             Ok(plan) => return carry_out(settings, survey, plan, salvaged, began),
             Err(OpenError::Corrupt(corruption)) if settings.salvage => {
@@ -127,6 +129,7 @@ fn carry_out(
     salvaged: Option<Corruption>,
     began: Instant,
 ) -> Result<Recovered, OpenError> {
+    settings.opening.begin(Part::Settle, 0);
     settle::clear(settings)?;
     // Before anything is built on it, what was read of the journal must be on disk, and nothing may follow it.
     settle::journal(settings, &mut survey, plan.last_seq)?;
@@ -149,11 +152,13 @@ fn carry_out(
             let bytes_wanted =
                 if salvaged.is_some() { 0 } else { rebuild_bytes(plan.base.as_ref(), since_base).max(room_wanted) };
             copies::bound(settings, set_aside.as_deref(), bytes_wanted)?;
+            settings.opening.begin(Part::Load, 0);
             let (state, meta) = load::base(settings, plan.base.as_ref(), reached)?;
             (state, meta, StateOrigin::Rebuilt { reason, set_aside })
         }
     };
-    let replayed = load::replay(&survey, &state, &mut meta)?;
+    settings.opening.begin(Part::Replay, plan.last_seq.saturating_sub(meta.applied));
+    let replayed = load::replay(&survey, &state, &mut meta, &settings.opening)?;
     if meta.applied != plan.last_seq {
         let (found, expected) = (meta.applied, plan.last_seq);
         return Err(Failure::Damaged(format!("a replay led to record {found} instead of {expected}")).into());

@@ -10,6 +10,7 @@ use crate::{
     disk::{Disk, Os},
     error::Failure,
     files,
+    opening::Opening,
 };
 
 /// Where a [`LocalStore`](crate::LocalStore) lives, and its limits.
@@ -46,6 +47,8 @@ pub struct Settings {
     /// Whether a damaged journal is opened without the records after the damage. What is cut off is kept beside it
     /// under the name `*.lost`. Default false.
     pub salvage: bool,
+    /// Shows how far the opening is.
+    pub opening: Arc<Opening>,
     /// The file operations; another one is for tests.
     pub disk: Arc<dyn Disk>,
 }
@@ -66,6 +69,7 @@ impl Settings {
             verify_on_open: true,
             free_bytes_min: 0,
             salvage: false,
+            opening: Arc::default(),
             disk: Arc::new(Os),
         }
     }

@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use wasaga::api::{
-    self,
+    self, Connections,
     serve::{self, serve},
 };
 
@@ -27,6 +27,7 @@ const GLANCE: Duration = Duration::from_millis(100);
 
 struct Server {
     host: Host,
+    connections: Connections,
     address: std::net::SocketAddr,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -37,8 +38,15 @@ async fn server(settings: serve::Settings) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stop = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, host.router.clone(), settings, stop.clone().cancelled_owned()));
-    Server { host, address, stop, serving }
+    let connections = Connections::new(settings);
+    let accepting = serve(listener, host.router.clone().into(), connections.clone(), stop.clone().cancelled_owned());
+    let ending = connections.clone();
+    let serving = tokio::spawn(async move {
+        accepting.await;
+        ending.close();
+        ending.ended().await;
+    });
+    Server { host, connections, address, stop, serving }
 }
 
 impl Server {
@@ -117,17 +125,49 @@ async fn a_header_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_limit_wait_for_a_place() {
+async fn a_new_connection_gets_the_place_of_the_one_that_is_idle_longest() {
+    let server = server(serve::Settings { connections_max: 3, ..serve::Settings::default() }).await;
+    let mut waiting = server.connect().await;
+    let body = saga("s", &["http://a/hang"], r#","wait_result":true"#);
+    waiting.write_all(post("/api/dtmsvr/submit", &body).as_bytes()).await.unwrap();
+    server.host.until("s", "submitted").await;
+    let mut idle = server.connect().await;
+    idle.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut idle, PONG).await;
+    let mut halting = server.connect().await;
+    halting.write_all(b"GET /api/ping HTTP/1.1\r\nHost:").await.unwrap();
+
+    // More than there are places, and none of them says anything.
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(server.connect().await);
+    }
+    assert_eq!(closed(&mut halting).await, b"");
+    idle.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut idle, PONG).await;
+    let mut new = server.connect().await;
+    new.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut new, PONG).await;
+    assert!(server.connections.counts().displaced >= 20, "{:?}", server.connections.counts());
+
+    server.host.engine.force_stop("s").await.unwrap();
+    answer(&mut waiting, r#"{"dtm_result":"FAILURE","message":"force stopped FAILURE"}"#).await;
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_while_all_have_requests() {
     let server = server(serve::Settings { connections_max: 1, ..serve::Settings::default() }).await;
     let mut first = server.connect().await;
-    first.write_all(PING.as_bytes()).await.unwrap();
-    answer(&mut first, PONG).await;
+    let body = saga("s", &["http://a/hang"], r#","wait_result":true"#);
+    first.write_all(post("/api/dtmsvr/submit", &body).as_bytes()).await.unwrap();
+    server.host.until("s", "submitted").await;
 
     let mut second = server.connect().await;
     second.write_all(PING.as_bytes()).await.unwrap();
     let mut byte = [0];
     assert!(timeout(GLANCE, second.peek(&mut byte)).await.is_err(), "answered beyond the limit");
-    drop(first);
+    server.host.engine.force_stop("s").await.unwrap();
+    answer(&mut first, r#"{"dtm_result":"FAILURE","message":"force stopped FAILURE"}"#).await;
     answer(&mut second, PONG).await;
 }
 
@@ -148,18 +188,39 @@ async fn at_shutdown_requests_are_answered_and_idle_connections_closed() {
     let mut idle = server.connect().await;
     idle.write_all(PING.as_bytes()).await.unwrap();
     answer(&mut idle, PONG).await;
+    let mut late = server.connect().await;
+    late.write_all(PING.as_bytes()).await.unwrap();
+    answer(&mut late, PONG).await;
+    let mut halting = server.connect().await;
+    halting.write_all(b"GET /api/ping HTTP/1.1\r\nHost:").await.unwrap();
     let mut waiting = server.connect().await;
     let body = saga("s", &["http://a/hang"], r#","wait_result":true"#);
     waiting.write_all(post("/api/dtmsvr/submit", &body).as_bytes()).await.unwrap();
     server.host.until("s", "submitted").await;
+    // Waits to be accepted, perhaps.
+    let mut new = server.connect().await;
 
     server.stop.cancel();
-    assert_eq!(closed(&mut idle).await, b"");
-    assert!(TcpStream::connect(server.address).await.is_err(), "still listening");
+    poll_refused(server.address).await;
+    for stream in [&mut late, &mut new] {
+        stream.write_all(PING.as_bytes()).await.unwrap();
+        let text = answer(stream, PONG).await;
+        assert!(text.contains("connection: close\r\n"), "{text}");
+        assert_eq!(closed(stream).await, b"");
+    }
+    for stream in [&mut idle, &mut halting] {
+        assert_eq!(closed(stream).await, b"");
+    }
     assert!(!server.serving.is_finished(), "a request is still under way");
 
     server.host.engine.force_stop("s").await.unwrap();
     let text = answer(&mut waiting, r#"{"dtm_result":"FAILURE","message":"force stopped FAILURE"}"#).await;
     assert!(text.starts_with("HTTP/1.1 409 ") && text.contains("connection: close"), "{text}");
     timeout(PATIENCE, server.serving).await.unwrap().unwrap();
+}
+
+/// Waits until nobody listens on an address.
+async fn poll_refused(address: std::net::SocketAddr) {
+    let refused = async { while TcpStream::connect(address).await.is_ok() {} };
+    timeout(PATIENCE, refused).await.expect("still listening");
 }

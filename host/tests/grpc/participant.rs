@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 use tonic::{Code, Status, metadata::MetadataMap, server::Grpc};
 use tower::service_fn;
 use wasaga::{
-    api::{self, serve::Settings},
+    api::{self, Connections, serve::Settings},
     branch::grpc::Raw,
 };
 
@@ -68,7 +68,8 @@ impl Participant {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let participant = Self { address: listener.local_addr().unwrap().to_string(), ..Self::default() };
         let router = Router::new().route("/busi.Busi/{method}", post(serve)).with_state(participant.clone());
-        tokio::spawn(api::serve_http2(listener, router, Settings::default(), std::future::pending()));
+        let connections = Connections::new(Settings::default());
+        tokio::spawn(api::serve_http2(listener, router.into(), connections, std::future::pending()));
         participant
     }
 

@@ -1,5 +1,9 @@
-//! The real program, as a process: killed under load, stopped while clients misbehave, and driven by the tutorial.
+//! The real program, as a process: started, killed under load, stopped while clients misbehave, short of descriptors, and
+//! driven by the tutorial.
 
+mod child;
 mod crash;
+mod crowd;
+mod starting;
 mod stopping;
 mod tutorial;

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::api::{
     body::Body,
+    client::Client,
     context::Context,
     error::{Error, Rendered},
     json,
@@ -80,7 +81,7 @@ struct Gid {
     gid: String,
 }
 
-async fn handle(State(context): State<Context>, body: Result<Body, Error>) -> Response {
+async fn handle(State(context): State<Context>, client: Client, body: Result<Body, Error>) -> Response {
     let body = match body {
         Ok(Body(body)) => body,
         Err(error) => return error.into_response(),
@@ -92,11 +93,11 @@ async fn handle(State(context): State<Context>, body: Result<Body, Error>) -> Re
             return reply(StatusCode::BAD_REQUEST, "", Err(RpcError { code: PARSE_ERROR, message }));
         }
     };
-    let result = perform(&context, &call).await;
+    let result = perform(&context, client, &call).await;
     reply(StatusCode::OK, &call.id, result)
 }
 
-async fn perform(context: &Context, call: &RpcRequest<'_>) -> Result<Option<Gid>, RpcError> {
+async fn perform(context: &Context, client: Client, call: &RpcRequest<'_>) -> Result<Option<Gid>, RpcError> {
     if call.id.is_empty() || call.jsonrpc != "2.0" {
         let message = "Bad json request: id must be a string that is not empty, and jsonrpc \"2.0\"".to_owned();
         return Err(RpcError { code: BAD_REQUEST, message });
@@ -105,7 +106,7 @@ async fn perform(context: &Context, call: &RpcRequest<'_>) -> Result<Option<Gid>
     match &*call.method {
         "newGid" => return Ok(Some(Gid { gid: context.gids().next(context.engine().now()) })),
         "prepare" => operations::prepare_json(context, params).await,
-        "submit" => operations::submit_json(context, params).await,
+        "submit" => operations::submit_json(context, client, params).await,
         "abort" => Err(operations::refuse_abort_json(context, params).await),
         "registerBranch" => Err(Error::OtherModes { endpoint: "registerBranch" }),
         unknown => {

@@ -28,7 +28,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{body::Body, context::Context, error::Error, json};
+use super::{body::Body, client::Client, context::Context, error::Error, json};
 use crate::{
     engine::{ControlError, Filter, Retried, SagaId},
     saga::{Status, Timestamp},
@@ -103,8 +103,8 @@ async fn prepare(State(context): State<Context>, Body(body): Body) -> Result<Res
     Ok(success())
 }
 
-async fn submit(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
-    operations::submit_json(&context, body).await?;
+async fn submit(State(context): State<Context>, client: Client, Body(body): Body) -> Result<Response, Error> {
+    operations::submit_json(&context, client, body).await?;
     Ok(success())
 }
 

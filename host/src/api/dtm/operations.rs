@@ -2,7 +2,7 @@
 
 use super::request;
 use crate::{
-    api::{context::Context, error::Error, rollback::rollback_reason},
+    api::{client::Client, context::Context, error::Error, rollback::rollback_reason},
     engine::Submitted,
     saga::{Definition, Saga, Status},
 };
@@ -19,15 +19,15 @@ pub async fn prepare(context: &Context, definition: Definition) -> Result<(), Er
 }
 
 /// Runs the saga that a JSON body describes. Frees the body before it waits for the saga.
-pub async fn submit_json(context: &Context, body: impl AsRef<[u8]>) -> Result<(), Error> {
+pub async fn submit_json(context: &Context, client: Client, body: impl AsRef<[u8]>) -> Result<(), Error> {
     let definition = request::decode(body.as_ref(), context.engine().now())?;
     drop(body);
-    submit(context, definition).await
+    submit(context, client, definition).await
 }
 
 /// Runs a saga. Returns when it is stored or, with `wait_result`, when it has a result.
-pub async fn submit(context: &Context, definition: Definition) -> Result<(), Error> {
-    match context.engine().submit(definition).await.map_err(Error::Submit)? {
+pub async fn submit(context: &Context, Client(client): Client, definition: Definition) -> Result<(), Error> {
+    match context.engine().submit_from(client, definition).await.map_err(Error::Submit)? {
         Submitted::Accepted => Ok(()),
         Submitted::Waited(saga) => result_of(&saga),
     }

@@ -29,6 +29,7 @@ use tonic::{
 use self::message::{DtmRequest, GidReply};
 use super::{
     body::Body,
+    client::Client,
     context::Context,
     dtm::{metrics, operations},
     error::{Error, Rendered},
@@ -51,26 +52,27 @@ pub fn router(context: Context) -> Router {
 }
 
 async fn new_gid(State(context): State<Context>, request: Request) -> Response {
-    let next = async |context: Context, ()| Ok(GidReply { gid: context.gids().next(context.engine().now()) });
+    let next =
+        async |context: Context, _: Client, ()| Ok(GidReply { gid: context.gids().next(context.engine().now()) });
     handle(context, request, next).await
 }
 
 async fn prepare(State(context): State<Context>, request: Request) -> Response {
-    let prepare = async |context: Context, request: DtmRequest| {
+    let prepare = async |context: Context, _: Client, request: DtmRequest| {
         operations::prepare(&context, request.into_definition(context.engine().now())?).await
     };
     handle(context, request, prepare).await
 }
 
 async fn submit(State(context): State<Context>, request: Request) -> Response {
-    let submit = async |context: Context, request: DtmRequest| {
-        operations::submit(&context, request.into_definition(context.engine().now())?).await
+    let submit = async |context: Context, client: Client, request: DtmRequest| {
+        operations::submit(&context, client, request.into_definition(context.engine().now())?).await
     };
     handle(context, request, submit).await
 }
 
 async fn abort(State(context): State<Context>, request: Request) -> Response {
-    let abort = async |context: Context, request: DtmRequest| {
+    let abort = async |context: Context, _: Client, request: DtmRequest| {
         Err::<(), _>(operations::refuse_abort(&context, &request.gid).await)
     };
     handle(context, request, abort).await
@@ -91,16 +93,17 @@ async fn handle<I, O, F>(context: Context, request: Request, method: F) -> Respo
 where
     I: Message + Default,
     O: Message,
-    F: AsyncFn(Context, I) -> Result<O, Error>,
+    F: AsyncFn(Context, Client, I) -> Result<O, Error>,
 {
     let (parts, body) = request.into_parts();
+    let client = Client::of(&parts.extensions);
     let body = match Body::from_request(Request::new(body), &context).await {
         Ok(Body(bytes)) => HttpBody::from(bytes),
         Err(error) => return status(error).into_http(),
     };
     let method = Unary(async |message: Bytes| {
         let message = I::decode(message).map_err(|error| status(Error::Message(error)))?;
-        let reply = method(context.clone(), message).await.map_err(status)?;
+        let reply = method(context.clone(), client, message).await.map_err(status)?;
         Ok(tonic::Response::new(Bytes::from(reply.encode_to_vec())))
     });
     let mut grpc = Grpc::new(Raw).max_decoding_message_size(context.limits().body_bytes_max);

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Semaphore;
 use tracing::warn;
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
@@ -49,6 +50,23 @@ pub struct Settings {
     pub component_store_dir: Option<PathBuf>,
     /// How many replaced versions of a plugin are kept although no saga needs them: an address can name them by digest.
     pub spare_versions: usize,
+    /// Limits of the connections of plugins' requests.
+    pub egress: Egress,
+}
+
+/// Limits of the connections of plugins' requests, all plugins together. Each costs a file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Egress {
+    /// Requests that have a connection at once; further ones wait as long as for a connection, then they fail.
+    pub requests_max: usize,
+    /// Unused connections of one plugin that are kept for each host and port.
+    pub idle_per_host_max: usize,
+}
+
+impl Default for Egress {
+    fn default() -> Self {
+        Self { requests_max: 1024, idle_per_host_max: 32 }
+    }
 }
 
 impl Default for Settings {
@@ -63,6 +81,7 @@ impl Default for Settings {
             cache_dir: None,
             component_store_dir: None,
             spare_versions: 1,
+            egress: Egress::default(),
         }
     }
 }
@@ -92,6 +111,9 @@ struct Shared {
     grants: BTreeMap<String, Arc<Grants>>,
     /// Set if any plugin is granted HTTP requests.
     tls: Option<Tls>,
+    egress: Egress,
+    /// One for each request of a plugin that has a connection.
+    requests: Arc<Semaphore>,
     scheduler: Arc<Scheduler>,
     cache: Option<Cache>,
     component_store: Option<ComponentStore>,
@@ -116,6 +138,8 @@ impl Runtime {
             pooled,
             limits: Arc::new(settings.limits.clone()),
             tls: tls(settings)?,
+            egress: settings.egress,
+            requests: Arc::new(Semaphore::new(settings.egress.requests_max.clamp(1, Semaphore::MAX_PERMITS))),
             grants: settings.grants.clone(),
             scheduler: Arc::new(Scheduler::new(settings.busy_guests)),
             cache,
@@ -155,7 +179,8 @@ impl Runtime {
 
     /// New connection pools for a plugin that is granted HTTP requests.
     pub(crate) fn clients(&self) -> Option<Clients> {
-        self.0.tls.as_ref().map(Clients::new)
+        let Egress { idle_per_host_max, .. } = self.0.egress;
+        self.0.tls.as_ref().map(|tls| Clients::new(tls, idle_per_host_max, self.0.requests.clone()))
     }
 
     /// The wasmtime engine.

@@ -12,6 +12,7 @@ use crate::{
         segment::{self, Kind, MALFORMED, Next, RECORD_OVERHEAD, Reader, Record},
         segments::Segment,
     },
+    opening::{Opening, Part},
 };
 
 /// The state of the journal.
@@ -48,11 +49,12 @@ pub struct TornTail {
 }
 
 /// Reads the whole journal, and changes nothing. Refuses what another program or a newer version has written.
-pub(crate) fn survey(dir: &Path) -> Result<Survey, OpenError> {
+pub(crate) fn survey(dir: &Path, opening: &Opening) -> Result<Survey, OpenError> {
     let segments = files::list(dir, files::SEGMENT).map_err(Failure::disk("list", dir))?;
     let segments: Vec<_> = segments.into_iter().map(|(first, path)| Segment { first, path }).collect();
     let mut survey =
         Survey { end: segments.first().map_or(0, |segment| segment.first.saturating_sub(1)), ..Survey::default() };
+    opening.begin(Part::Survey, segments.len() as u64);
     for (index, segment) in segments.iter().enumerate() {
         let (expected, first) = (survey.end + 1, segment.first);
         if first > expected {
@@ -63,6 +65,7 @@ pub(crate) fn survey(dir: &Path) -> Result<Survey, OpenError> {
         survey.end = first.saturating_sub(1);
         let next_first = segments.get(index + 1).map(|next| next.first);
         survey.segment(segment, next_first)?;
+        opening.add(1);
     }
     survey.segments = segments;
     Ok(survey)

@@ -9,6 +9,7 @@ use crate::{
         sequencer::Accepted,
         survey::Survey,
     },
+    opening::Opening,
     settings::Settings,
     state::{
         apply,
@@ -39,7 +40,7 @@ pub(super) fn base(settings: &Settings, base: Option<&Base>, reached: u64) -> Re
 }
 
 /// Applies the records after `meta.applied` to sled; returns how many.
-pub(super) fn replay(survey: &Survey, state: &State, meta: &mut Meta) -> Result<u64, OpenError> {
+pub(super) fn replay(survey: &Survey, state: &State, meta: &mut Meta, opening: &Opening) -> Result<u64, OpenError> {
     let from = meta.applied;
     let mut round = Vec::new();
     let mut bytes = 0;
@@ -62,6 +63,7 @@ pub(super) fn replay(survey: &Survey, state: &State, meta: &mut Meta) -> Result<
             }
             if bytes >= ROUND_BYTES {
                 apply::apply(state, meta, &round, |_, _| ())?;
+                opening.add(round.len() as u64);
                 round.clear();
                 bytes = 0;
             }

@@ -111,14 +111,15 @@ impl Body for Outbound {
     }
 }
 
-/// The body of an answer. Keeps its permit among the attempt's concurrent requests until it is read or dropped.
+/// The body of an answer. Keeps its permits, among the concurrent requests of the attempt and of all plugins, until it is
+/// read or dropped.
 pub struct Inbound<B = Incoming> {
     inner: B,
     meter: ByteMeter,
     /// Ends the wait for the next piece; `None` while the guest does not wait for one.
     timer: Option<Pin<Box<Sleep>>>,
     between_bytes: Duration,
-    permit: Option<OwnedSemaphorePermit>,
+    permits: Option<[OwnedSemaphorePermit; 2]>,
     gate: OutputGate,
 }
 
@@ -128,10 +129,10 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
         inner: B,
         bytes_max: u64,
         between_bytes: Duration,
-        permit: OwnedSemaphorePermit,
+        permits: [OwnedSemaphorePermit; 2],
         gate: OutputGate,
     ) -> Self {
-        Self { inner, meter: ByteMeter::new(bytes_max), timer: None, between_bytes, permit: Some(permit), gate }
+        Self { inner, meter: ByteMeter::new(bytes_max), timer: None, between_bytes, permits: Some(permits), gate }
     }
 
     fn piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
@@ -164,7 +165,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Inbound<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let piece = ready!(self.piece(cx));
         if matches!(piece, None | Some(Err(_))) || self.inner.is_end_stream() {
-            self.permit = None;
+            self.permits = None;
         }
         Poll::Ready(piece)
     }
@@ -215,9 +216,9 @@ mod tests {
         let (server, mut pieces) = mpsc::unbounded_channel::<&'static str>();
         let frames =
             stream::poll_fn(move |cx| pieces.poll_recv(cx).map(|piece| piece.map(|text| Ok(Frame::data(text.into())))));
-        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let permit = async || Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let gate = OutputGate::new(None, Arc::new(NoReads), Refusal::default(), CancellationToken::new());
-        let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, permit, gate);
+        let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, [permit().await, permit().await], gate);
         // Longer than the limit after the head, and after each piece, before the guest reads on.
         for text in ["one", "two"] {
             advance(LIMIT * 2).await;

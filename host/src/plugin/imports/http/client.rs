@@ -27,6 +27,7 @@ use hyper_util::{
 };
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use rustls_platform_verifier::BuilderVerifierExt as _;
+use tokio::sync::Semaphore;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
@@ -35,9 +36,6 @@ use crate::causes;
 
 /// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Unused connections of one pool for each host and port.
-const IDLE_PER_HOST_MAX: usize = 32;
 
 /// Bytes of the head of an answer, and of the part of its body that is read ahead.
 const READ_BYTES_MAX: usize = 64 << 10;
@@ -50,12 +48,20 @@ pub type Client = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Outbou
 pub struct Clients {
     public: Client,
     private: Client,
+    requests: Arc<Semaphore>,
 }
 
 impl Clients {
-    /// Two empty pools.
-    pub fn new(tls: &Tls) -> Self {
-        Self { public: client(tls, Resolver::new(false)), private: client(tls, Resolver::new(true)) }
+    /// Two empty pools. Each keeps up to `idle_per_host_max` unused connections for each host and port. `requests` has a
+    /// permit for each request that may have a connection, of all plugins together.
+    pub fn new(tls: &Tls, idle_per_host_max: usize, requests: Arc<Semaphore>) -> Self {
+        let client = |private| client(tls, Resolver::new(private), idle_per_host_max);
+        Self { public: client(false), private: client(true), requests }
+    }
+
+    /// The permits of requests that have a connection.
+    pub fn requests(&self) -> &Arc<Semaphore> {
+        &self.requests
     }
 
     /// `private`: the pool whose connections may go to addresses that are not public.
@@ -64,7 +70,7 @@ impl Clients {
     }
 }
 
-fn client(tls: &Tls, resolver: Resolver) -> Client {
+fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
     let mut connector = HttpConnector::new_with_resolver(resolver);
     connector.enforce_http(false);
     connector.set_nodelay(true);
@@ -77,7 +83,7 @@ fn client(tls: &Tls, resolver: Resolver) -> Client {
         .timer(TokioTimer::new())
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+        .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
         .build(connector)
 }

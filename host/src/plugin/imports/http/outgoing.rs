@@ -130,7 +130,8 @@ impl Outgoing {
             let why = format!("its body has more than {limit} bytes (http_request_bytes)");
             return Err(self.refuse(&what, &why, Error::HttpRequestBodySize(Some(limit))));
         }
-        let client = self.policy.clients.as_ref().ok_or(Error::ConfigurationError)?.get(private).clone();
+        let clients = self.policy.clients.as_ref().ok_or(Error::ConfigurationError)?;
+        let (client, connections) = (clients.get(private).clone(), clients.requests().clone());
         let (mut parts, body) = request.into_parts();
         parts.uri = uri;
         parts.headers.remove(HOST);
@@ -139,7 +140,7 @@ impl Outgoing {
         let permits = || Arc::new(Semaphore::new(limits.http_at_once.max(1) as usize));
         let permits = self.permits.get_or_insert_with(permits).clone();
         let timeouts = Timeouts::new(&limits, options);
-        Ok(Exchange { request, what, client, permits, timeouts, limits, gate: self.gate.clone() })
+        Ok(Exchange { request, what, client, permits, connections, timeouts, limits, gate: self.gate.clone() })
     }
 
     /// The request for people, as in `POST https://host/path`. Query and user are left out: they may be secrets that the
@@ -204,6 +205,8 @@ struct Exchange {
     what: String,
     client: Client,
     permits: Arc<Semaphore>,
+    /// Permits of the host, for all its plugins.
+    connections: Arc<Semaphore>,
     timeouts: Timeouts,
     limits: Arc<Limits>,
     gate: OutputGate,
@@ -212,9 +215,18 @@ struct Exchange {
 impl Exchange {
     /// Waits for a permit, passes the gate, sends, and reads the head of the answer. Dropping it closes the connection.
     async fn run(self) -> Result<Response<WasiBody>, Error> {
-        let Self { request, what, client, permits, timeouts, limits, gate } = self;
+        let Self { request, what, client, permits, connections, timeouts, limits, gate } = self;
         // The semaphore is never closed, so this does not fail.
         let permit = permits.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
+        let connection = timeout(timeouts.connect, connections.acquire_owned()).await;
+        let Ok(Ok(connection)) = connection else {
+            let waited = timeouts.connect;
+            gate.refused(format!(
+                "{what}: plugins use all connections that the host has for them, and none was free within {waited:?} \
+                 (http_connect_timeout); raise the limit of open files"
+            ));
+            return Err(Error::ConnectionLimitReached);
+        };
         gate.request(EgressRequest { what: what.clone() }).await;
         if let Some(reply) = gate.reply() {
             return replied(request, reply).await;
@@ -243,7 +255,8 @@ impl Exchange {
             gate.refused(format!("{what}: the answer has more than {limit} bytes (http_response_bytes)"));
             return Err(Error::HttpResponseBodySize(Some(limit)));
         }
-        Ok(response.map(|body| Inbound::new(body, limit, timeouts.between_bytes, permit, gate).boxed_unsync()))
+        Ok(response
+            .map(|body| Inbound::new(body, limit, timeouts.between_bytes, [permit, connection], gate).boxed_unsync()))
     }
 }
 

@@ -1,0 +1,170 @@
+//! Whether the host is alive and ready, for supervisors and load balancers, and all that a starting host answers.
+//!
+//! | path       | starting                       | ready | stopping, or the store has failed |
+//! |------------|--------------------------------|-------|-----------------------------------|
+//! | `/healthz` | 200                            | 200   | 200                               |
+//! | `/readyz`  | 503, and how far it is         | 200   | 503, and why                      |
+//! | all others | 503 with `Retry-After`         | as documented | as documented             |
+//!
+//! `/healthz` is for restarting a host that hangs, `/readyz` for sending it requests.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::{Body, BodyDataStream},
+    extract::{Request, State},
+    http::{HeaderValue, StatusCode, header::RETRY_AFTER},
+    response::Response,
+    routing::get,
+};
+use futures_util::StreamExt;
+use serde::Serialize;
+use tonic::Status;
+
+use super::json;
+
+/// Bytes of the body of a request that a starting host reads before it answers, and how long. A client that still sends
+/// when the connection closes may not read the answer.
+const DRAIN_BYTES_MAX: usize = 32 << 20;
+const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// What a host is doing. Clones share it.
+#[derive(Clone)]
+pub struct Health(Arc<Shared>);
+
+struct Shared {
+    began: Instant,
+    state: Mutex<Condition>,
+    progress: Box<dyn Fn() -> Option<Progress> + Send + Sync>,
+}
+
+/// How far a step of the start is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// The part of the step.
+    pub part: &'static str,
+    /// How many of `total` things are done: records, files. Both are 0 if they are not counted.
+    pub done: u64,
+    pub total: u64,
+}
+
+/// The condition of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// In this step of the start.
+    Starting(&'static str),
+    Ready,
+    Stopping,
+    /// The store has failed, and the host stops.
+    Failed,
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Health").field(&self.condition()).finish()
+    }
+}
+
+impl Health {
+    /// The health of a host that begins to start. `progress` tells how far the opening of the store is, while it is opened.
+    pub fn starting(progress: impl Fn() -> Option<Progress> + Send + Sync + 'static) -> Self {
+        let state = Mutex::new(Condition::Starting("starting"));
+        Self(Arc::new(Shared { began: Instant::now(), state, progress: Box::new(progress) }))
+    }
+
+    /// Changes the condition. A host whose store has failed stays so.
+    pub fn set(&self, condition: Condition) {
+        let mut state = self.lock();
+        if *state != Condition::Failed {
+            *state = condition;
+        }
+    }
+
+    /// The condition now.
+    pub fn condition(&self) -> Condition {
+        *self.lock()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Condition> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `/healthz` and `/readyz`, to be merged into the routes of a running host.
+    pub fn routes(&self) -> Router {
+        Router::new().route("/healthz", get(alive)).route("/readyz", get(ready)).with_state(self.clone())
+    }
+
+    /// The routes of a starting host over HTTP.
+    pub fn starting_routes(&self) -> Router {
+        self.routes().fallback(starting).method_not_allowed_fallback(starting)
+    }
+
+    /// The routes of a starting host over gRPC.
+    pub fn starting_grpc_routes() -> Router {
+        Router::new().fallback(async || Status::unavailable(STARTING).into_http::<Body>())
+    }
+}
+
+const STARTING: &str = "the host is starting: send it again later, nothing was stored; GET /readyz says how far it is";
+
+async fn alive() -> Response {
+    json::response(StatusCode::OK, r#"{"alive":true}"#)
+}
+
+/// The answer of `/readyz`.
+#[derive(Serialize)]
+struct Ready {
+    ready: bool,
+    state: &'static str,
+    /// The step of the start, or what is wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<Progress>,
+    /// Since the process started.
+    uptime_s: u64,
+}
+
+async fn ready(State(health): State<Health>) -> Response {
+    let (state, detail) = match health.condition() {
+        Condition::Starting(step) => ("starting", Some(step)),
+        Condition::Ready => ("ready", None),
+        Condition::Stopping => ("stopping", Some("the host was told to stop")),
+        Condition::Failed => {
+            ("failed", Some("the store has failed: the host ends, start it again, its log has the cause"))
+        }
+    };
+    let ready = state == "ready";
+    let progress = if state == "starting" { (health.0.progress)() } else { None };
+    let answer = Ready { ready, state, detail, progress, uptime_s: health.0.began.elapsed().as_secs() };
+    if ready { json::response(StatusCode::OK, json::encode(&answer)) } else { unavailable(json::encode(&answer)) }
+}
+
+async fn starting(request: Request) -> Response {
+    #[derive(Serialize)]
+    struct Starting {
+        message: &'static str,
+    }
+    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(request.into_body().into_data_stream())).await;
+    unavailable(json::encode(&Starting { message: STARTING }))
+}
+
+async fn drain(mut body: BodyDataStream) {
+    let mut bytes = 0;
+    while let Some(Ok(piece)) = body.next().await
+        && bytes <= DRAIN_BYTES_MAX
+    {
+        bytes = bytes.saturating_add(piece.len());
+    }
+}
+
+fn unavailable(body: Vec<u8>) -> Response {
+    let mut response = json::response(StatusCode::SERVICE_UNAVAILABLE, body);
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
