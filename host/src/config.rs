@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     api,
     branch::http,
-    data_folder, engine,
+    data_folder, engine, memory,
     plugin::{self, Grants},
     store,
 };
@@ -65,6 +65,7 @@ pub struct Config {
     pub log: Log,
     pub saga: engine::Settings,
     pub http: http::Settings,
+    pub memory: memory::Settings,
     pub plugins: Plugins,
     pub store: Store,
     pub api: Api,
@@ -143,6 +144,7 @@ impl Default for Config {
             log: Log::default(),
             saga: engine::Settings::default(),
             http: http::Settings::default(),
+            memory: memory::Settings::default(),
             plugins: Plugins::default(),
             store: Store::default(),
             api: Api::default(),

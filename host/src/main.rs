@@ -21,7 +21,8 @@ use wasaga::{
     directory::Branches,
     engine::{self, Clock, Engine},
     keys,
-    plugin::{Registry, Runtime, collector},
+    memory::Budget,
+    plugin::{self, Registry, Runtime, collector},
     store::{LocalStore, OpenError, Stats, Store, disk::Os},
 };
 
@@ -30,6 +31,21 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How often memory that has been free for a second is returned to the system.
+const RETURN_MEMORY_EVERY: Duration = Duration::from_secs(1);
+
+/// Returns unused memory to the system from time to time, without end. The allocator does so while it allocates, so an idle
+/// host would keep what it had at its busiest. Done by a thread of its own, as that has nothing to look through but what all
+/// threads have in common.
+fn return_memory() -> std::io::Result<()> {
+    let every = || loop {
+        std::thread::sleep(RETURN_MEMORY_EVERY);
+        // SAFETY: it takes the allocator's own locks, and may be called by any thread at any time.
+        unsafe { libmimalloc_sys::mi_collect(false) };
+    };
+    std::thread::Builder::new().name("memory-return".into()).spawn(every).map(drop)
+}
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -90,6 +106,7 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 }
 
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    return_memory()?;
     data_folder::open(&config.data, &Os)?;
     // Before anything else, as it keeps a second host from the same data.
     let (store, recovery) = LocalStore::open(config.store_settings())?;
@@ -99,7 +116,9 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         return Err(engine::Error::from(unknown).into());
     }
     let store = Arc::new(store);
-    let runtime = Runtime::new(&config.plugin_settings()?)?;
+    let memory = Budget::new(config.memory);
+    info!(bytes = memory.bytes(), "memory for requests, live sagas and guests");
+    let runtime = Runtime::new(&plugin::Settings { memory: memory.clone(), ..config.plugin_settings()? })?;
     let plugins = load_plugins(&runtime, config);
     let branches =
         Arc::new(Branches::new(plugins.clone(), http::Client::new(&config.http)?, grpc::Client::new(&config.http)));
@@ -110,7 +129,8 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         Some(address) => Some(listen(&address).await?),
         None => None,
     };
-    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
+    let engine =
+        Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start(), memory)?;
     if let Some(listener) = &grpc_listener {
         info!("gRPC on {}", listener.local_addr()?);
     }

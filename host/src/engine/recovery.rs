@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{error, info};
 
 use super::{
@@ -16,8 +16,17 @@ use super::{
 };
 use crate::{
     keys,
+    memory::Reserved,
     store::{self, Range},
 };
+
+/// What has become of a saga that seemed due.
+enum Woken {
+    /// It is live, or need not be.
+    Done,
+    /// There is no room in memory for what it holds.
+    NeedsRoom { bytes: usize },
+}
 
 impl Inner {
     /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
@@ -68,34 +77,80 @@ impl Inner {
 
     /// Drives the sagas that are due, without end.
     pub async fn wake_the_due(self: Arc<Self>) {
+        let (large, waiting) = mpsc::unbounded_channel();
+        tokio::join!(self.wake_what_fits(large), self.wake_what_waits_for_room(waiting));
+    }
+
+    /// Passes on the sagas for which there is no room in memory, so that others do not wait behind them.
+    async fn wake_what_fits(self: &Arc<Self>, large: mpsc::UnboundedSender<(SagaId, usize)>) {
         loop {
             let id = self.timer.next(&self.clock).await;
             let Ok(place) = self.places.clone().acquire_owned().await else { return };
-            // A panic over one saga must not stop the timer of all others.
-            let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place)));
-            if let Err(error) = woken.unwrap_or(Err(Error::Panicked)) {
+            let Err(bytes) = self.wake_or_set_aside(id, place, self.memory.payloads().nothing()) else { continue };
+            if large.send((id, bytes)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Wakes sagas one after the other, each when there is room for it.
+    async fn wake_what_waits_for_room(self: &Arc<Self>, mut waiting: mpsc::UnboundedReceiver<(SagaId, usize)>) {
+        while let Some((id, mut bytes)) = waiting.recv().await {
+            loop {
+                let room = self.memory.payloads().reserve(bytes).await;
+                let Ok(place) = self.places.clone().acquire_owned().await else { return };
+                match self.wake_or_set_aside(id, place, room) {
+                    Ok(()) => break,
+                    Err(needed) => bytes = needed,
+                }
+            }
+        }
+    }
+
+    /// Wakes a saga that is due. An error: it needs room for so many bytes.
+    fn wake_or_set_aside(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit, room: Reserved) -> Result<(), usize> {
+        // A panic over one saga must not stop the timer of all others.
+        let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place, room)));
+        match woken.unwrap_or(Err(Error::Panicked)) {
+            Ok(Woken::Done) => Ok(()),
+            Ok(Woken::NeedsRoom { bytes }) => Err(bytes),
+            Err(error) => {
                 error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
                 self.notice(&error);
+                Ok(())
             }
         }
     }
 
     /// Makes a parked saga live, if it is due: the timer's entry may be out of date.
-    fn wake(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit) -> Result<(), Error> {
-        let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(()) };
+    ///
+    /// Its size is known when it has been read. If `room` is too small for it, it is dropped, and read again when there is
+    /// room.
+    fn wake(
+        self: &Arc<Self>,
+        id: SagaId,
+        place: OwnedSemaphorePermit,
+        mut room: Reserved,
+    ) -> Result<Woken, Error> {
+        let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(Woken::Done) };
         let open = format::read_open(&row)
             .map_err(|source| Error::Unreadable { gid: format!("with the id {}", id.0), source })?;
         let gid = open.gid.as_str();
         let mut shard = self.shard(gid)?;
         if open.due.is_none_or(|due| due > self.clock.now()) || shard.contains_key(gid) {
-            return Ok(());
+            return Ok(Woken::Done);
         }
         // The row was read before the shard was locked; what counts is the saga as it is now.
         if let Some(core) = self.load(gid)?
             && !core.saga().status().is_finished()
         {
-            self.drive(&mut shard, Live::new(core), place);
+            let bytes = core.live_bytes();
+            if !room.try_grow(bytes.saturating_sub(room.bytes())) {
+                return Ok(Woken::NeedsRoom { bytes });
+            }
+            room.shrink_to(bytes);
+            self.drive(&mut shard, Live::holding(core, room), place);
         }
-        Ok(())
+        Ok(Woken::Done)
     }
 }

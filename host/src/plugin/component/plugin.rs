@@ -1,6 +1,6 @@
 //! A component under a name, ready to be called.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use super::{
     error::Error,
@@ -25,6 +25,8 @@ pub struct Plugin {
     pub(crate) runtime: Runtime,
     pub(crate) permits: Permits,
     pub(crate) cpu_estimate: CpuEstimate,
+    /// Bytes of memory that the attempt before has needed.
+    pub(crate) memory_estimate: AtomicUsize,
     /// Its name, grants and limits, which its HTTP requests share.
     pub(crate) policy: Arc<Policy>,
 }
@@ -47,6 +49,7 @@ impl Plugin {
             classification,
             permits: runtime.permits(name),
             cpu_estimate: CpuEstimate::default(),
+            memory_estimate: AtomicUsize::new(0),
             policy: Arc::new(policy),
         }))
     }

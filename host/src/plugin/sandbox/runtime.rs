@@ -21,12 +21,14 @@ use super::{
     permits::{Permits, Pool},
     scheduler::Scheduler,
 };
-use crate::plugin::{
+use crate::{
+    memory::{Budget, Share},
+    plugin::{
     grants::entry::Grants,
     imports::http::client::{Clients, Tls},
     limits::Limits,
     storage::{cache::Cache, component_store::ComponentStore},
-};
+}};
 
 /// How guests are run.
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ pub struct Settings {
     pub component_store_dir: Option<PathBuf>,
     /// How many replaced versions of a plugin are kept although no saga needs them: an address can name them by digest.
     pub spare_versions: usize,
+    /// The budget that has a share for the memories of guests.
+    pub memory: Budget,
 }
 
 impl Default for Settings {
@@ -67,6 +71,7 @@ impl Default for Settings {
             cache_dir: None,
             component_store_dir: None,
             spare_versions: 1,
+            memory: Budget::default(),
         }
     }
 }
@@ -101,6 +106,7 @@ struct Shared {
     cache: Option<Cache>,
     component_store: Option<ComponentStore>,
     spare_versions: usize,
+    memory: Arc<Share>,
     compilers: Compilers,
     _ticker: Ticker,
 }
@@ -132,6 +138,7 @@ impl Runtime {
                 .transpose()
                 .map_err(Error::ComponentStore)?,
             spare_versions: settings.spare_versions,
+            memory: settings.memory.guests().clone(),
             compilers: Compilers::default(),
             _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
             linker,
@@ -192,6 +199,11 @@ impl Runtime {
     /// Runs a compilation on low-priority threads, behind guests and commits.
     pub(crate) fn compiling<T: Send>(&self, compile: impl FnOnce() -> T + Send) -> T {
         self.0.compilers.run(compile)
+    }
+
+    /// The share of memory for guests.
+    pub(crate) fn memory(&self) -> &Arc<Share> {
+        &self.0.memory
     }
 
     /// The scheduler of guests that compute for long.
