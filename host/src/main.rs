@@ -129,8 +129,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         Some(address) => Some(listen(&address).await?),
         None => None,
     };
-    let engine =
-        Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start(), memory)?;
+    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start(), memory)?;
     if let Some(listener) = &grpc_listener {
         info!("gRPC on {}", listener.local_addr()?);
     }

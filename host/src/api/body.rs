@@ -54,7 +54,11 @@ async fn read(mut body: HttpBody, bytes_max: usize, share: &Arc<Share>) -> Resul
         return Ok(first);
     }
     let mut bytes = 0_usize;
-    let mut whole = Ok(Growing { bytes: Vec::new(), room: share.nothing(), bytes_max: declared.map_or(bytes_max, |declared| declared.min(bytes_max)) });
+    let mut whole = Ok(Growing {
+        bytes: Vec::new(),
+        room: share.nothing(),
+        bytes_max: declared.map_or(bytes_max, |declared| declared.min(bytes_max)),
+    });
     let mut chunk = Some(first);
     while let Some(more) = chunk {
         bytes = bytes.saturating_add(more.len());
@@ -167,8 +171,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_is_given_up_releases_what_it_holds() {
         let share = Share::new(10_000, usize::MAX);
-        let endless = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; 3_000]))])
-            .chain(stream::pending());
+        let endless =
+            stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; 3_000]))]).chain(stream::pending());
         let mut reading = Box::pin(read(HttpBody::from_stream(endless), 5_000, &share));
         assert!(futures_util::poll!(&mut reading).is_pending());
         assert!(share.used() >= 3_000);

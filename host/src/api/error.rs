@@ -42,7 +42,9 @@ pub enum Error {
     #[error("the body broke off: send it again, nothing was stored")]
     BodyBroken(#[source] axum::Error),
     /// The share of requests in the budget of memory is used up.
-    #[error("the host has no memory left for large requests: try again in 1 s, nothing was stored; budget_bytes sets it")]
+    #[error(
+        "the host has no memory left for large requests: try again in 1 s, nothing was stored; budget_bytes sets it"
+    )]
     RequestMemory,
     /// The same, for a response.
     #[error("the host has no memory left for large answers: try again in 1 s; budget_bytes sets it")]
@@ -154,7 +156,9 @@ impl Rendered {
             SubmitError::Status(_) => Self::failure(format!("{error}, cannot {verb}. FAILURE")),
             SubmitError::Different => Self::failure(format!("{error}. FAILURE")),
             SubmitError::Target { .. } => Self::new(StatusCode::BAD_REQUEST, message(error)),
-            SubmitError::Busy { retry_after } | SubmitError::Memory { retry_after } => Self::unavailable(error, *retry_after),
+            SubmitError::Busy { retry_after } | SubmitError::Memory { retry_after } => {
+                Self::unavailable(error, *retry_after)
+            }
             SubmitError::Stopping => Self::unavailable(error, Duration::from_secs(1)),
             SubmitError::Engine(error) => Self::internal(error),
         }

@@ -465,3 +465,23 @@ impl Core {
 fn unreadable(definition: &Definition, source: Unreadable) -> Error {
     Error::Unreadable { gid: definition.gid().to_string(), source }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_takes_no_more_is_not_kept() {
+        let mut log = Log::beginning(0, 1);
+        log.chunk.1.extend_from_slice(&[0; 1_000_000]);
+        assert!(log.has_unsaved() && !log.is_begun());
+        log.set_saved();
+        assert_eq!((log.chunk.0, log.has_unsaved(), log.is_begun()), (1, false, false));
+        assert!(log.chunk.1.capacity() < CHUNK_BYTES);
+
+        log.chunk.1.extend_from_slice(&[0; 100]);
+        log.set_saved();
+        assert_eq!((log.chunk.0, log.has_unsaved(), log.is_begun()), (1, false, true));
+        assert_eq!(log.chunk.1.len(), 101, "it is written again with the next entries");
+    }
+}

@@ -98,11 +98,7 @@ impl Inner {
 
     /// Gives the sagas that match to `take`, newest first and one at a time, until it takes the last, `filter.limit` is
     /// reached, or there is no room in memory. Memory is reserved for each saga while it is in `take`.
-    pub fn list(
-        &self,
-        filter: &Filter,
-        mut take: impl FnMut(Record) -> Taken,
-    ) -> Result<Listed, Error> {
+    pub fn list(&self, filter: &Filter, mut take: impl FnMut(Record) -> Taken) -> Result<Listed, Error> {
         let prefix = match filter.status {
             None | Some(Status::Succeed) => LOGS,
             Some(Status::Failed) => FAILED,

@@ -108,7 +108,12 @@ impl Inner {
     }
 
     /// Wakes a saga that is due. An error: it needs room for so many bytes.
-    fn wake_or_set_aside(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit, room: Reserved) -> Result<(), usize> {
+    fn wake_or_set_aside(
+        self: &Arc<Self>,
+        id: SagaId,
+        place: OwnedSemaphorePermit,
+        room: Reserved,
+    ) -> Result<(), usize> {
         // A panic over one saga must not stop the timer of all others.
         let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place, room)));
         match woken.unwrap_or(Err(Error::Panicked)) {
@@ -126,12 +131,7 @@ impl Inner {
     ///
     /// Its size is known when it has been read. If `room` is too small for it, it is dropped, and read again when there is
     /// room.
-    fn wake(
-        self: &Arc<Self>,
-        id: SagaId,
-        place: OwnedSemaphorePermit,
-        mut room: Reserved,
-    ) -> Result<Woken, Error> {
+    fn wake(self: &Arc<Self>, id: SagaId, place: OwnedSemaphorePermit, mut room: Reserved) -> Result<Woken, Error> {
         let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(Woken::Done) };
         let open = format::read_open(&row)
             .map_err(|source| Error::Unreadable { gid: format!("with the id {}", id.0), source })?;

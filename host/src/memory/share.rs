@@ -92,11 +92,8 @@ impl Share {
     /// Adds `more` bytes to an item that holds `own`, unless there is no room. Large items leave `kept` bytes free.
     fn take(&self, own: usize, more: usize, kept: usize) -> bool {
         let is_small = own.saturating_add(more) <= self.small;
-        let ceiling = if is_small {
-            self.limit
-        } else {
-            (self.limit - self.limit / PART_FOR_SMALL).saturating_sub(kept)
-        };
+        let ceiling =
+            if is_small { self.limit } else { (self.limit - self.limit / PART_FOR_SMALL).saturating_sub(kept) };
         let added = |used: usize| {
             let after = used.saturating_add(more);
             (after <= ceiling || used == own).then_some(after)
@@ -167,11 +164,6 @@ impl Reserved {
         self.bytes -= released;
         self.share.release(released);
     }
-
-    /// Takes over the bytes of another reservation of the same share.
-    pub fn merge(&mut self, mut other: Self) {
-        self.bytes += std::mem::take(&mut other.bytes);
-    }
 }
 
 impl Drop for Reserved {
@@ -196,17 +188,19 @@ mod tests {
     #[test]
     fn what_is_dropped_is_released() {
         let share = share(100);
-        let mut first = share.try_reserve(60).unwrap();
+        let other = share.try_reserve(10).unwrap();
+        let mut first = share.try_reserve(50).unwrap();
         assert!(share.try_reserve(41).is_none());
         assert!(!first.try_grow(41));
         assert!(first.try_grow(40));
         assert_eq!((share.used(), share.refused()), (100, 2));
         first.shrink_to(10);
         first.shrink_to(20);
-        let mut second = share.try_reserve(90).unwrap();
-        second.merge(first);
-        assert_eq!((share.used(), second.bytes()), (100, 100));
-        drop(second);
+        assert_eq!(first.bytes(), 10);
+        let second = share.try_reserve(80).unwrap();
+        drop((first, second));
+        assert_eq!(share.used(), 10);
+        drop(other);
         assert_eq!(share.used(), 0);
     }
 

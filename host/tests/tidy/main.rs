@@ -17,8 +17,20 @@ const LINES_MAX: usize = 600;
 const SCRIPT_LINES_MAX: usize = 400;
 
 /// Each module may import only those before it. The binary may import all; `saga` and `store` are crates that import nothing of ours.
-const LAYERS: [&str; 12] =
-    ["causes", "files", "memory", "keys", "data_folder", "branch", "plugin", "directory", "engine", "api", "config", "commands"];
+const LAYERS: [&str; 12] = [
+    "causes",
+    "files",
+    "memory",
+    "keys",
+    "data_folder",
+    "branch",
+    "plugin",
+    "directory",
+    "engine",
+    "api",
+    "config",
+    "commands",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()

@@ -174,12 +174,10 @@ async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Re
     let Some(filter) = filter(&params)? else {
         return Ok(json::response(StatusCode::OK, list.finish("")));
     };
-    let push = move |list: &mut view::List, record: Record| {
-        match list.push(&record, &policy) {
-            false => Taken::NoRoom,
-            true if list.bytes() < LIST_BYTES => Taken::AndMore,
-            true => Taken::AsLast,
-        }
+    let push = move |list: &mut view::List, record: Record| match list.push(&record, &policy) {
+        false => Taken::NoRoom,
+        true if list.bytes() < LIST_BYTES => Taken::AndMore,
+        true => Taken::AsLast,
     };
     let (list, listed) = engine.show_list(filter, list, push).await?;
     // The position is where this page began if not one saga was added.

@@ -24,11 +24,12 @@ use super::{
 use crate::{
     memory::{Budget, Share},
     plugin::{
-    grants::entry::Grants,
-    imports::http::client::{Clients, Tls},
-    limits::Limits,
-    storage::{cache::Cache, component_store::ComponentStore},
-}};
+        grants::entry::Grants,
+        imports::http::client::{Clients, Tls},
+        limits::Limits,
+        storage::{cache::Cache, component_store::ComponentStore},
+    },
+};
 
 /// How guests are run.
 #[derive(Clone, Debug)]
