@@ -18,7 +18,8 @@ pub struct Settings {
     /// Longest time of one attempt, when the saga does not say. DTM: 3 s.
     #[serde(with = "duration")]
     pub request_timeout: Duration,
-    /// Most sagas driven at once; more are answered "busy". Bounds memory: a live saga holds its payloads.
+    /// Most sagas driven at once; more are answered "busy". What they hold has a limit in the budget of
+    /// memory.
     pub live_max: usize,
     /// Most unfinished sagas, those that wait for a retry included; more are answered "busy".
     pub open_max: u64,

@@ -51,7 +51,7 @@ async fn bodies_that_are_not_finished_leave_room_for_small_ones_and_release_thei
     let host = Host::start_within(16 * MIB);
     let clients: Vec<_> = (0..20)
         .map(|_| {
-            let (router, body) = (host.router.clone(), unfinished(1 << 20));
+            let (router, body) = (host.router.clone(), unfinished(870_000));
             let request = axum::http::Request::post("/api/dtmsvr/submit").body(body).unwrap();
             tokio::spawn(tower::ServiceExt::oneshot(router, request))
         })

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::poll;
 use wasaga::{memory::Budget, saga::Status, store::Batch};
-use wasaga_testkit::engine::{Host, Plan, Setup, settle, until};
+use wasaga_testkit::engine::{EFFECTS, Host, Plan, Setup, settle, until};
 
 use crate::stage::Stage;
 
@@ -89,12 +89,12 @@ async fn outputs_are_counted_once() {
     host.submit(&Plan::new("g").contained().external()).await;
     let before = used(&host);
     let output = format!("{:?}", "x".repeat(9_998));
-    for attempt in 1..=3 {
+    for run in 1..=3 {
         let mut effects = Batch::new();
-        effects.put("e/key", "value");
-        let running = stage.action(0, attempt).await;
+        effects.put([EFFECTS, b"key"].concat(), "value");
+        let running = stage.action(0, 1).await;
         assert_eq!(used(&host), before);
-        if attempt < 3 {
+        if run < 3 {
             host.store.conflict_next(1);
         }
         running.output_with_effects(&output, effects);
