@@ -57,6 +57,9 @@ pub mod data_folder;
 // Files and folders that are on disk when the call returns.
 mod files;
 
+// How much memory what clients and guests can make large may use.
+pub mod memory;
+
 // The families of keys in the store.
 pub mod keys;
 

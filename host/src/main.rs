@@ -38,6 +38,7 @@ use wasaga::{
     directory::Branches,
     engine::{self, Clock, Engine},
     keys,
+    memory::Budget,
     plugin::{self, Registry, Runtime, collector},
     store::{LocalStore, OpenError, Opening, Stats, Store, disk::Os},
 };
@@ -61,6 +62,21 @@ type Failure = Box<dyn Error + Send + Sync>;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// How often memory that has been free for a second is returned to the system.
+const RETURN_MEMORY_EVERY: Duration = Duration::from_secs(1);
+
+/// Returns unused memory to the system from time to time, without end. The allocator does so while it allocates, so an idle
+/// host would keep what it had at its busiest. Done by a thread of its own, as that has nothing to look through but what all
+/// threads have in common.
+fn return_memory() -> std::io::Result<()> {
+    let every = || loop {
+        std::thread::sleep(RETURN_MEMORY_EVERY);
+        // SAFETY: it takes the allocator's own locks, and may be called by any thread at any time.
+        unsafe { libmimalloc_sys::mi_collect(false) };
+    };
+    std::thread::Builder::new().name("memory-return".into()).spawn(every).map(drop)
+}
 
 fn main() -> ExitCode {
     let Arguments { flags, command } = Arguments::parse();
@@ -142,6 +158,7 @@ fn log(settings: &Log) -> Result<WorkerGuard, Failure> {
 }
 
 async fn run(config: Arc<Config>) -> Result<(), Failure> {
+    return_memory()?;
     let mut signals = Signals::new()?;
     let shares = divide_descriptors(&config);
     let opening = Arc::new(Opening::default());
@@ -343,14 +360,17 @@ impl Opened {
         let defaults = plugin::Egress::default();
         let egress =
             plugin::Egress { requests_max: requests, idle_per_host_max: defaults.idle_per_host_max.min(idle_per_host) };
-        let runtime = Runtime::new(&plugin::Settings { egress, ..config.plugin_settings()? })?;
+        let memory = Budget::new(config.memory);
+        info!(bytes = memory.bytes(), "memory for requests, live sagas and guests");
+        let settings = plugin::Settings { egress, memory: memory.clone(), ..config.plugin_settings()? };
+        let runtime = Runtime::new(&settings)?;
         let plugins = load_plugins(&runtime, config);
         let http = http::Settings { pool_idle_per_host_max: idle_per_host, ..config.http.clone() };
         let branches =
             Arc::new(Branches::new(plugins.clone(), http::Client::new(&http)?, grpc::Client::new(&config.http)));
         health.set(Condition::Starting("reading unfinished sagas"));
         let settings = config.engine_settings(calls);
-        let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, settings, Clock::start())?;
+        let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, settings, Clock::start(), memory)?;
         Ok(Self { store, plugins, engine })
     }
 }

@@ -257,6 +257,18 @@ impl Definition {
         previous.into_iter().chain(self.order.after.get(&step).into_iter().flatten().copied())
     }
 
+    /// Bytes of all that a client can make long: payloads, addresses, headers and texts.
+    pub fn bytes(&self) -> usize {
+        let step = |step: &Step| step.payload.len() + step.action.len() + step.compensation.len();
+        let header = |(name, value): &(String, String)| name.len() + value.len();
+        let Options { branch_headers, custom_data, query_prepared, protocol, .. } = &self.options;
+        self.steps.iter().map(step).sum::<usize>()
+            + branch_headers.iter().map(header).sum::<usize>()
+            + custom_data.len()
+            + query_prepared.len()
+            + protocol.len()
+    }
+
     /// Whether both describe the same saga: then a repeated submission is accepted. The time of submission and
     /// `wait_result` may differ.
     pub fn same_request(&self, other: &Self) -> bool {

@@ -11,7 +11,7 @@ use super::{
     dtm::{gid, metrics},
     v1::uploads::{UPLOADS_MAX, Uploads},
 };
-use crate::{engine::Engine, plugin};
+use crate::{engine::Engine, memory::Budget, plugin};
 
 /// Limits of one request.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -71,6 +71,11 @@ impl Context {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// The budget of memory, which is the engine's.
+    pub(super) fn memory(&self) -> &Budget {
+        self.0.engine.memory()
     }
 
     pub(super) fn registry(&self) -> &Registry {

@@ -15,7 +15,7 @@ use tracing::error;
 use super::{dtm::request, json};
 use crate::{
     causes,
-    engine::{self, PlanError, SubmitError},
+    engine::{self, PlanError, ShowError, SubmitError},
     plugin::{ComponentError, PublishError},
     saga::Status,
 };
@@ -44,6 +44,14 @@ pub enum Error {
     /// The connection broke or its framing is wrong. Usually no client is left to read the response.
     #[error("the body broke off: send it again, nothing was stored")]
     BodyBroken(#[source] axum::Error),
+    /// The share of requests in the budget of memory is used up.
+    #[error(
+        "the host has no memory left for large requests: try again in 1 s, nothing was stored; budget_bytes sets it"
+    )]
+    RequestMemory,
+    /// The same, for a response.
+    #[error("the host has no memory left for large answers: try again in 1 s; budget_bytes sets it")]
+    AnswerMemory,
     /// `query` without `gid`.
     #[error("no gid specified")]
     NoGid,
@@ -104,6 +112,15 @@ pub enum Error {
     Engine(#[from] engine::Error),
 }
 
+impl From<ShowError> for Error {
+    fn from(error: ShowError) -> Self {
+        match error {
+            ShowError::Memory => Self::AnswerMemory,
+            ShowError::Engine(error) => Self::Engine(error),
+        }
+    }
+}
+
 /// An error as clients see it, by its HTTP status, which other protocols map to their own codes.
 pub struct Rendered {
     /// 409 is DTM's FAILURE; no other status says anything about the saga.
@@ -147,8 +164,9 @@ impl Rendered {
             SubmitError::Status(_) => Self::failure(format!("{error}, cannot {verb}. FAILURE")),
             SubmitError::Different => Self::failure(format!("{error}. FAILURE")),
             SubmitError::Target { .. } => Self::new(StatusCode::BAD_REQUEST, message(error)),
-            SubmitError::Busy { retry_after } => Self::unavailable(error, *retry_after),
-            SubmitError::Full { retry_after, .. } => Self::unavailable(error, *retry_after),
+            SubmitError::Busy { retry_after }
+            | SubmitError::Full { retry_after, .. }
+            | SubmitError::Memory { retry_after } => Self::unavailable(error, *retry_after),
             // Its cause is in the log, and may name paths.
             SubmitError::StoreFailed(_) => {
                 Self { retry_after: Some(RESTART), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()) }
@@ -203,7 +221,9 @@ impl From<Error> for Rendered {
             Error::NotFound { .. } | Error::NoPlugin { .. } => StatusCode::NOT_FOUND,
             Error::Plugin(fault) => refused_plugin(fault),
             Error::UploadForbidden => StatusCode::FORBIDDEN,
-            Error::UploadsBusy => return Self::unavailable(&error, Duration::from_secs(1)),
+            Error::UploadsBusy | Error::RequestMemory | Error::AnswerMemory => {
+                return Self::unavailable(&error, Duration::from_secs(1));
+            }
             Error::OtherModes { .. } => StatusCode::NOT_IMPLEMENTED,
             Error::NoGid | Error::NotInteger { .. } | Error::Unknown { .. } | Error::UploadPanicked => {
                 StatusCode::INTERNAL_SERVER_ERROR

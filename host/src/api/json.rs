@@ -20,9 +20,14 @@ pub fn response(status: StatusCode, json: impl Into<Body>) -> Response {
 /// Encodes a value as Go does: compact, and with the characters escaped that mean something in HTML or JavaScript.
 pub fn encode(value: &impl Serialize) -> Vec<u8> {
     let mut json = Vec::with_capacity(128);
-    // Writing to memory cannot fail, and the API serializes only structs and strings, which cannot fail either.
-    let _ = value.serialize(&mut Serializer::with_formatter(&mut json, Go));
+    append(&mut json, value);
     json
+}
+
+/// As [`encode`], at the end of other JSON.
+pub fn append(json: &mut Vec<u8>, value: &impl Serialize) {
+    // Writing to memory cannot fail, and the API serializes only structs and strings, which cannot fail either.
+    let _ = value.serialize(&mut Serializer::with_formatter(json, Go));
 }
 
 /// Go's escapes.

@@ -20,6 +20,7 @@ use super::{context::Context, serve::Connections};
 use crate::{
     branch::Destination,
     engine::{Engine, Load},
+    memory::{Budget, Share},
 };
 
 /// The media type of the encoder's format.
@@ -89,6 +90,7 @@ impl Collector for Counts {
         counter(&mut encoder, "wasaga_submissions_refused_by_client", help, sagas.refused_by_client)?;
         let help = "Attempts made again because others had changed what they had read";
         counter(&mut encoder, "wasaga_conflicts", help, sagas.conflicts)?;
+        memory(&mut encoder, self.engine.memory())?;
         counter(&mut encoder, "wasaga_journal_commits", "Batches committed", journal.commits)?;
         counter(&mut encoder, "wasaga_journal_syncs", "Syncs of the journal to disk", journal.syncs)?;
         counter(&mut encoder, "wasaga_journal_bytes", "Bytes written to the journal", journal.bytes)
@@ -116,6 +118,27 @@ fn destinations(
     for (number, destination) in numbers {
         let number = ConstGauge::new(i64::try_from(number).unwrap_or(i64::MAX));
         number.encode(family.encode_family(&[("destination", destination)])?)?;
+    }
+    Ok(())
+}
+
+/// How much of each share of memory is reserved.
+fn memory(encoder: &mut DescriptorEncoder<'_>, budget: &Budget) -> fmt::Result {
+    let families: [(_, _, fn(&Share) -> usize); 2] = [
+        ("wasaga_memory_reserved_bytes", "Bytes reserved of a share of memory", Share::used),
+        ("wasaga_memory_limit_bytes", "Bytes of a share of memory", Share::limit),
+    ];
+    for (name, help, of) in families {
+        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (share, memory) in budget.shares() {
+            let bytes = i64::try_from(of(memory)).unwrap_or(i64::MAX);
+            ConstGauge::new(bytes).encode(family.encode_family(&[("share", share)])?)?;
+        }
+    }
+    let help = "How often a share of memory had no room";
+    let mut refused = encoder.encode_descriptor("wasaga_memory_refused", help, None, MetricType::Counter)?;
+    for (share, memory) in budget.shares() {
+        ConstCounter::new(memory.refused()).encode(refused.encode_family(&[("share", share)])?)?;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@
 //! Invariants: the types of the wire formats are defined here and nowhere else; a refused request has changed nothing;
 //! every refusal is one [`Error`], and `error.rs` alone chooses its status and text.
 
+mod answer;
 mod body;
 mod client;
 mod context;

@@ -11,9 +11,10 @@ use super::{
     error::{ControlError, Error, SubmitError},
     format::SagaId,
     inner::Inner,
-    live::{Core, Live, Shard, Submitter, WaitResult},
+    live::{Core, LARGE_BYTES, Live, Shard, Submitter, WaitResult, new_bytes},
 };
 use crate::{
+    memory::Reserved,
     saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp},
     store::{Condition, Ticket},
 };
@@ -31,6 +32,8 @@ impl Inner {
     /// Stores a saga that is to be submitted later.
     pub fn prepare(&self, definition: Definition) -> Result<Ticket, SubmitError> {
         self.check_room()?;
+        let room = self.room_for(&definition)?;
+        let is_large = definition.bytes() >= LARGE_BYTES;
         let gid = definition.gid().clone();
         let shard = self.shard(gid.as_str())?;
         match self.existing(&shard, gid.as_str())? {
@@ -39,6 +42,9 @@ impl Inner {
                 let guard = self.pin(&definition, |_| true)?;
                 let mut core = self.create(definition, &guard.pins)?;
                 let ticket = core.save_until(&*self.store, None)?;
+                if is_large {
+                    self.release_copies_later(Live::holding(core, room), &ticket);
+                }
                 guard.keep();
                 self.stats.open.fetch_add(1, Ordering::Relaxed);
                 Ok(ticket)
@@ -61,9 +67,19 @@ impl Inner {
             self.busy()
         })?;
         let wait = definition.options().wait_result;
+        let mut room = self.room_for(&definition)?;
+        let is_large = definition.bytes() >= LARGE_BYTES;
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
         let (live, entered, is_first) = if let Some(live) = self.existing(&shard, gid.as_str())? {
+            if !shard.contains_key(gid.as_str()) {
+                // A submission may name a saga that was prepared, without its steps.
+                let missing = live.core().live_bytes().saturating_sub(room.bytes());
+                if !room.try_grow(missing) {
+                    return Err(self.no_memory());
+                }
+                live.core().hold(room);
+            }
             let resubmitted = live.core().resubmit(&definition, self.clock.now());
             if resubmitted.is_err() {
                 self.save_if_live(&shard, &live)?;
@@ -78,13 +94,16 @@ impl Inner {
             let at = definition.created_at();
             let mut core = self.create(definition, &guard.pins)?;
             core.apply(&Event::Submitted { at })?;
-            let live = Live::new(core);
+            let live = Live::holding(core, room);
             let entered = self.entered(&live, wait)?;
             guard.keep();
             self.stats.open.fetch_add(1, Ordering::Relaxed);
             (live, entered, true)
         };
         self.stats.submitted.fetch_add(is_first.into(), Ordering::Relaxed);
+        if let (true, Entered::Durable(ticket)) = (is_large, &entered) {
+            self.release_copies_later(live.clone(), ticket);
+        }
         self.drive(&mut shard, live, place, None);
         Ok(entered)
     }
@@ -174,7 +193,30 @@ impl Inner {
 
     /// Most places are held for milliseconds, so a second is long enough.
     fn busy(&self) -> SubmitError {
-        SubmitError::Busy { retry_after: self.settings.policy.retry_interval.max(Duration::from_secs(1)) }
+        SubmitError::Busy { retry_after: self.retry_after() }
+    }
+
+    fn no_memory(&self) -> SubmitError {
+        SubmitError::Memory { retry_after: self.retry_after() }
+    }
+
+    fn retry_after(&self) -> Duration {
+        self.settings.policy.retry_interval.max(Duration::from_secs(1))
+    }
+
+    /// Reserves what a new saga holds.
+    fn room_for(&self, definition: &Definition) -> Result<Reserved, SubmitError> {
+        self.memory.payloads().try_reserve(new_bytes(definition)).ok_or_else(|| self.no_memory())
+    }
+
+    /// Keeps what is reserved for a large saga until it is on disk, also if it ends before, or if no client waits any more.
+    fn release_copies_later(&self, live: Arc<Live>, ticket: &Ticket) {
+        let ticket = ticket.clone();
+        self.drivers.spawn(async move {
+            // If the store has failed, the host is about to stop.
+            let _ = ticket.durable().await;
+            live.core().release_copies();
+        });
     }
 
     fn create(&self, definition: Definition, pins: &Pins) -> Result<Core, Error> {

@@ -28,7 +28,7 @@ use super::{
     destinations::{AttemptPlace, Places},
     error::{Error, SubmitError},
     inner::Inner,
-    live::{Core, Live, Shard, Submitter},
+    live::{Core, LARGE_BYTES, Live, Shard, Submitter},
     output_commit::OutputCommit,
 };
 use crate::{
@@ -78,6 +78,7 @@ impl Inner {
         self.drivers.spawn(async move {
             engine.run_to_end(&live, places).await;
             drop(place);
+            engine.until_written(&live).await;
         });
     }
 
@@ -88,6 +89,15 @@ impl Inner {
         let ended = AssertUnwindSafe(self.run(live, places)).catch_unwind().await;
         if let Err(failure) = ended.unwrap_or(Err(Error::Panicked)) {
             self.set_aside(live, &failure);
+        }
+    }
+
+    /// Keeps what a large saga has reserved until its last commit is on disk: up to then the store holds its batches.
+    async fn until_written(&self, live: &Live) {
+        let is_large = live.core().saga().definition().bytes() >= LARGE_BYTES;
+        if is_large {
+            // If the store has failed, the host is about to stop.
+            let _ = self.store.barrier().durable().await;
         }
     }
 

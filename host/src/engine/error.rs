@@ -35,6 +35,9 @@ pub enum Error {
     /// The saga's driver panicked: a bug.
     #[error("the saga's driver panicked: its message is in the log")]
     Panicked,
+    /// A task panicked while it read sagas for a client: a bug.
+    #[error("the task that read the saga panicked: its message is in the log")]
+    NotShown,
     /// The saga's driver ended without an answer: the host is stopping, or the saga was set aside.
     #[error("the saga is no longer driven here: submit it again, it does not run twice")]
     Gone,
@@ -82,11 +85,25 @@ pub enum SubmitError {
     /// The store has failed; the host is about to stop.
     #[error("the host is stopping, as its store has failed: try again when it is back")]
     StoreFailed(#[source] store::Error),
+    /// The share of live sagas in the budget of memory is used up.
+    #[error("the host has no memory left for a saga of this size: try again in {} s", retry_after.as_secs())]
+    Memory { retry_after: Duration },
     /// The host is shutting down.
     #[error("the host is stopping: try again when it is back")]
     Stopping,
     /// The engine failed.
     #[error("the saga could not be stored")]
+    Engine(#[from] Error),
+}
+
+/// Why a saga or a list was not shown.
+#[derive(Debug, thiserror::Error)]
+pub enum ShowError {
+    /// The share of requests in the budget of memory is used up.
+    #[error("the host has no memory left for large answers")]
+    Memory,
+    /// The engine failed.
+    #[error(transparent)]
     Engine(#[from] Error),
 }
 

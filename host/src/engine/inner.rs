@@ -20,8 +20,15 @@ use super::{
 };
 use crate::{
     branch::Directory,
+    memory::Budget,
     store::{Condition, Store, Ticket},
 };
+
+/// Lists that are read at once; further ones wait. Few, as they leave the processors to sagas.
+const LISTS_AT_ONCE: usize = 2;
+
+/// Sagas that are read at once for clients; further ones wait.
+const VIEWS_AT_ONCE: usize = 16;
 
 /// The engine behind its handles. The other files of this folder add the methods that belong to their subjects.
 pub(super) struct Inner {
@@ -30,6 +37,11 @@ pub(super) struct Inner {
     pub settings: Settings,
     pub clock: Clock,
     pub table: Table,
+    pub memory: Budget,
+    /// One for each list that is being read. Each holds one saga at a time.
+    pub lists: Arc<Semaphore>,
+    /// One for each saga that is being read for a client.
+    pub views: Arc<Semaphore>,
     pub timer: Timer,
     /// One place for every live saga.
     pub live: Bulkhead<Submitter>,
@@ -59,6 +71,7 @@ impl Inner {
         directory: Arc<dyn Directory>,
         settings: Settings,
         clock: Clock,
+        memory: Budget,
     ) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
         let (destinations, granted) = Destinations::new(settings.attempts);
         let limits = Limits { total: settings.live_max, per_holder: settings.live_max };
@@ -69,6 +82,9 @@ impl Inner {
             destinations,
             parked_waiters: ParkedWaiters::default(),
             plans: Semaphore::new(settings.plan.at_once.min(Semaphore::MAX_PERMITS)),
+            lists: Arc::new(Semaphore::new(LISTS_AT_ONCE)),
+            views: Arc::new(Semaphore::new(VIEWS_AT_ONCE)),
+            memory,
             store,
             directory,
             settings,
@@ -90,6 +106,24 @@ impl Inner {
     /// The shard of this gid. An error when there is none, which does not happen.
     pub fn shard(&self, gid: &str) -> Result<MutexGuard<'_, Shard>, Error> {
         self.table.shard(gid).ok_or(Error::Gone)
+    }
+
+    /// Runs `read` on a thread where it may take long, behind those that have the permits now. Its result is returned when
+    /// what it has read is on disk.
+    pub async fn off_the_workers<T: Send + 'static>(
+        &self,
+        permits: &Arc<Semaphore>,
+        read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let permit = permits.clone().acquire_owned().await;
+        let read = tokio::task::spawn_blocking(move || {
+            // Held here, since the task goes on when its client has gone.
+            let _permit = permit;
+            read()
+        });
+        let read = read.await.unwrap_or(Err(Error::NotShown)).inspect_err(|error| self.notice(error))?;
+        self.durable(&self.store.barrier()).await?;
+        Ok(read)
     }
 
     /// Waits until a commit is on disk.

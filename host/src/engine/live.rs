@@ -18,10 +18,10 @@ use super::{
     error::Error,
     format::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
-use crate::store::sync::lock;
 use crate::{
+    memory::Reserved,
     saga::{BranchOp, Definition, Event, InFlight, Pins, Saga, Status, Timestamp, compaction},
-    store::{Batch, Store, Ticket},
+    store::{Batch, Store, Ticket, sync::lock},
 };
 
 /// Where a waiting client's answer is sent.
@@ -54,6 +54,12 @@ impl Live {
     /// A saga that a driver is about to drive.
     pub fn new(core: Core) -> Arc<Self> {
         Arc::new(Self { core: Mutex::new(core), changed: Notify::new() })
+    }
+
+    /// A saga that is to be driven, with the reservation of what it holds.
+    pub fn holding(mut core: Core, room: Reserved) -> Arc<Self> {
+        core.hold(room);
+        Self::new(core)
     }
 
     /// The saga's status now.
@@ -100,8 +106,29 @@ impl Table {
     }
 }
 
-/// A chunk of a saga's log as stored: its number, and its bytes.
+/// A chunk of a saga's log: its number, and its bytes.
 pub(super) type Chunk = (u32, Vec<u8>);
+
+/// Bytes of a live saga besides what its client can make long: state, driver, attempts, an unfinished chunk of the log.
+const LIVE_BYTES: usize = 8 << 10;
+
+/// The same of each step.
+const STEP_BYTES: usize = 512;
+
+/// Length of a definition from which its copies count: in the chunk of the log, and in the batch until it is in the state.
+/// Those of shorter ones are gone in the moment.
+pub(super) const LARGE_BYTES: usize = 16 << 10;
+
+/// Bytes that a new saga of this definition holds until it is on disk.
+pub(super) fn new_bytes(definition: &Definition) -> usize {
+    let copies = Some(definition.bytes()).filter(|bytes| *bytes >= LARGE_BYTES).map_or(0, |bytes| bytes * 2);
+    live_bytes(definition) + copies
+}
+
+/// Bytes that a live saga of this definition holds.
+pub(super) fn live_bytes(definition: &Definition) -> usize {
+    LIVE_BYTES + definition.steps().len() * STEP_BYTES + definition.bytes()
+}
 
 /// What the store holds of a saga besides its log.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -135,13 +162,47 @@ enum Components {
 
 /// A saga's log.
 struct Log {
-    /// The newest chunk as stored, and its number.
+    /// The chunk that the next commit writes, with the entries that it will add. A chunk that takes no more is not kept:
+    /// its first one holds the payloads.
     chunk: Chunk,
-    /// Entries after it that are not committed yet. The output rule says when they must be.
-    unsaved: Vec<u8>,
+    /// How much of it is stored; the rest is not committed yet. The output rule says when it must be.
+    saved: usize,
     events: usize,
     /// Chunks that the next commit deletes, since it writes the log compacted.
     obsolete_chunks: Range<u32>,
+}
+
+impl Log {
+    /// A log that goes on in a new chunk.
+    fn beginning(number: u32, events: usize) -> Self {
+        let chunk = format::new_chunk();
+        Self { saved: chunk.len(), chunk: (number, chunk), events, obsolete_chunks: 0..0 }
+    }
+
+    /// A log whose newest chunk is stored as this.
+    fn after(newest: Chunk, events: usize) -> Self {
+        if format::takes_more(&newest.1) {
+            Self { saved: newest.1.len(), chunk: newest, events, obsolete_chunks: 0..0 }
+        } else {
+            Self::beginning(newest.0 + 1, events)
+        }
+    }
+
+    /// Whether a part of the chunk is stored.
+    fn is_begun(&self) -> bool {
+        self.saved > format::new_chunk().len()
+    }
+
+    fn has_unsaved(&self) -> bool {
+        self.chunk.1.len() > self.saved
+    }
+
+    /// Marks all as stored.
+    fn set_saved(&mut self) {
+        self.obsolete_chunks = 0..0;
+        let (number, chunk) = std::mem::take(&mut self.chunk);
+        *self = Self::after((number, chunk), self.events);
+    }
 }
 
 /// A saga's state, its log, its attempts in flight and the clients that wait for it.
@@ -155,20 +216,23 @@ pub(super) struct Core {
     /// Write conflicts in a row, by operation.
     conflicts: Vec<(BranchOp, u32)>,
     waiters: Vec<Waiter>,
+    /// For what the saga holds while it is live. `None`: it is only looked at.
+    room: Option<Reserved>,
 }
 
 impl Core {
     /// A new saga, which the store does not have yet.
     pub fn create(id: SagaId, definition: Arc<Definition>) -> Result<Self, Error> {
-        let mut unsaved = Vec::with_capacity(CHUNK_BYTES / 2);
-        format::write_definition(&mut unsaved, &definition).map_err(|source| unreadable(&definition, source))?;
-        let log = Log { chunk: (0, format::new_chunk()), unsaved, events: 0, obsolete_chunks: 0..0 };
+        let mut log = Log::beginning(0, 0);
+        // At once as large as it becomes, so that payloads are copied once.
+        log.chunk.1.reserve(definition.bytes() + CHUNK_BYTES / 2);
+        format::write_definition(&mut log.chunk.1, &definition).map_err(|source| unreadable(&definition, source))?;
         Ok(Self::new(id, Saga::new(definition), log, Stored::Nothing, Components::Unpinned))
     }
 
     /// A saga as it was stored, with its newest chunk and its row among the unfinished.
     pub fn stored(record: Record, chunk: Chunk, open: Option<Open>) -> Self {
-        let log = Log { chunk, unsaved: Vec::new(), events: record.log.len(), obsolete_chunks: 0..0 };
+        let log = Log::after(chunk, record.log.len());
         let (stored, components) = match open {
             None => (Stored::Finished, Components::Released),
             Some(Open { due, status, pins, .. }) => {
@@ -182,7 +246,25 @@ impl Core {
 
     fn new(id: SagaId, saga: Saga, log: Log, stored: Stored, components: Components) -> Self {
         let (in_flight, conflicts, waiters) = (InFlight::default(), Vec::new(), Vec::new());
-        Self { id, saga, log, stored, components, in_flight, conflicts, waiters }
+        Self { id, saga, log, stored, components, in_flight, conflicts, waiters, room: None }
+    }
+
+    /// The bytes that the saga holds while it is live.
+    pub fn live_bytes(&self) -> usize {
+        live_bytes(self.saga.definition()) + self.saga.outputs().map(|(_, output)| output.len()).sum::<usize>()
+    }
+
+    /// Keeps the reservation of what the saga holds, until it is live no more.
+    pub fn hold(&mut self, room: Reserved) {
+        self.room = Some(room);
+    }
+
+    /// Releases what was reserved for the copies of a new saga that is on disk now.
+    pub fn release_copies(&mut self) {
+        let held = self.live_bytes();
+        if let Some(room) = &mut self.room {
+            room.shrink_to(held);
+        }
     }
 
     /// The saga's state.
@@ -300,7 +382,11 @@ impl Core {
     pub fn apply(&mut self, event: &Event) -> Result<(), Error> {
         self.saga.apply(event)?;
         self.log.events += 1;
-        format::write_event(&mut self.log.unsaved, event).map_err(|source| unreadable(self.saga.definition(), source))
+        if let (Event::Succeeded { output: Some(output), .. }, Some(room)) = (event, &mut self.room) {
+            // The branch has done its work, so its output cannot be refused.
+            room.grow_over(output.len());
+        }
+        format::write_event(&mut self.log.chunk.1, event).map_err(|source| unreadable(self.saga.definition(), source))
     }
 
     /// Whether the log is so long that it should be compacted.
@@ -312,24 +398,29 @@ impl Core {
     pub fn compact(&mut self, log: &[Event]) -> Result<(), Error> {
         let definition = self.saga.definition();
         let Some(compacted) = compaction::compact(definition, log) else { return Ok(()) };
-        let mut unsaved = Vec::new();
-        format::write_definition(&mut unsaved, definition)
-            .and_then(|()| compacted.iter().try_for_each(|event| format::write_event(&mut unsaved, event)))
+        let mut shorter = Log::beginning(0, compacted.len());
+        shorter.chunk.1.reserve(definition.bytes() + CHUNK_BYTES);
+        format::write_definition(&mut shorter.chunk.1, definition)
+            .and_then(|()| compacted.iter().try_for_each(|event| format::write_event(&mut shorter.chunk.1, event)))
             .map_err(|source| unreadable(definition, source))?;
-        let obsolete_chunks = 1..self.log.chunk.0 + 1;
-        self.log = Log { chunk: (0, format::new_chunk()), unsaved, events: compacted.len(), obsolete_chunks };
+        shorter.obsolete_chunks = 1..self.log.chunk.0 + u32::from(self.log.is_begun());
+        self.log = shorter;
         Ok(())
     }
 
     /// Commits an attempt's verdict together with its effects, or neither: the place of a contained attempt in the commit order. When
     /// the commit is refused, the attempt has had no effect, and the saga is unchanged.
     pub fn apply_with_effects(&mut self, event: &Event, effects: Batch, store: &dyn Store) -> Result<(), Error> {
-        let (before, length, events) = (self.saga.clone(), self.log.unsaved.len(), self.log.events);
+        let (before, length, events) = (self.saga.clone(), self.log.chunk.1.len(), self.log.events);
+        let held = self.room.as_ref().map_or(0, Reserved::bytes);
         self.apply(event)?;
         if let Err(refused) = self.commit(store, Some(self.running_due(event.at())), effects) {
             self.saga = before;
-            self.log.unsaved.truncate(length);
+            self.log.chunk.1.truncate(length);
             self.log.events = events;
+            if let Some(room) = &mut self.room {
+                room.shrink_to(held);
+            }
             return Err(refused);
         }
         Ok(())
@@ -371,8 +462,9 @@ impl Core {
             batch.put(&key, format::write_id(self.id));
             batch.expect(key, None);
         }
-        let chunk = self.next_chunk();
-        if let Some((number, chunk)) = &chunk {
+        let has_unsaved = self.log.has_unsaved();
+        if has_unsaved {
+            let (number, chunk) = &self.log.chunk;
             batch.put(format::chunk_key(self.id, *number), chunk);
         }
         for number in self.log.obsolete_chunks.clone() {
@@ -393,7 +485,7 @@ impl Core {
             }
             _ => {}
         }
-        if self.saga.status() == Status::Failed && chunk.is_some() {
+        if self.saga.status() == Status::Failed && has_unsaved {
             batch.put(format::failed_key(self.id), []);
         }
         if batch.is_empty() {
@@ -401,27 +493,33 @@ impl Core {
         }
         let ticket = store.commit(batch)?;
         self.stored = stored;
-        if let Some(chunk) = chunk {
-            self.log.chunk = chunk;
-            self.log.unsaved.clear();
-            self.log.obsolete_chunks = 0..0;
+        if has_unsaved {
+            self.log.set_saved();
         }
         Ok(ticket)
-    }
-
-    /// The chunk with the unsaved entries: the newest one, or a new one if that is long enough.
-    fn next_chunk(&self) -> Option<Chunk> {
-        if self.log.unsaved.is_empty() {
-            return None;
-        }
-        let (number, stored) = &self.log.chunk;
-        let (number, kept) = if format::takes_more(stored) { (*number, Some(stored)) } else { (number + 1, None) };
-        let mut chunk = kept.cloned().unwrap_or_else(format::new_chunk);
-        chunk.extend_from_slice(&self.log.unsaved);
-        Some((number, chunk))
     }
 }
 
 fn unreadable(definition: &Definition, source: Unreadable) -> Error {
     Error::Unreadable { gid: definition.gid().to_string(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chunk_that_takes_no_more_is_not_kept() {
+        let mut log = Log::beginning(0, 1);
+        log.chunk.1.extend_from_slice(&[0; 1_000_000]);
+        assert!(log.has_unsaved() && !log.is_begun());
+        log.set_saved();
+        assert_eq!((log.chunk.0, log.has_unsaved(), log.is_begun()), (1, false, false));
+        assert!(log.chunk.1.capacity() < CHUNK_BYTES);
+
+        log.chunk.1.extend_from_slice(&[0; 100]);
+        log.set_saved();
+        assert_eq!((log.chunk.0, log.has_unsaved(), log.is_begun()), (1, false, true));
+        assert_eq!(log.chunk.1.len(), 101, "it is written again with the next entries");
+    }
 }

@@ -58,15 +58,16 @@ pub use self::{
     clock::Clock,
     counters::Counters,
     counts::Counts,
-    error::{ControlError, Error, SubmitError},
+    error::{ControlError, Error, ShowError, SubmitError},
     format::{Record, SagaId, Unreadable},
     plan::PlanError,
-    queries::{Filter, Page},
+    queries::{Filter, Listed, Page, Taken},
     retry_all::Retried,
     settings::Settings,
 };
 use crate::{
     branch::{Destination, Directory},
+    memory::{Budget, Reserved},
     saga::{Definition, Event, Policy, Saga, Timestamp},
     store::{Condition, Store},
 };
@@ -85,21 +86,19 @@ pub enum Submitted {
 }
 
 impl Engine {
-    /// Reads the rows of unfinished sagas and starts to drive them. Call it before serving.
+    /// Reads the rows of unfinished sagas and starts to drive them, within `memory`. Call it before serving.
     pub fn start(
         store: Arc<dyn Store>,
         directory: Arc<dyn Directory>,
         settings: Settings,
         clock: Clock,
+        memory: Budget,
     ) -> Result<Self, Error> {
-        let (inner, granted) = Inner::new(store, directory, settings, clock);
+        let (inner, granted) = Inner::new(store, directory, settings, clock, memory);
         let inner = Arc::new(inner);
         inner.unread.store(inner.recover()?, Ordering::Relaxed);
-        let timer = inner.clone();
-        inner.drivers.spawn(async move { timer.clone().stopping.run_until_cancelled(timer.wake_the_due()).await });
-        let queues = inner.clone();
-        let wake = async move { queues.clone().stopping.run_until_cancelled(queues.wake_the_granted(granted)).await };
-        inner.drivers.spawn(wake);
+        let waker = inner.clone();
+        inner.drivers.spawn(async move { waker.clone().stopping.run_until_cancelled(waker.wake_sagas(granted)).await });
         let watch = inner.clone();
         inner.drivers.spawn(async move { watch.stopping.run_until_cancelled(watch.watch_store()).await });
         Ok(Self(inner))
@@ -211,6 +210,11 @@ impl Engine {
         self.0.request_timeout(saga)
     }
 
+    /// The budget of memory that the engine was started with.
+    pub fn memory(&self) -> &Budget {
+        &self.0.memory
+    }
+
     /// The counters of attempts and rounds since the start.
     pub fn counters(&self) -> &Counters {
         &self.0.counters
@@ -251,11 +255,49 @@ impl Engine {
         Ok(found)
     }
 
-    /// The sagas that match, newest first. What the page says is on disk; sagas that were not durable yet are not in it.
+    /// The sagas that match, newest first. What the page says is on disk. For few small sagas: [`Engine::show_list`] reads
+    /// one at a time, off the async workers.
     pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
-        let page = self.0.list(filter).inspect_err(|error| self.0.notice(error))?;
+        let mut sagas = Vec::new();
+        let take = |saga| {
+            sagas.push(saga);
+            Taken::AndMore
+        };
+        let listed = self.0.list(filter, take).inspect_err(|error| self.0.notice(error))?;
         self.0.durable(&self.0.store.barrier()).await?;
-        Ok(page)
+        Ok(Page { sagas, next: listed.next })
+    }
+
+    /// What `show` makes of the saga with this gid. `show` runs off the async workers, and gets the reservation of all that
+    /// is read and of `copies` of it in all. What it makes is returned when what the saga says is on disk.
+    pub async fn show<T: Send + 'static>(
+        &self,
+        gid: &str,
+        copies: usize,
+        show: impl FnOnce(Option<Record>, Reserved) -> T + Send + 'static,
+    ) -> Result<T, ShowError> {
+        let (engine, gid) = (self.0.clone(), gid.to_owned());
+        let shown = self.0.off_the_workers(&self.0.views, move || {
+            let found = engine.find_within(&gid, copies)?;
+            Ok(found.map(|(record, room)| show(record, room)))
+        });
+        shown.await?.ok_or(ShowError::Memory)
+    }
+
+    /// What `push` adds to a list of the sagas that match, newest first and one at a time, until it takes the last. Also
+    /// returns where the list ended. It runs off the async workers, and is returned when what it says is on disk.
+    pub async fn show_list<L: Send + 'static>(
+        &self,
+        filter: Filter,
+        mut list: L,
+        push: impl Fn(&mut L, Record) -> Taken + Send + 'static,
+    ) -> Result<(L, Listed), Error> {
+        let engine = self.0.clone();
+        let listed = self.0.off_the_workers(&self.0.lists, move || {
+            let listed = engine.list(&filter, |record| push(&mut list, record))?;
+            Ok((list, listed))
+        });
+        listed.await
     }
 
     /// Retries now up to `limit` unfinished sagas that wait until later than `time`, the oldest first.

@@ -1,5 +1,6 @@
 //! Queries: one saga by gid, and the list by time and status.
 
+use bytes::Bytes;
 use tracing::error;
 
 use super::{
@@ -9,12 +10,16 @@ use super::{
     live::{Chunk, Core},
 };
 use crate::{
+    memory::Reserved,
     saga::{Gid, Status, Timestamp},
     store::{self, Range},
 };
 
 /// Most sagas that one page looks at to find those of a status that has no index; the next page goes on from there.
 const EXAMINED_MAX: usize = 10_000;
+
+/// What a saga in a list holds, as a multiple of its stored bytes: as stored, decoded, and encoded for the client.
+const LIST_COPIES: usize = 3;
 
 /// Which sagas to list.
 #[derive(Clone, Debug, Default)]
@@ -40,6 +45,28 @@ pub struct Page {
     pub next: Option<SagaId>,
 }
 
+/// What has become of a saga that was given to a list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// It is in the list, which goes on.
+    AndMore,
+    /// It is in the list, which is long enough.
+    AsLast,
+    /// There was no room in memory for it: it is not in the list, which ends before it.
+    NoRoom,
+}
+
+/// The end of a list.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listed {
+    /// Where the next page goes on; `None` at the end of the list.
+    pub next: Option<SagaId>,
+    /// How many sagas were taken.
+    pub count: usize,
+    /// Whether it ends before its limit: it became long, or there was no room in memory for the next saga.
+    pub is_cut: bool,
+}
+
 impl Inner {
     /// See `Engine::find`.
     pub fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
@@ -55,40 +82,82 @@ impl Inner {
         }
     }
 
-    /// See `Engine::list`.
-    pub fn list(&self, filter: &Filter) -> Result<Page, Error> {
+    /// As [`Inner::find`], with room for what is read and `copies` of it in all; `None` if there is no room.
+    pub fn find_within(&self, gid: &str, copies: usize) -> Result<Option<(Option<Record>, Reserved)>, Error> {
+        let nothing = || (None, self.memory.requests().nothing());
+        let Ok(gid) = Gid::new(gid) else { return Ok(Some(nothing())) };
+        let gid = gid.as_str();
+        if let Some(live) = self.shard(gid)?.get(gid) {
+            live.core().save(&*self.store, self.clock.now())?;
+        }
+        let Some(id) = self.id_of(gid)? else { return Ok(Some(nothing())) };
+        let chunks = self.chunks(id)?;
+        let Some(room) = self.room_for_reading(&chunks, copies) else { return Ok(None) };
+        Ok(Some((decode(id, gid, &chunks)?.map(|(record, _)| record), room)))
+    }
+
+    /// Gives the sagas that match to `take`, newest first and one at a time, until it takes the last, `filter.limit` is
+    /// reached, or there is no room in memory. Memory is reserved for each saga while it is in `take`.
+    pub fn list(&self, filter: &Filter, mut take: impl FnMut(Record) -> Taken) -> Result<Listed, Error> {
         let prefix = match filter.status {
             None | Some(Status::Succeed) => LOGS,
             Some(Status::Failed) => FAILED,
             Some(Status::Prepared | Status::Submitted | Status::Aborting) => OPEN,
         };
         let mut range = id_range(prefix, filter);
-        let mut page = Page::default();
-        let mut examined = 0;
-        while page.sagas.len() < filter.limit && examined < EXAMINED_MAX {
-            // One row at a time would be a scan each; a page of rows holds at least one saga, and mostly many.
-            let rows = self.store.scan(&range, filter.limit.clamp(1, store::SCAN_ENTRIES_MAX))?;
-            let Some((last, _)) = rows.last() else { return Ok(Page { next: None, ..page }) };
+        let mut listed = Listed { next: filter.before, ..Listed::default() };
+        let (mut newest, mut examined) = (None, 0);
+        while listed.count < filter.limit && examined < EXAMINED_MAX {
+            let rows = self.rows(prefix, &range, filter.limit.clamp(1, store::SCAN_ENTRIES_MAX))?;
+            let Some((last, _)) = rows.last() else { return Ok(Listed { next: None, ..listed }) };
             range = range.beyond(last);
             for (key, value) in &rows {
                 let Some(id) = format::id_in(key) else { continue };
-                if page.next == Some(id) || page.sagas.len() >= filter.limit {
+                if newest == Some(id) || listed.count >= filter.limit {
                     continue;
                 }
-                page.next = Some(id);
+                newest = Some(id);
                 examined += 1;
                 let is_wanted = prefix != OPEN
                     || format::read_open(value)
                         .is_ok_and(|open| Some(open.status) == filter.status.and_then(OpenStatus::of));
-                if is_wanted
-                    && let Some(found) = self.read_if_sound(id)?
-                    && filter.status.is_none_or(|status| status == found.saga.status())
-                {
-                    page.sagas.push(found);
+                if is_wanted {
+                    let chunks = self.chunks(id)?;
+                    let Some(_room) = self.room_for_reading(&chunks, LIST_COPIES) else {
+                        return Ok(Listed { is_cut: true, ..listed });
+                    };
+                    if let Some(found) = decode_if_sound(id, &chunks)?
+                        && filter.status.is_none_or(|status| status == found.saga.status())
+                    {
+                        drop(chunks);
+                        let taken = take(found);
+                        if taken == Taken::NoRoom {
+                            return Ok(Listed { is_cut: true, ..listed });
+                        }
+                        listed.count += 1;
+                        if taken == Taken::AsLast {
+                            return Ok(Listed { next: Some(id), is_cut: true, ..listed });
+                        }
+                    }
                 }
+                listed.next = Some(id);
             }
         }
-        Ok(page)
+        Ok(listed)
+    }
+
+    /// The next rows of a range, with their values only where those are short and needed. One row at a time would be a scan
+    /// each; a page of rows holds at least one saga, and mostly many.
+    fn rows(&self, prefix: &[u8], range: &Range, limit: usize) -> Result<Vec<(Bytes, Bytes)>, Error> {
+        if prefix == OPEN {
+            return Ok(self.store.scan(range, limit)?);
+        }
+        Ok(self.store.keys(range, limit)?.into_iter().map(|key| (key, Bytes::new())).collect())
+    }
+
+    fn room_for_reading(&self, chunks: &[Bytes], copies: usize) -> Option<Reserved> {
+        let bytes: usize = chunks.iter().map(Bytes::len).sum();
+        self.memory.requests().try_reserve(bytes.saturating_mul(copies))
     }
 
     /// The saga with this gid, ready to be driven.
@@ -118,17 +187,6 @@ impl Inner {
         Ok(Some(id))
     }
 
-    /// As [`Inner::read`]. A damaged saga is logged and left out, so that it does not hide the others.
-    fn read_if_sound(&self, id: SagaId) -> Result<Option<Record>, Error> {
-        match self.read(id, "in the list") {
-            Err(error @ Error::Unreadable { .. }) => {
-                error!(id = id.0, error = &error as &dyn std::error::Error, "a saga is left out of the list");
-                Ok(None)
-            }
-            found => Ok(found?.map(|(record, _)| record)),
-        }
-    }
-
     /// The saga of this id, as stored.
     pub fn read_parked(&self, id: SagaId) -> Result<Option<Record>, Error> {
         Ok(self.read(id, "that waits for its destination")?.map(|(record, _)| record))
@@ -136,19 +194,41 @@ impl Inner {
 
     /// Replays a saga from the store. Also returns its newest chunk with its number.
     fn read(&self, id: SagaId, gid: &str) -> Result<Option<(Record, Chunk)>, Error> {
+        decode(id, gid, &self.chunks(id)?)
+    }
+
+    /// The chunks of a saga's log.
+    fn chunks(&self, id: SagaId) -> Result<Vec<Bytes>, Error> {
         let mut range = Range::prefix(&format::log_prefix(id));
         let mut chunks = Vec::new();
         loop {
             let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
-            let Some((last, _)) = page.last() else { break };
+            let Some((last, _)) = page.last() else { return Ok(chunks) };
             range = range.beyond(last);
             chunks.extend(page.into_iter().map(|(_, chunk)| chunk));
         }
-        let Some(newest) = chunks.last() else { return Ok(None) };
-        let number = u32::try_from(chunks.len() - 1).unwrap_or(u32::MAX);
-        let record = format::read_log(id, chunks.iter().map(|chunk| &**chunk))
-            .map_err(|source| Error::Unreadable { gid: gid.to_owned(), source })?;
-        Ok(Some((record, (number, newest.to_vec()))))
+    }
+}
+
+/// Replays a saga from the chunks of its log; `None` if there are none. Also returns the newest chunk with its number.
+fn decode(id: SagaId, gid: &str, chunks: &[Bytes]) -> Result<Option<(Record, Chunk)>, Error> {
+    let Some(newest) = chunks.last() else { return Ok(None) };
+    let number = u32::try_from(chunks.len() - 1).unwrap_or(u32::MAX);
+    let record = format::read_log(id, chunks.iter().map(|chunk| &**chunk))
+        .map_err(|source| Error::Unreadable { gid: gid.to_owned(), source })?;
+    // A chunk that takes no more is not needed, and may hold the payloads.
+    let newest = if format::takes_more(newest) { newest.to_vec() } else { Vec::new() };
+    Ok(Some((record, (number, newest))))
+}
+
+/// As [`decode`]. A damaged saga is logged and left out, so that it does not hide the others.
+fn decode_if_sound(id: SagaId, chunks: &[Bytes]) -> Result<Option<Record>, Error> {
+    match decode(id, "in the list", chunks) {
+        Err(error @ Error::Unreadable { .. }) => {
+            error!(id = id.0, error = &error as &dyn std::error::Error, "a saga is left out of the list");
+            Ok(None)
+        }
+        found => Ok(found?.map(|(record, _)| record)),
     }
 }
 

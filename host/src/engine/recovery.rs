@@ -18,8 +18,17 @@ use super::{
 };
 use crate::{
     keys,
+    memory::Reserved,
     store::{self, Range},
 };
+
+/// What has become of a saga that seemed due.
+enum Woken {
+    /// It is live, or need not be.
+    Done,
+    /// There is no room in memory for what it holds.
+    NeedsRoom { bytes: usize },
+}
 
 impl Inner {
     /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
@@ -68,56 +77,123 @@ impl Inner {
         }
     }
 
-    /// Drives the sagas that are due, without end.
-    pub async fn wake_the_due(self: Arc<Self>) {
+    /// Drives the sagas that are due, and those whose turn at their destination has come, without end.
+    pub async fn wake_sagas(self: Arc<Self>, granted: mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
+        let (large, waiting) = mpsc::unbounded_channel();
+        tokio::join!(
+            self.wake_the_due(large.clone()),
+            self.wake_the_granted(granted, large),
+            self.wake_what_waits_for_room(waiting)
+        );
+    }
+
+    /// Drives the sagas that are due.
+    async fn wake_the_due(self: &Arc<Self>, large: mpsc::UnboundedSender<(SagaId, usize)>) {
         while self.check_store().is_ok() {
             let id = self.timer.next(&self.clock).await;
-            self.wake_soon(id, None).await;
+            self.wake_or_pass_on(id, None, &large).await;
         }
     }
 
-    /// Drives the sagas whose turn at their destination has come, without end.
-    pub async fn wake_the_granted(self: Arc<Self>, mut granted: mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
+    /// Drives the sagas whose turn at their destination has come.
+    async fn wake_the_granted(
+        self: &Arc<Self>,
+        mut granted: mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>,
+        large: mpsc::UnboundedSender<(SagaId, usize)>,
+    ) {
         while let Some((id, attempt_place)) = granted.recv().await {
-            self.wake_soon(id, Some(attempt_place)).await;
+            self.wake_or_pass_on(id, Some(attempt_place), &large).await;
         }
     }
 
-    /// Makes a parked saga live as soon as there is a place for it.
-    async fn wake_soon(self: &Arc<Self>, id: SagaId, attempt_place: Option<AttemptPlace>) {
-        let place = match self.live.enter(Submitter::Due, None) {
+    /// Wakes a saga. If there is no room in memory for it, it is passed on, so that others do not wait behind it; its place
+    /// at its destination returns.
+    async fn wake_or_pass_on(
+        self: &Arc<Self>,
+        id: SagaId,
+        attempt_place: Option<AttemptPlace>,
+        large: &mpsc::UnboundedSender<(SagaId, usize)>,
+    ) {
+        let place = self.due_place().await;
+        if let Err(bytes) = self.wake_or_set_aside(id, place, attempt_place, self.memory.payloads().nothing()) {
+            // The receiver lives as long as this task.
+            let _ = large.send((id, bytes));
+        }
+    }
+
+    /// Wakes sagas one after the other, each when there is room for it.
+    async fn wake_what_waits_for_room(self: &Arc<Self>, mut waiting: mpsc::UnboundedReceiver<(SagaId, usize)>) {
+        while let Some((id, mut bytes)) = waiting.recv().await {
+            loop {
+                let room = self.memory.payloads().reserve(bytes).await;
+                let place = self.due_place().await;
+                match self.wake_or_set_aside(id, place, None, room) {
+                    Ok(()) => break,
+                    Err(needed) => bytes = needed,
+                }
+            }
+        }
+    }
+
+    /// A place for a saga that is due.
+    async fn due_place(&self) -> Place<Submitter> {
+        match self.live.enter(Submitter::Due, None) {
             Ok(place) => place,
             Err(waiting) => waiting.await,
-        };
+        }
+    }
+
+    /// Wakes a saga that is due. An error: it needs room for so many bytes.
+    fn wake_or_set_aside(
+        self: &Arc<Self>,
+        id: SagaId,
+        place: Place<Submitter>,
+        attempt_place: Option<AttemptPlace>,
+        room: Reserved,
+    ) -> Result<(), usize> {
         // A panic over one saga must not stop the task that wakes all others.
-        let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place, attempt_place)));
-        if let Err(error) = woken.unwrap_or(Err(Error::Panicked)) {
-            error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
-            self.notice(&error);
+        let woken = panic::catch_unwind(AssertUnwindSafe(|| self.wake(id, place, attempt_place, room)));
+        match woken.unwrap_or(Err(Error::Panicked)) {
+            Ok(Woken::Done) => Ok(()),
+            Ok(Woken::NeedsRoom { bytes }) => Err(bytes),
+            Err(error) => {
+                error!(id = id.0, error = &error as &dyn std::error::Error, "a saga that is due is set aside");
+                self.notice(&error);
+                Ok(())
+            }
         }
     }
 
     /// Makes a parked saga live, if it is due: the entry that woke it may be out of date.
+    ///
+    /// Its size is known when it has been read. If `room` is too small for it, it is dropped, and read again when there is
+    /// room.
     fn wake(
         self: &Arc<Self>,
         id: SagaId,
         place: Place<Submitter>,
         attempt_place: Option<AttemptPlace>,
-    ) -> Result<(), Error> {
-        let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(()) };
+        mut room: Reserved,
+    ) -> Result<Woken, Error> {
+        let Some(row) = self.store.get(&format::open_key(id))? else { return Ok(Woken::Done) };
         let open = format::read_open(&row)
             .map_err(|source| Error::Unreadable { gid: format!("with the id {}", id.0), source })?;
         let gid = open.gid.as_str();
         let mut shard = self.shard(gid)?;
         if open.due.is_none_or(|due| due > self.clock.now()) || shard.contains_key(gid) {
-            return Ok(());
+            return Ok(Woken::Done);
         }
         // The row was read before the shard was locked; what counts is the saga as it is now.
         if let Some(core) = self.load(gid)?
             && !core.saga().status().is_finished()
         {
-            self.drive(&mut shard, Live::new(core), place, attempt_place);
+            let bytes = core.live_bytes();
+            if !room.try_grow(bytes.saturating_sub(room.bytes())) {
+                return Ok(Woken::NeedsRoom { bytes });
+            }
+            room.shrink_to(bytes);
+            self.drive(&mut shard, Live::holding(core, room), place, attempt_place);
         }
-        Ok(())
+        Ok(Woken::Done)
     }
 }

@@ -23,7 +23,8 @@ pub struct Settings {
     #[serde(with = "duration")]
     pub request_timeout_max: Duration,
     /// Most sagas driven at once; more are answered "busy". A quarter is a reserve for clients that have few, and for sagas
-    /// that are due: no client takes the places of all others. Bounds memory: a live saga holds its payloads.
+    /// that are due: no client takes the places of all others. What they hold has a limit in the
+    /// budget of memory.
     pub live_max: usize,
     /// Most unfinished sagas, those that wait for a retry included; more are answered "busy". A quarter of it may wait for
     /// one and the same plugin or service.

@@ -1,10 +1,18 @@
 //! Limits of one attempt of a guest, and the meter that enforces those of its memory and tables.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
+
+use crate::{memory::Reserved, store::sync::lock};
 
 /// Limits of everything that a guest could otherwise use without bound. CPU time has no limit but is shared: see
 /// [`scheduler`](super::sandbox::scheduler).
@@ -112,8 +120,12 @@ impl Default for Limits {
 
 /// Counts the memory of one attempt, denies growth over a limit, and remembers what it denied: a guest that runs out of
 /// memory traps in its language's own way, and that error names no limit.
+///
+/// What the memories have is reserved in the host's share of guests. When that is used up, the guest ends: an allocation
+/// that fails is nothing that a guest could answer for, and some would answer it with a rejection.
 pub struct MemoryMeter {
     memory_bytes_max: usize,
+    room: Arc<Room>,
     memory_bytes: usize,
     table_elements_max: usize,
     instances_max: usize,
@@ -127,13 +139,44 @@ pub struct MemoryMeter {
 pub enum DeniedGrowth {
     Memory,
     Table,
+    /// The host's share for the memories of all guests is used up.
+    Host,
+}
+
+/// The room of one attempt in the host's memory. The runs of an attempt follow each other and use the same room.
+#[derive(Debug)]
+pub struct Room {
+    reserved: Mutex<Reserved>,
+    /// The most bytes that a run has needed, whether it got them or not.
+    peak: AtomicUsize,
+}
+
+impl Room {
+    /// A room with what is reserved already; it grows as it must.
+    pub fn new(reserved: Reserved) -> Arc<Self> {
+        Arc::new(Self { reserved: Mutex::new(reserved), peak: AtomicUsize::new(0) })
+    }
+
+    /// The most bytes that a run has needed, whether it got them or not.
+    pub fn peak(&self) -> usize {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Makes room for so many bytes in all, if there is any.
+    fn make(&self, bytes: usize) -> bool {
+        let mut reserved = lock(&self.reserved);
+        let missing = bytes.saturating_sub(reserved.bytes());
+        self.peak.fetch_max(bytes, Ordering::Relaxed);
+        missing == 0 || reserved.try_grow(missing)
+    }
 }
 
 impl MemoryMeter {
-    /// A meter at zero.
-    pub fn new(limits: &Limits) -> Self {
+    /// A meter at zero, of a guest that lives in `room`.
+    pub fn new(limits: &Limits, room: Arc<Room>) -> Self {
         Self {
             memory_bytes_max: limits.memory_bytes,
+            room,
             memory_bytes: 0,
             table_elements_max: limits.table_elements,
             instances_max: limits.instances as usize,
@@ -155,6 +198,10 @@ impl ResourceLimiter for MemoryMeter {
         if total > self.memory_bytes_max {
             self.denied = Some(DeniedGrowth::Memory);
             return Ok(false);
+        }
+        if !self.room.make(total) {
+            self.denied = Some(DeniedGrowth::Host);
+            return Err(wasmtime::Error::msg("the host has no memory left for guests"));
         }
         self.memory_bytes = total;
         Ok(true)
@@ -184,10 +231,36 @@ impl ResourceLimiter for MemoryMeter {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Share;
+
+    fn room(share: &Arc<Share>) -> Arc<Room> {
+        Room::new(share.nothing())
+    }
+
+    fn meter(limits: Limits) -> MemoryMeter {
+        MemoryMeter::new(&limits, room(&Share::new(1 << 30, 0)))
+    }
+
+    #[test]
+    fn a_guest_ends_when_the_host_has_no_room_and_its_next_run_uses_the_same_room() {
+        let share = Share::new(100, usize::MAX);
+        let room = room(&share);
+        let mut first = MemoryMeter::new(&Limits::default(), room.clone());
+        assert!(first.memory_growing(0, 60, None).unwrap());
+        drop(first);
+        let mut second = MemoryMeter::new(&Limits::default(), room.clone());
+        assert!(second.memory_growing(0, 80, None).unwrap());
+        assert_eq!((share.used(), room.peak()), (80, 80));
+        let other = share.try_reserve(10).unwrap();
+        assert!(second.memory_growing(80, 95, None).is_err());
+        assert_eq!(second.denied(), Some(DeniedGrowth::Host));
+        drop((second, room, other));
+        assert_eq!(share.used(), 0);
+    }
 
     #[test]
     fn memory_is_counted_over_all_memories_of_an_attempt() {
-        let mut meter = MemoryMeter::new(&Limits { memory_bytes: 100, ..Limits::default() });
+        let mut meter = meter(Limits { memory_bytes: 100, ..Limits::default() });
         assert!(meter.memory_growing(0, 60, None).unwrap());
         assert!(meter.memory_growing(0, 40, None).unwrap());
         assert_eq!(meter.denied(), None);
@@ -197,7 +270,7 @@ mod tests {
 
     #[test]
     fn tables_are_limited_each() {
-        let mut meter = MemoryMeter::new(&Limits { table_elements: 10, ..Limits::default() });
+        let mut meter = meter(Limits { table_elements: 10, ..Limits::default() });
         assert!(meter.table_growing(0, 10, None).unwrap());
         assert!(!meter.table_growing(10, 11, None).unwrap());
         assert_eq!(meter.denied(), Some(DeniedGrowth::Table));

@@ -23,6 +23,7 @@ use wasaga::{
     api::{self, Context, Limits, Uploads, metrics::Journal},
     branch::{self, Branch, Call, Containment, Directory, NotFound, Outcome},
     engine::{Clock, Engine, Settings},
+    memory::Budget,
     plugin,
     saga::{BranchOp, Definition, Pin},
     store::{self, LocalStore},
@@ -31,6 +32,9 @@ use wasaga::{
 use wasaga_testkit::no_plugins;
 
 pub const JSON: &str = "application/json; charset=utf-8";
+
+/// Bytes of memory of a host that needs no limit.
+const MEMORY: u64 = 1 << 30;
 
 /// How long a test waits for what must happen, before it gives up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,15 +81,23 @@ impl Host {
         Self { branches: branches.clone(), ..Self::start_on(Arc::new(branches), settings, limits) }
     }
 
+    /// One with so many bytes of memory for requests, live sagas and guests.
+    pub fn start_within(memory: u64) -> Self {
+        let (branches, rest) = (Script::default(), (no_plugins(), Uploads::Off));
+        let directory = Arc::new(branches.clone());
+        let (settings, limits) = (Settings::default(), Limits::default());
+        Self { branches, ..Self::put_together(directory, settings, limits, rest, Budget::of(memory)) }
+    }
+
     /// One that shows these plugins.
     pub fn start_with_plugins(plugins: Arc<plugin::Registry>, uploads: Uploads) -> Self {
         let directory = Arc::new(Script::default());
-        Self::put_together(directory, Settings::default(), Limits::default(), (plugins, uploads))
+        Self::put_together(directory, Settings::default(), Limits::default(), (plugins, uploads), Budget::of(MEMORY))
     }
 
     /// One with other branches than those of a [`Script`].
     pub fn start_on(directory: Arc<dyn Directory>, settings: Settings, limits: Limits) -> Self {
-        Self::put_together(directory, settings, limits, (no_plugins(), Uploads::Off))
+        Self::put_together(directory, settings, limits, (no_plugins(), Uploads::Off), Budget::of(MEMORY))
     }
 
     fn put_together(
@@ -93,11 +105,12 @@ impl Host {
         settings: Settings,
         limits: Limits,
         (plugins, uploads): (Arc<plugin::Registry>, Uploads),
+        memory: Budget,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = LocalStore::open(store::Settings::new(dir.path())).unwrap();
         let store = Arc::new(store);
-        let engine = Engine::start(store.clone(), directory, settings, Clock::start()).unwrap();
+        let engine = Engine::start(store.clone(), directory, settings, Clock::start(), memory).unwrap();
         let mut registry = Registry::default();
         api::metrics::register(&mut registry, engine.clone(), move || {
             let stats = store.stats();

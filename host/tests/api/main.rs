@@ -3,6 +3,7 @@
 mod connections;
 mod host;
 mod lists;
+mod memory;
 mod plan;
 mod plugins;
 mod real_plugins;

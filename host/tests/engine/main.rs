@@ -12,6 +12,7 @@ mod kills;
 mod limits;
 mod list;
 mod long_logs;
+mod memory;
 mod output_rule;
 mod pins;
 mod plan;

@@ -100,6 +100,10 @@ impl Attempt {
         self.answer(Outcome::Ended { verdict: Verdict::Succeeded { output: None }, effects });
     }
 
+    pub fn output_with_effects(self, output: &str, effects: Batch) {
+        self.answer(Outcome::Ended { verdict: Verdict::Succeeded { output: Some(output.into()) }, effects });
+    }
+
     pub fn reject(self) {
         self.answer(Outcome::rejected("no"));
     }

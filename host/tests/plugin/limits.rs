@@ -1,6 +1,9 @@
 //! One guest for each limit that breaks it. The error names the limit, and the next attempt is undisturbed.
 
-use wasaga::plugin::{ComponentError, Limits, PublishError};
+use wasaga::{
+    memory::Budget,
+    plugin::{ComponentError, Limits, PublishError},
+};
 
 use super::*;
 
@@ -15,6 +18,37 @@ async fn fails_with(payload: Value, words: &[&str]) {
 #[tokio::test]
 async fn memory() {
     fails_with(json!({"try": "allocate"}), &["memory_bytes", "67108864", "memory allocation of"]).await;
+}
+
+#[tokio::test]
+async fn memory_of_the_host() {
+    let memory = Budget::of(64 << 20);
+    let share = memory.guests();
+    let registry = chaos(&Settings { memory: memory.clone(), ..Settings::default() });
+    assert_eq!(share.used(), 0, "the start check is not counted");
+    // A guest that is alone could have more than the share.
+    let other = share.try_reserve(1 << 20).unwrap();
+    let error = unknown(try_(&registry, "chaos", &json!({"try": "allocate"})).await);
+    assert!(error.contains("budget_bytes") && error.contains("called again"), "{error}");
+    drop(other);
+
+    // It waits until as much is free as it needed, before its time limit starts.
+    let held = share.try_reserve(share.limit() / 2).unwrap();
+    let payload = json!({"try": "count"});
+    let mut waiting = Box::pin(try_(&registry, "chaos", &payload));
+    assert!(futures_util::poll!(&mut waiting).is_pending());
+    assert_eq!(share.used(), held.bytes());
+    drop(held);
+    assert_eq!(output(waiting.await), json!(1));
+
+    // It has needed little now, and gets that where there is little.
+    let held = share.try_reserve(share.limit() / 8 * 7).unwrap();
+    assert_eq!(output(try_(&registry, "chaos", &payload).await), json!(1));
+    let end = std::time::Instant::now() + PATIENCE;
+    while share.used() != held.bytes() {
+        assert!(std::time::Instant::now() < end, "{share:?}");
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -17,10 +17,11 @@ const LINES_MAX: usize = 600;
 const SCRIPT_LINES_MAX: usize = 400;
 
 /// Each module may import only those before it. The binary may import all; `saga` and `store` are crates that import nothing of ours.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 13] = [
     "causes",
     "descriptors",
     "files",
+    "memory",
     "keys",
     "data_folder",
     "branch",

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use axum::{
     Router,
+    body::Body as HttpBody,
     extract::{Query, State},
     http::StatusCode,
     response::Response,
@@ -28,10 +29,11 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{body::Body, client::Client, context::Context, error::Error, json};
+use super::{answer, body::Body, client::Client, context::Context, error::Error, json};
 use crate::{
-    engine::{ControlError, Filter, Retried, SagaId},
-    saga::{Status, Timestamp},
+    engine::{ControlError, Filter, Record, Retried, SagaId, Taken},
+    memory::Reserved,
+    saga::{Policy, Status, Timestamp},
 };
 
 /// Default `timeout` of `resetCronTime`, in seconds: as in DTM, three times the timeout of its other modes.
@@ -46,10 +48,7 @@ const LIST_DEFAULT: usize = 100;
 /// Most sagas on a page of `all`.
 const LIST_MAX: usize = 1000;
 
-/// Sagas that `all` reads from the store at a time. Bounds the memory of one request, payloads included.
-const LIST_CHUNK: usize = 32;
-
-/// A page of `all` ends after this many bytes of sagas, whatever its `limit`.
+/// A page of `all` ends with the saga that brings it to this many bytes, whatever its `limit`.
 const LIST_BYTES: usize = 8 << 20;
 
 const SUCCESS: &str = r#"{"dtm_result":"SUCCESS"}"#;
@@ -156,40 +155,46 @@ async fn query(State(context): State<Context>, Query(params): Query<Params>) -> 
     if gid.is_empty() {
         return Err(Error::NoGid);
     }
-    let engine = context.engine();
-    let record = engine.find(gid).await?;
-    Ok(json::response(StatusCode::OK, view::query(record.as_ref(), engine.policy())))
+    let policy = context.engine().policy().clone();
+    let encode = move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), &policy), room);
+    let json = context.engine().show(gid, view::QUERY_COPIES, encode).await??;
+    Ok(json::response(StatusCode::OK, json))
 }
 
 async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Result<Response, Error> {
     let engine = context.engine();
-    let (gid, position) = (first(&params, "gid"), first(&params, "position"));
-    let mut list = view::List::default();
+    let (gid, position) = (first(&params, "gid"), first(&params, "position").to_owned());
+    let list = view::List::new(context.memory().requests());
+    let policy = engine.policy().clone();
     if !gid.is_empty() {
-        let Some(record) = engine.find(gid).await? else {
-            return Ok(json::response(StatusCode::OK, view::no_list(position)));
-        };
-        list.push(&record, engine.policy());
-        return Ok(json::response(StatusCode::OK, list.finish(position)));
+        let encode = move |record: Option<Record>, _: Reserved| one(list, record.as_ref(), &policy, &position);
+        let body = engine.show(gid, view::LIST_COPIES, encode).await??;
+        return Ok(json::response(StatusCode::OK, body));
     }
-    let Some((mut filter, limit)) = filter(&params)? else {
+    let Some(filter) = filter(&params)? else {
         return Ok(json::response(StatusCode::OK, list.finish("")));
     };
-    let mut listed = 0;
-    loop {
-        filter.limit = LIST_CHUNK.min(limit - listed);
-        let page = engine.list(&filter).await?;
-        page.sagas.iter().for_each(|record| list.push(record, engine.policy()));
-        listed += page.sagas.len();
-        filter.before = page.next;
-        // A short page that is not the last: the engine has reached the limit of its search for one request.
-        let is_short = page.sagas.len() < filter.limit;
-        if page.next.is_none() || is_short || listed >= limit || list.bytes() >= LIST_BYTES {
-            break;
-        }
+    let push = move |list: &mut view::List, record: Record| match list.push(&record, &policy) {
+        false => Taken::NoRoom,
+        true if list.bytes() < LIST_BYTES => Taken::AndMore,
+        true => Taken::AsLast,
+    };
+    let (list, listed) = engine.show_list(filter, list, push).await?;
+    // The position is where this page began if not one saga was added.
+    if listed.count == 0 && listed.is_cut {
+        return Err(Error::AnswerMemory);
     }
-    let next_position = filter.before.map(|SagaId(id)| id.to_string()).unwrap_or_default();
+    let next_position = listed.next.map(|SagaId(id)| id.to_string()).unwrap_or_default();
     Ok(json::response(StatusCode::OK, list.finish(&next_position)))
+}
+
+/// The list of one saga, if there is one.
+fn one(mut list: view::List, record: Option<&Record>, policy: &Policy, position: &str) -> Result<HttpBody, Error> {
+    match record {
+        None => Ok(view::no_list(position).into()),
+        Some(record) if list.push(record, policy) => Ok(list.finish(position)),
+        Some(_) => Err(Error::AnswerMemory),
+    }
 }
 
 /// The parameters of the query string, in the order given.
@@ -200,8 +205,8 @@ fn first<'a>(params: &'a Params, name: &str) -> &'a str {
     params.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
 }
 
-/// The filter and the limit of `all`; `None` if no saga can match.
-fn filter(params: &Params) -> Result<Option<(Filter, usize)>, Error> {
+/// The filter of `all`; `None` if no saga can match.
+fn filter(params: &Params) -> Result<Option<Filter>, Error> {
     let limit = match integer(first(params, "limit"))? {
         None => LIST_DEFAULT,
         // A negative limit means no limit, as in DTM.
@@ -226,7 +231,7 @@ fn filter(params: &Params) -> Result<Option<(Filter, usize)>, Error> {
     if !["", "saga"].contains(&first(params, "transType")) {
         return Ok(None);
     }
-    Ok(Some((Filter { status, created_from, created_to, before, limit: 0 }, limit)))
+    Ok(Some(Filter { status, created_from, created_to, before, limit }))
 }
 
 fn integer(given: &str) -> Result<Option<i64>, Error> {

@@ -3,9 +3,12 @@
 use super::request;
 use crate::{
     api::{client::Client, context::Context, error::Error, rollback::rollback_reason},
-    engine::Submitted,
+    engine::{Record, Submitted},
     saga::{Definition, Saga, Status},
 };
+
+/// What a look at a saga's status holds in memory, as a multiple of the saga's stored bytes: as stored, and decoded.
+pub const STATUS_COPIES: usize = 2;
 
 /// Stores the saga that a JSON body describes.
 pub async fn prepare_json(context: &Context, body: &[u8]) -> Result<(), Error> {
@@ -67,8 +70,9 @@ pub async fn refuse_abort_json(context: &Context, body: &[u8]) -> Error {
 
 /// The refusal of `abort`, in DTM's words: as under DTM, clients cannot abort a saga.
 pub async fn refuse_abort(context: &Context, gid: &str) -> Error {
-    match context.engine().find(gid).await {
-        Ok(Some(record)) => Error::Abort(record.saga.status()),
+    let status = |record: Option<Record>, _| record.map(|record| record.saga.status());
+    match context.engine().show(gid, STATUS_COPIES, status).await {
+        Ok(Some(status)) => Error::Abort(status),
         Ok(None) => Error::Unknown { gid: gid.to_owned() },
         Err(error) => error.into(),
     }

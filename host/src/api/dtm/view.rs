@@ -4,17 +4,40 @@
 //! clients do not accept `null` for times and numbers, so absent values are left out; `id` is 0, as in a DTM without an
 //! SQL database. Wasaga's own keys come last: `stuck`, and of a branch `attempts`, `error` and `output`.
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use std::{collections::VecDeque, sync::Arc};
+
+use axum::body::Body;
+use base64::{display::Base64Display, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    api::{json, rollback::rollback_reason, time::Time},
+    api::{
+        answer::{self, Pieces},
+        json,
+        rollback::rollback_reason,
+        time::Time,
+    },
     engine::Record,
+    memory::{Reserved, Share},
     saga::{
         BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
         state::{OpState, Progress},
     },
 };
+
+/// What the body of `query` holds in memory, as a multiple of the saga's stored bytes: as stored, decoded, the payloads once
+/// as text, and for each of the two operations as base64.
+pub const QUERY_COPIES: usize = 6;
+
+/// What the body of `all` holds of a saga, as such a multiple.
+pub const LIST_COPIES: usize = 3;
+
+/// Length of the pieces in which a list of small sagas is built, in bytes.
+const PIECE_BYTES: usize = 64 << 10;
+
+/// What an encoded saga has besides what its client has sent, in bytes; an estimate.
+const SAGA_BYTES: usize = 2 << 10;
 
 /// The body of `query`: a saga with its branches, or neither.
 pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
@@ -30,28 +53,67 @@ pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
     })
 }
 
-/// The body of `all`, built saga by saga.
-#[derive(Default)]
-pub struct List(Vec<u8>);
+/// The body of `all`, built saga by saga. Its memory is reserved as it grows.
+pub struct List {
+    pieces: VecDeque<Bytes>,
+    /// The piece that grows.
+    piece: Vec<u8>,
+    room: Reserved,
+    share: Arc<Share>,
+    /// Of all pieces.
+    bytes: usize,
+}
 
 impl List {
-    /// Adds a saga.
-    pub fn push(&mut self, record: &Record, policy: &Policy) {
-        if !self.0.is_empty() {
-            self.0.push(b',');
+    /// An empty list, for whose memory `share` is asked.
+    pub fn new(share: &Arc<Share>) -> Self {
+        let (pieces, piece) = (VecDeque::new(), Vec::new());
+        Self { pieces, piece, room: share.nothing(), share: share.clone(), bytes: 0 }
+    }
+
+    /// Adds a saga. `false`: there is no room for it in memory, and nothing was added.
+    pub fn push(&mut self, record: &Record, policy: &Policy) -> bool {
+        // Characters that are escaped make it longer; the piece grows then.
+        let expected = record.saga.definition().bytes() / 8 * 9 + SAGA_BYTES;
+        if self.piece.capacity() - self.piece.len() < expected {
+            let capacity = expected.max(PIECE_BYTES);
+            let Some(room) = self.share.try_reserve(capacity) else { return false };
+            self.end_piece();
+            (self.piece, self.room) = (Vec::with_capacity(capacity), room);
         }
-        self.0.extend(json::encode(&Transaction::of(&record.saga, policy)));
+        let before = self.piece.len();
+        if self.bytes > 0 {
+            self.piece.push(b',');
+        }
+        json::append(&mut self.piece, &Transaction::of(&record.saga, policy));
+        if !self.room.try_grow(self.piece.capacity().saturating_sub(self.room.bytes())) {
+            self.piece.truncate(before);
+            self.piece.shrink_to(self.room.bytes());
+            return false;
+        }
+        self.bytes += self.piece.len() - before;
+        true
     }
 
     /// The length of the encoded sagas so far.
     pub fn bytes(&self) -> usize {
-        self.0.len()
+        self.bytes
     }
 
     /// The body. `next_position` is where the next page begins, and empty at the end of the list.
-    pub fn finish(self, next_position: &str) -> Vec<u8> {
+    pub fn finish(mut self, next_position: &str) -> Body {
+        self.end_piece();
         let position = json::encode(&next_position);
-        [b"{\"next_position\":", &*position, b",\"transactions\":[", &*self.0, b"]}"].concat()
+        self.pieces.push_front([b"{\"next_position\":", &*position, b",\"transactions\":["].concat().into());
+        self.pieces.push_back(Bytes::from_static(b"]}"));
+        Pieces::body(self.pieces)
+    }
+
+    fn end_piece(&mut self) {
+        if !self.piece.is_empty() {
+            let room = std::mem::replace(&mut self.room, self.share.nothing());
+            self.pieces.push_back(answer::held_by(std::mem::take(&mut self.piece), room));
+        }
     }
 }
 
@@ -200,7 +262,7 @@ struct Branch<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     url: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    bin_data: Option<String>,
+    bin_data: Option<Base64<'a>>,
     branch_id: String,
     op: &'static str,
     status: &'static str,
@@ -225,6 +287,7 @@ impl<'a> Branch<'a> {
     fn of(saga: &'a Saga, branch_op: BranchOp, state: &'a OpState) -> Self {
         let definition = saga.definition();
         let created_at = definition.created_at();
+        let payload = definition.steps().get(branch_op.step).map(|step| &*step.payload);
         let (status, output) = match &state.progress {
             Progress::Pending => ("prepared", None),
             Progress::Succeeded { output } => ("succeed", output.as_deref()),
@@ -241,7 +304,7 @@ impl<'a> Branch<'a> {
             update_time: Time(state.updated_at.unwrap_or(created_at)),
             gid: definition.gid().as_str(),
             url: definition.target(branch_op),
-            bin_data: definition.steps().get(branch_op.step).and_then(|step| base64(&step.payload)),
+            bin_data: payload.filter(|payload| !payload.is_empty()).map(Base64),
             branch_id: BranchId(branch_op.step).to_string(),
             op: branch_op.op.as_str(),
             status,
@@ -277,9 +340,13 @@ fn next_retry(saga: &Saga) -> Option<Retry> {
     retries.min_by_key(|retry| retry.at)
 }
 
-/// Bytes as Go writes them to JSON; `None` if empty.
-fn base64(bytes: &[u8]) -> Option<String> {
-    (!bytes.is_empty()).then(|| BASE64_STANDARD.encode(bytes))
+/// Bytes as Go writes them to JSON.
+struct Base64<'a>(&'a [u8]);
+
+impl Serialize for Base64<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&Base64Display::new(self.0, &BASE64_STANDARD))
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
@@ -295,6 +362,8 @@ fn is_false(flag: &bool) -> bool {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use axum::body::to_bytes;
 
     use super::*;
     use crate::{
@@ -410,6 +479,48 @@ mod tests {
     fn an_unknown_saga() {
         assert_eq!(text(query(None, &Policy::default())), r#"{"branches":[],"transaction":null}"#);
         assert_eq!(text(no_list("7")), r#"{"next_position":"7","transactions":null}"#);
-        assert_eq!(text(List::default().finish("")), r#"{"next_position":"","transactions":[]}"#);
+    }
+
+    async fn body(list: List) -> String {
+        text(to_bytes(list.finish("7"), usize::MAX).await.unwrap().into())
+    }
+
+    #[tokio::test]
+    async fn a_list_is_one_body_whatever_its_pieces() {
+        let share = Share::new(1 << 20, usize::MAX);
+        assert_eq!(body(List::new(&share)).await, r#"{"next_position":"7","transactions":[]}"#);
+        let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
+        let mut list = List::new(&share);
+        for _ in 0..200 {
+            assert!(list.push(&saga, &Policy::default()));
+        }
+        let (bytes, pieces) = (list.bytes(), list.pieces.len());
+        assert!(pieces > 0, "{bytes} bytes are more than one piece");
+        let text = body(list).await;
+        assert_eq!(text.len(), bytes + r#"{"next_position":"7","transactions":[]}"#.len());
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(json["transactions"].as_array().unwrap().len(), 200);
+        assert_eq!(share.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_list_ends_where_memory_does() {
+        let share = Share::new(100 << 10, usize::MAX);
+        // One item alone could have more than the share.
+        let other = share.try_reserve(1).unwrap();
+        // Four times as long when it is encoded as it was expected to be.
+        let options = Options { query_prepared: "<".repeat(20 << 10), ..Options::default() };
+        let saga = record(options, vec![Event::Submitted { at: at(0) }]);
+        let mut list = List::new(&share);
+        assert!(!list.push(&saga, &Policy::default()), "120 KiB");
+        assert_eq!(body(list).await, r#"{"next_position":"7","transactions":[]}"#);
+        let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
+        let mut list = List::new(&share);
+        let pushed = std::iter::repeat_with(|| list.push(&saga, &Policy::default())).take_while(|fits| *fits).count();
+        assert!(share.used() > 50 << 10);
+        let json: serde_json::Value = serde_json::from_str(&body(list).await).unwrap();
+        assert_eq!(json["transactions"].as_array().unwrap().len(), pushed);
+        drop(other);
+        assert_eq!(share.used(), 0);
     }
 }

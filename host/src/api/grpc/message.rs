@@ -67,7 +67,8 @@ impl DtmRequest {
             ..self.options.unwrap_or_default().into_options()?
         };
         let steps = request::decode_steps(&self.steps)?;
-        let payloads = self.payloads.into_iter().map(Payload).collect();
+        // Copied, since each shares the memory of the whole message, which would stay as long as the saga is live.
+        let payloads = self.payloads.iter().map(|payload| Payload(Bytes::copy_from_slice(payload))).collect();
         Ok(request::define(&self.gid, &self.trans_type, steps, payloads, options, now)?)
     }
 }

@@ -10,6 +10,8 @@
 
 mod message;
 
+use std::sync::Mutex;
+
 use axum::{
     Router,
     body::Body as HttpBody,
@@ -34,7 +36,7 @@ use super::{
     dtm::{metrics, operations},
     error::{Error, Rendered},
 };
-use crate::branch::grpc::Raw;
+use crate::{branch::grpc::Raw, store::sync::lock};
 
 /// The methods of the service that belong to other transaction modes.
 const OTHER_MODES: [&str; 5] = ["RegisterBranch", "PrepareWorkflow", "Subscribe", "Unsubscribe", "DeleteTopic"];
@@ -98,11 +100,17 @@ where
     let (parts, body) = request.into_parts();
     let client = Client::of(&parts.extensions);
     let body = match Body::from_request(Request::new(body), &context).await {
-        Ok(Body(bytes)) => HttpBody::from(bytes),
+        Ok(Body(bytes)) => bytes,
         Err(error) => return status(error).into_http(),
     };
+    // For the copy that tonic takes the message from, until it is decoded.
+    let Some(room) = context.memory().requests().try_reserve(body.len()) else {
+        return status(Error::RequestMemory).into_http();
+    };
+    let (body, room) = (HttpBody::from(body), Mutex::new(Some(room)));
     let method = Unary(async |message: Bytes| {
         let message = I::decode(message).map_err(|error| status(Error::Message(error)))?;
+        drop(lock(&room).take());
         let reply = method(context.clone(), client, message).await.map_err(status)?;
         Ok(tonic::Response::new(Bytes::from(reply.encode_to_vec())))
     });

@@ -15,10 +15,12 @@ use axum::{
     routing::{get, post},
 };
 
-use super::{context::Context, error::Error, json};
+use bytes::Bytes;
+
+use super::{answer, context::Context, error::Error, json};
 use crate::{
     engine::{self, Record},
-    saga::render,
+    saga::{IllegalEvent, render},
 };
 
 /// The routes.
@@ -36,24 +38,36 @@ pub fn routes() -> Router<Context> {
         .route("/api/v1/sagas/{gid}/log", get(log))
 }
 
+/// What these answers hold in memory, as a multiple of the saga's stored bytes: as stored, decoded and encoded.
+const COPIES: usize = 3;
+
 /// A saga with the outputs of its branches.
 async fn saga(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
-    let record = find(&context, gid).await?;
-    Ok(json::response(StatusCode::OK, saga::encode(&record.saga, context.engine())))
+    let engine = context.engine().clone();
+    let json = show(&context, gid, move |record| Ok(saga::encode(&record.saga, &engine))).await?;
+    Ok(json::response(StatusCode::OK, json))
 }
 
 /// A saga's log as text.
 async fn log(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
-    let record = find(&context, gid).await?;
-    let log = render::log(record.saga.definition(), &record.log).map_err(engine::Error::Illegal)?;
+    let render = |record: &Record| render::log(record.saga.definition(), &record.log).map(String::into_bytes);
+    let log = show(&context, gid, render).await?;
     Ok((StatusCode::OK, [(CONTENT_TYPE, "text/plain; charset=utf-8")], log).into_response())
 }
 
 /// The path segment that holds a saga's gid.
 type Gid = Result<Path<String>, PathRejection>;
 
-async fn find(context: &Context, gid: Gid) -> Result<Record, Error> {
+/// A saga as `encode` shows it.
+async fn show(
+    context: &Context,
+    gid: Gid,
+    encode: impl FnOnce(&Record) -> Result<Vec<u8>, IllegalEvent> + Send + 'static,
+) -> Result<Bytes, Error> {
     // A rejected segment is not UTF-8, and every gid is.
     let Path(gid) = gid.map_err(|_| Error::NotFound { gid: String::new() })?;
-    context.engine().find(&gid).await?.ok_or(Error::NotFound { gid })
+    let encode = move |record: Option<Record>, room| {
+        record.map(|record| answer::hold(encode(&record).map_err(engine::Error::Illegal)?, room))
+    };
+    context.engine().show(&gid, COPIES, encode).await?.ok_or(Error::NotFound { gid })?
 }

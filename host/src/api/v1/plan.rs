@@ -8,8 +8,15 @@ use serde::Serialize;
 
 use super::shown::{Component, Output};
 use crate::{
-    api::{body::Body, context::Context, dtm::request, error::Error, json},
-    engine::plan,
+    api::{
+        answer,
+        body::Body,
+        context::Context,
+        dtm::{operations::STATUS_COPIES, request},
+        error::Error,
+        json,
+    },
+    engine::{Record, plan},
     saga::{BranchId, Definition, Op, Verdict},
 };
 
@@ -21,9 +28,10 @@ pub(super) async fn plan(State(context): State<Context>, Body(body): Body) -> Re
     let definition = request::decode_or_name(&body, now, || context.gids().next(now))?;
     drop(body);
     let plan = engine.plan(definition).await?;
-    let existing = engine.find(plan.saga.gid().as_str()).await?;
-    let existing = existing.map(|record| record.saga.status().as_str());
-    Ok(json::response(StatusCode::OK, json::encode(&PlanView::new(&plan, existing))))
+    let status = |record: Option<Record>, _| record.map(|record| record.saga.status().as_str());
+    let existing = engine.show(plan.saga.gid().as_str(), STATUS_COPIES, status).await?;
+    let json = json::encode(&PlanView::new(&plan, existing));
+    Ok(json::response(StatusCode::OK, answer::hold(json, context.memory().requests().nothing())?))
 }
 
 #[derive(Serialize)]

@@ -71,12 +71,11 @@ pub async fn upload(
     let plugins = context.plugins().clone();
     let limit = plugins.component_bytes_max();
     let bytes_max = usize::try_from(limit).unwrap_or(usize::MAX);
-    let Body(bytes) =
-        Body::read(request, bytes_max, context.limits().body_timeout).await.map_err(|error| match error {
-            // The limit of components has a setting and an error text of its own.
-            Error::BodyTooLarge { .. } => Error::Plugin(ComponentError::TooLarge { limit }.into()),
-            other => other,
-        })?;
+    let Body(bytes) = Body::read(request, bytes_max, &context).await.map_err(|error| match error {
+        // The limit of components has a setting and an error text of its own.
+        Error::BodyTooLarge { .. } => Error::Plugin(ComponentError::TooLarge { limit }.into()),
+        other => other,
+    })?;
     let of = name.clone();
     let published = spawn_blocking(move || {
         // A client that disconnects does not stop this task, so the task holds the permit.

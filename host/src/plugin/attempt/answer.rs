@@ -98,6 +98,9 @@ pub fn explain(error: &wasmtime::Error, denied: Option<DeniedGrowth>, limits: &L
         Some(DeniedGrowth::Memory) => {
             return format!("needed more than {} bytes of memory (memory_bytes)", limits.memory_bytes);
         }
+        Some(DeniedGrowth::Host) => {
+            return "the host has no memory left for guests ([memory] budget_bytes): it is called again".to_owned();
+        }
         Some(DeniedGrowth::Table) => {
             return format!("needed a table of more than {} elements (table_elements)", limits.table_elements);
         }

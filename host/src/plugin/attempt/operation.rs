@@ -11,7 +11,7 @@
 //!   at once, unless something has left the host; then the engine makes the attempt again, with a pause and with its
 //!   count of attempts that sent something.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{FutureExt as _, future::BoxFuture};
 use tokio::{task::yield_now, time::timeout};
@@ -70,7 +70,10 @@ impl Branch for Operation {
 }
 
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host) -> Outcome {
-    let mut scope = AttemptScope::new(plugin, call, host);
+    // Before the time limit starts: the guest is not responsible for a full host.
+    // For as much as the attempt before has needed; more is reserved as the guest grows.
+    let room = plugin.runtime.memory().reserve(plugin.memory_estimate.load(Ordering::Relaxed)).await;
+    let mut scope = AttemptScope::new(plugin, call, host, room);
     let handles = scope.handles.clone();
     let limit = call.timeout.min(plugin.policy.limits.attempt_timeout);
     // The guest owns everything it needs, as it may move to another thread and be dropped there after this has returned.
@@ -146,7 +149,7 @@ async fn run(
     plugin: &Arc<Plugin>,
     op: Op,
     call: &Call,
-    AttemptHandles { stdio, cpu_meter, .. }: &AttemptHandles,
+    AttemptHandles { stdio, cpu_meter, room, .. }: &AttemptHandles,
     key_value: &KeyValue,
     gate: &OutputGate,
 ) -> Result<Answer, String> {
@@ -157,6 +160,7 @@ async fn run(
         key_value: key_value.clone(),
         outgoing,
         cpu_meter: cpu_meter.clone(),
+        room: room.clone(),
     });
     let answer = call_guest(plugin, op, call, &mut store).await;
     answer.map_err(|error| {

@@ -1,16 +1,20 @@
 //! The scope of an attempt: the state that all its parts share, and its end.
 
+use std::sync::{Arc, atomic::Ordering};
+
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     branch::{Call, Host},
+    memory::Reserved,
     plugin::{
         component::plugin::Plugin,
         imports::{
             output_gate::Refusal,
             stdio::{Origin, Stdio},
         },
-        sandbox::scheduler::{CpuEstimate, CpuMeter},
+        limits::Room,
+        sandbox::scheduler::CpuMeter,
     },
 };
 
@@ -24,6 +28,7 @@ pub struct AttemptHandles {
     pub stdio: Stdio,
     pub cpu_meter: CpuMeter,
     pub refusal: Refusal,
+    pub room: Arc<Room>,
 }
 
 /// An attempt. Dropping it ends the attempt, whether its outcome was awaited or not.
@@ -31,12 +36,12 @@ pub struct AttemptScope<'a> {
     pub handles: AttemptHandles,
     /// Whether the guest came to its end; set before this is dropped.
     pub has_ended: bool,
-    cpu_estimate: &'a CpuEstimate,
+    plugin: &'a Plugin,
 }
 
 impl<'a> AttemptScope<'a> {
-    /// Begins an attempt of a plugin.
-    pub fn new(plugin: &'a Plugin, call: &Call, host: &Host) -> Self {
+    /// Begins an attempt of a plugin, with what is reserved for its memory.
+    pub fn new(plugin: &'a Plugin, call: &Call, host: &Host, room: Reserved) -> Self {
         let cancelled = CancellationToken::new();
         let origin = Origin {
             plugin: plugin.policy.plugin.clone(),
@@ -49,17 +54,19 @@ impl<'a> AttemptScope<'a> {
             stdio: Stdio::new(origin, &plugin.policy.limits, cancelled.clone()),
             cpu_meter: CpuMeter::new(cancelled.clone()),
             refusal: Refusal::default(),
+            room: Room::new(room),
             cancelled,
         };
-        Self { handles, has_ended: false, cpu_estimate: &plugin.cpu_estimate }
+        Self { handles, has_ended: false, plugin }
     }
 }
 
 impl Drop for AttemptScope<'_> {
     fn drop(&mut self) {
-        let AttemptHandles { cancelled, stdio, cpu_meter, .. } = &self.handles;
+        let AttemptHandles { cancelled, stdio, cpu_meter, room, .. } = &self.handles;
         cancelled.cancel();
         stdio.end_lines();
-        self.cpu_estimate.learn(cpu_meter.spent(), self.has_ended);
+        self.plugin.cpu_estimate.learn(cpu_meter.spent(), self.has_ended);
+        self.plugin.memory_estimate.store(room.peak(), Ordering::Relaxed);
     }
 }

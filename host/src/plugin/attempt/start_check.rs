@@ -12,6 +12,7 @@ use wasmtime::UpdateDeadline;
 
 use super::answer::{explain, with_last_errors};
 use crate::{
+    memory::Share,
     plugin::{
         component::{error::Error, plugin::Plugin},
         imports::{
@@ -21,6 +22,7 @@ use crate::{
             stdio::{Origin, Stdio},
             transaction::Transaction,
         },
+        limits::Room,
         sandbox::{guest::Parts, runtime::Runtime, scheduler::CpuMeter},
     },
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Timestamp},
@@ -57,7 +59,9 @@ fn check_start(plugin: &Plugin) -> Result<(), Error> {
     let gate = OutputGate::new(None, Arc::new(key_value.clone()), Refusal::default(), cancelled.clone());
     let outgoing = Outgoing::new(policy.clone(), Identity { saga, branch_op, attempt: 1 }, gate, stdio.clone());
     let cpu_meter = CpuMeter::new(cancelled);
-    let mut store = plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, cpu_meter });
+    // Not in the budget: there is one at a time, and a host that is short of memory now must not refuse a component.
+    let room = Room::new(Share::new(usize::MAX, 0).nothing());
+    let mut store = plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, cpu_meter, room });
     let end = Instant::now() + TIME_MAX;
     store.epoch_deadline_callback(move |_| {
         Ok(if Instant::now() < end { UpdateDeadline::Continue(1) } else { UpdateDeadline::Interrupt })

@@ -1,6 +1,6 @@
 //! A component under a name, ready to be called.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicUsize};
 
 use super::{
     error::Error,
@@ -24,6 +24,8 @@ pub struct Plugin {
     pub(crate) component: Loaded,
     pub(crate) runtime: Runtime,
     pub(crate) cpu_estimate: CpuEstimate,
+    /// Bytes of memory that the attempt before has needed.
+    pub(crate) memory_estimate: AtomicUsize,
     /// Its name, grants and limits, which its HTTP requests share.
     pub(crate) policy: Arc<Policy>,
 }
@@ -45,6 +47,7 @@ impl Plugin {
             runtime: runtime.clone(),
             classification,
             cpu_estimate: CpuEstimate::default(),
+            memory_estimate: AtomicUsize::new(0),
             policy: Arc::new(policy),
         }))
     }

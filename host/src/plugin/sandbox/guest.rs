@@ -1,5 +1,7 @@
 //! The host's state of one guest, and everything that a guest may import.
 
+use std::sync::Arc;
+
 use wasmtime::{
     Engine,
     component::{Linker, ResourceTable},
@@ -15,7 +17,7 @@ use crate::plugin::{
         keyvalue::{self, KeyValue},
         stdio::{self, Kind, Stdio},
     },
-    limits::{Limits, MemoryMeter},
+    limits::{Limits, MemoryMeter, Room},
 };
 
 /// The parts of a guest that its attempt makes.
@@ -24,6 +26,7 @@ pub struct Parts {
     pub key_value: KeyValue,
     pub outgoing: Outgoing,
     pub cpu_meter: CpuMeter,
+    pub room: Arc<Room>,
 }
 
 /// The host's state of one guest.
@@ -49,7 +52,7 @@ impl Guest {
     /// A guest without files, environment, arguments, input and sockets. The context starts empty; features that it would
     /// refuse only when they are used are switched off.
     pub fn new(parts: Parts, limits: &Limits) -> Self {
-        let Parts { stdio, key_value, outgoing, cpu_meter } = parts;
+        let Parts { stdio, key_value, outgoing, cpu_meter, room } = parts;
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.handles);
         let wasi = WasiCtx::builder()
@@ -65,7 +68,7 @@ impl Guest {
             http: http::context(),
             wasi,
             table,
-            meter: MemoryMeter::new(limits),
+            meter: MemoryMeter::new(limits, room),
             key_value,
             config: None,
             stdio,

@@ -21,11 +21,14 @@ use super::{
     guest::{self, Guest, Parts},
     scheduler::Scheduler,
 };
-use crate::plugin::{
-    grants::entry::Grants,
-    imports::http::client::{Clients, Tls},
-    limits::Limits,
-    storage::{cache::Cache, component_store::ComponentStore},
+use crate::{
+    memory::{Budget, Share},
+    plugin::{
+        grants::entry::Grants,
+        imports::http::client::{Clients, Tls},
+        limits::Limits,
+        storage::{cache::Cache, component_store::ComponentStore},
+    },
 };
 
 /// How guests are run.
@@ -50,6 +53,8 @@ pub struct Settings {
     pub component_store_dir: Option<PathBuf>,
     /// How many replaced versions of a plugin are kept although no saga needs them: an address can name them by digest.
     pub spare_versions: usize,
+    /// The budget that has a share for the memories of guests.
+    pub memory: Budget,
     /// Limits of the connections of plugins' requests.
     pub egress: Egress,
 }
@@ -82,6 +87,7 @@ impl Default for Settings {
             component_store_dir: None,
             spare_versions: 1,
             egress: Egress::default(),
+            memory: Budget::default(),
         }
     }
 }
@@ -118,6 +124,7 @@ struct Shared {
     cache: Option<Cache>,
     component_store: Option<ComponentStore>,
     spare_versions: usize,
+    memory: Arc<Share>,
     compilers: Compilers,
     _ticker: Ticker,
 }
@@ -150,6 +157,7 @@ impl Runtime {
                 .transpose()
                 .map_err(Error::ComponentStore)?,
             spare_versions: settings.spare_versions,
+            memory: settings.memory.guests().clone(),
             compilers: Compilers::default(),
             _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
             linker,
@@ -211,6 +219,11 @@ impl Runtime {
     /// Runs a compilation on low-priority threads, behind guests and commits.
     pub(crate) fn compiling<T: Send>(&self, compile: impl FnOnce() -> T + Send) -> T {
         self.0.compilers.run(compile)
+    }
+
+    /// The share of memory for guests.
+    pub(crate) fn memory(&self) -> &Arc<Share> {
+        &self.0.memory
     }
 
     /// The scheduler of guests that compute for long.

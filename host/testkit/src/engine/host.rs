@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use wasaga::{
     branch::Directory,
     engine::{Clock, Engine, Record, Settings},
+    memory::Budget,
     saga::{Saga, Status},
     store::{self, LocalStore},
 };
@@ -21,6 +22,7 @@ pub struct Setup {
     pub dir: Arc<TempDir>,
     pub directory: Arc<dyn Directory>,
     pub settings: Settings,
+    pub memory: Budget,
     /// Goes on over restarts, for paused time is not the system's.
     pub clock: Clock,
     /// See [`TestStore`].
@@ -33,7 +35,8 @@ impl Setup {
         // In memory where there is such a place: hundreds of stores are opened, and no real disk is tested here.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let dir = Arc::new(dir.unwrap());
-        Self { dir, directory, settings: Settings::default(), clock: Clock::start(), is_prompt: false }
+        let (settings, memory) = (Settings::default(), Budget::of(1 << 30));
+        Self { dir, directory, settings, memory, clock: Clock::start(), is_prompt: false }
     }
 
     /// For tests in paused time: no time passes while the disk works.
@@ -67,7 +70,8 @@ impl Setup {
 
     /// Starts a host on a store that has been opened before.
     pub fn start_on(&self, store: Arc<TestStore>, disk: TestDisk) -> Host {
-        let engine = Engine::start(store.clone(), self.directory.clone(), self.settings.clone(), self.clock).unwrap();
+        let (directory, settings, memory) = (self.directory.clone(), self.settings.clone(), self.memory.clone());
+        let engine = Engine::start(store.clone(), directory, settings, self.clock, memory).unwrap();
         Host { engine, store, disk, setup: self.clone() }
     }
 }

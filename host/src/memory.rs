@@ -1,0 +1,111 @@
+//! Memory by bytes: one budget for what clients and guests can make large.
+//!
+//! A limit of numbers (connections, live sagas, guests) does not bound memory while one of them may hold a thousand times
+//! what another holds. So what can be large is reserved by its bytes before it is held, and released when it is dropped.
+//!
+//! ```text
+//!  budget ──┬── requests  1/4   bodies that are read, answers that are built
+//!           ├── payloads  3/8   definitions of live sagas, until they are parked or have ended
+//!           └── guests    3/8   linear memories of guests
+//! ```
+//!
+//! Invariants: the reservations of a share are never more than its limit, except for one item that is larger than the whole
+//! share and is alone in it, and for outputs of branches, which cannot be refused any more; a share is at zero when nothing
+//! that reserved is left. The shares are fixed, so that no kind of use takes the room of another.
+//!
+//! Not in the budget, since their own limits are enough: buffers of connections (`[api.connections]`), the cache of the store
+//! (`[store] cache_bytes`), the idle pool of instances, and about 70 B for each saga that the host has ever seen.
+
+mod machine;
+mod share;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use self::share::{Reserved, Share};
+
+/// The settings of memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Bytes that bodies of requests, answers, payloads of live sagas and memories of guests may have together. Beyond it,
+    /// submissions get 503 with `Retry-After`, and what cannot be refused waits. 0: a quarter of the machine's memory, or of
+    /// the limit of the control group (container, systemd unit) if that is less; the rest is for the system's page cache,
+    /// the store, and compiling.
+    pub budget_bytes: u64,
+}
+
+/// Part of the machine's memory that is the budget unless the settings say otherwise: one of so many.
+const PART_OF_MACHINE: u64 = 4;
+
+/// The budget where neither the machine's memory nor a limit can be read, in bytes.
+const FALLBACK_BYTES: u64 = 512 << 20;
+
+/// Largest request or saga that may use the room that a share keeps free of large ones, in bytes.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// The same for guests, in bytes: what a guest of a compiled language needs.
+const SMALL_GUEST_BYTES: usize = 2 << 20;
+
+/// The budget and its shares. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    requests: Arc<Share>,
+    payloads: Arc<Share>,
+    guests: Arc<Share>,
+}
+
+impl Budget {
+    /// The budget of these settings on this machine.
+    pub fn new(settings: Settings) -> Self {
+        match settings.budget_bytes {
+            0 => Self::of(machine::memory().map_or(FALLBACK_BYTES, |bytes| bytes / PART_OF_MACHINE)),
+            bytes => Self::of(bytes),
+        }
+    }
+
+    /// A budget of so many bytes.
+    pub fn of(bytes: u64) -> Self {
+        let eighths = |count: u64, small| {
+            let limit = bytes / 8 * count;
+            Share::new(usize::try_from(limit).unwrap_or(usize::MAX), small)
+        };
+        Self {
+            requests: eighths(2, SMALL_BYTES),
+            payloads: eighths(3, SMALL_BYTES),
+            guests: eighths(3, SMALL_GUEST_BYTES),
+        }
+    }
+
+    /// The share of bodies that are read and answers that are built.
+    pub fn requests(&self) -> &Arc<Share> {
+        &self.requests
+    }
+
+    /// The share of live sagas.
+    pub fn payloads(&self) -> &Arc<Share> {
+        &self.payloads
+    }
+
+    /// The share of guests.
+    pub fn guests(&self) -> &Arc<Share> {
+        &self.guests
+    }
+
+    /// All shares with their names in metrics.
+    pub fn shares(&self) -> [(&'static str, &Share); 3] {
+        [("requests", &self.requests), ("payloads", &self.payloads), ("guests", &self.guests)]
+    }
+
+    /// The bytes of all shares together.
+    pub fn bytes(&self) -> usize {
+        self.shares().iter().fold(0, |sum, (_, share)| sum.saturating_add(share.limit()))
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self::new(Settings::default())
+    }
+}
