@@ -99,7 +99,7 @@ impl Inner {
         }
     }
 
-    /// Notices when the store fails, whoever finds it first: not only when somebody commits.
+    /// Notices when the store fails, also while nothing is committed.
     pub async fn watch_store(&self) {
         self.store.failed().await;
         self.store_failed.cancel();
