@@ -152,7 +152,7 @@ impl Inner {
         }
     }
 
-    /// Notices when the store fails, also when somebody commits.
+    /// Notices when the store fails, also while nothing is committed.
     pub async fn watch_store(&self) {
         self.store.failed().await;
         self.end_driving();

@@ -43,6 +43,7 @@
 //! | `state/` | overlay and sled, the follower thread, bases |
 //! | `recovery` | what opening does, in five phases |
 //! | `files`, `disk` | all names of files, and all operations on them |
+//! | `obstacle`, `room` | what the system may refuse, and what is left of the disk |
 //! | `memory` | the same semantics without files |
 //!
 //! Invariants:
@@ -61,9 +62,13 @@
 //! 6. **Base + journal rebuild sled at any time.** A journal segment is removed only when a base covers it and sled has
 //!    been checkpointed past it; a base is removed only when a newer one is durable.
 //! 7. **A failed sync is final.** The kernel may have dropped the pages, so a second sync would succeed although data
-//!    is lost: every waiter and every later commit fails, and the next start recovers from what is on disk.
+//!    is lost: every waiter and every later commit fails, [`Store::failed`] resolves, and every start writes anew what it has
+//!    read and what may not be on disk (`recovery/settle.rs`).
 //! 8. **What this version cannot read, it does not touch.** A file of a newer version or of another program stops the
 //!    opening before anything is changed ([`OpenError::Newer`], [`OpenError::Foreign`]).
+//! 9. **What the system refuses is no damage.** A full disk, a missing permission, no descriptor ([`Obstacle`]): at an
+//!    opening it is the reason not to open ([`OpenError::Refused`]), and nothing is set aside or marked for it. While the
+//!    store runs, a file that cannot be created is created later; a write or a sync that fails stops the store.
 //!
 //! Deliberately absent: transactions with locks, timers in the commit path, a second copy of the recovery logic, any
 //! use of sled's `transaction` and `flush_async` (one global lock; a deadlock with seven callers).

@@ -26,10 +26,13 @@ use wasaga::{
     memory::Budget,
     plugin,
     saga::{BranchOp, Definition, Pin},
-    store::{self, LocalStore},
+    store::{
+        self, LocalStore,
+        disk::{Disk, Os},
+    },
 };
 
-use wasaga_testkit::no_plugins;
+use wasaga_testkit::{engine::TestDisk, no_plugins};
 
 pub const JSON: &str = "application/json; charset=utf-8";
 
@@ -86,18 +89,29 @@ impl Host {
         let (branches, rest) = (Script::default(), (no_plugins(), Uploads::Off));
         let directory = Arc::new(branches.clone());
         let (settings, limits) = (Settings::default(), Limits::default());
-        Self { branches, ..Self::put_together(directory, settings, limits, rest, Budget::of(memory)) }
+        Self { branches, ..Self::put_together(directory, settings, limits, rest, Budget::of(memory), Arc::new(Os)) }
     }
 
     /// One that shows these plugins.
     pub fn start_with_plugins(plugins: Arc<plugin::Registry>, uploads: Uploads) -> Self {
         let directory = Arc::new(Script::default());
-        Self::put_together(directory, Settings::default(), Limits::default(), (plugins, uploads), Budget::of(MEMORY))
+        let settings = Settings::default();
+        Self::put_together(directory, settings, Limits::default(), (plugins, uploads), Budget::of(MEMORY), Arc::new(Os))
+    }
+
+    /// One whose disk fails when the test wants it.
+    pub fn start_on_disk(disk: &TestDisk) -> Self {
+        let (branches, plugins) = (Script::default(), (no_plugins(), Uploads::Off));
+        let (directory, disk) = (Arc::new(branches.clone()), Arc::new(disk.clone()));
+        Self {
+            branches,
+            ..Self::put_together(directory, Settings::default(), Limits::default(), plugins, Budget::of(MEMORY), disk)
+        }
     }
 
     /// One with other branches than those of a [`Script`].
     pub fn start_on(directory: Arc<dyn Directory>, settings: Settings, limits: Limits) -> Self {
-        Self::put_together(directory, settings, limits, (no_plugins(), Uploads::Off), Budget::of(MEMORY))
+        Self::put_together(directory, settings, limits, (no_plugins(), Uploads::Off), Budget::of(MEMORY), Arc::new(Os))
     }
 
     fn put_together(
@@ -106,9 +120,10 @@ impl Host {
         limits: Limits,
         (plugins, uploads): (Arc<plugin::Registry>, Uploads),
         memory: Budget,
+        disk: Arc<dyn Disk>,
     ) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (store, _) = LocalStore::open(store::Settings::new(dir.path())).unwrap();
+        let (store, _) = LocalStore::open(store::Settings { disk, ..store::Settings::new(dir.path()) }).unwrap();
         let store = Arc::new(store);
         let engine = Engine::start(store.clone(), directory, settings, Clock::start(), memory).unwrap();
         let mut registry = Registry::default();

@@ -4,7 +4,8 @@ use std::{convert::Infallible, time::Duration};
 
 use axum::body::Body;
 use futures_util::{StreamExt, stream};
-use wasaga::{api::Limits, engine::Settings};
+use wasaga::{api::Limits, engine::Settings, store::Condition};
+use wasaga_testkit::engine::{TestDisk, until};
 
 use crate::host::{Host, TUTORIAL, saga};
 
@@ -202,4 +203,37 @@ async fn a_stopping_host_takes_nothing_on() {
     assert_eq!(answer.parts(), (503, r#"{"message":"the host is stopping: try again when it is back"}"#));
     assert_eq!(answer.headers["retry-after"], "1");
     assert_untouched(&host).await;
+}
+
+#[tokio::test]
+async fn a_host_whose_disk_is_nearly_full_takes_no_new_saga_and_answers_reads() {
+    let disk = TestDisk::default();
+    let host = Host::start_on_disk(&disk);
+    host.submit(saga("old", &["http://a/try"], "\"wait_result\":true")).await;
+    disk.leave(Some(5000));
+    until(async || matches!(host.engine.store_condition(), Condition::Short(_)).then_some(())).await;
+    for endpoint in ["submit", "prepare"] {
+        let answer = host.post(endpoint, saga("new", &["http://a/try"], "")).await;
+        let (status, body) = answer.parts();
+        let begins = r#"{"message":"no new saga is taken on: 5000 bytes are left on the disk, and "#;
+        assert!(status == 503 && body.starts_with(begins), "{status} {body}");
+        assert_eq!(answer.headers["retry-after"], "30");
+    }
+    assert!(host.query("new").await["transaction"].is_null());
+    assert_eq!(host.query("old").await["transaction"]["status"], "succeed");
+}
+
+#[tokio::test]
+async fn a_host_whose_store_has_failed_takes_nothing_on() {
+    let disk = TestDisk::default();
+    let host = Host::start_on_disk(&disk);
+    host.submit(saga("old", &["http://a/hang"], "")).await;
+    disk.fail_handles();
+    host.engine.store_failed().await;
+    for fields in ["", "\"wait_result\":true"] {
+        let answer = host.submit(saga("new", &["http://a/try"], fields)).await;
+        let expected = r#"{"message":"the host is stopping, as its store has failed: try again when it is back"}"#;
+        assert_eq!(answer.parts(), (503, expected));
+        assert_eq!(answer.headers["retry-after"], "1");
+    }
 }
