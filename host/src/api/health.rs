@@ -116,9 +116,9 @@ async fn alive() -> Response {
     json::response(StatusCode::OK, r#"{"alive":true}"#)
 }
 
-/// The answer of `/readyz`.
+/// The body of the answer of `/readyz`.
 #[derive(Serialize)]
-struct Ready {
+struct Answer {
     ready: bool,
     state: &'static str,
     /// The step of the start, or what is wrong.
@@ -141,7 +141,7 @@ async fn ready(State(health): State<Health>) -> Response {
     };
     let ready = state == "ready";
     let progress = if state == "starting" { (health.0.progress)() } else { None };
-    let answer = Ready { ready, state, detail, progress, uptime_s: health.0.began.elapsed().as_secs() };
+    let answer = Answer { ready, state, detail, progress, uptime_s: health.0.began.elapsed().as_secs() };
     if ready { json::response(StatusCode::OK, json::encode(&answer)) } else { unavailable(json::encode(&answer)) }
 }
 
@@ -167,4 +167,39 @@ fn unavailable(body: Vec<u8>) -> Response {
     let mut response = json::response(StatusCode::SERVICE_UNAVAILABLE, body);
     response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn ready(health: &Health) -> (u16, String) {
+        let request = Request::builder().uri("/readyz").body(Body::empty()).unwrap();
+        let answer = health.routes().oneshot(request).await.unwrap();
+        let status = answer.status().as_u16();
+        (status, String::from_utf8(to_bytes(answer.into_body(), usize::MAX).await.unwrap().into()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_host_is_ready_between_its_start_and_its_end() {
+        let health = Health::starting(|| Some(Progress { part: "replaying", done: 1, total: 3 }));
+        health.set(Condition::Starting("opening"));
+        let text = r#"{"ready":false,"state":"starting","detail":"opening","progress":{"part":"replaying","done":1,"total":3}"#;
+        let (status, body) = ready(&health).await;
+        assert!(status == 503 && body.starts_with(text), "{status} {body}");
+        for (condition, expected, text) in [
+            (Condition::Ready, 200, r#"{"ready":true,"state":"ready","uptime_s":0}"#),
+            (Condition::Stopping, 503, r#"{"ready":false,"state":"stopping","detail":"the host was told to stop","#),
+            (Condition::Failed, 503, r#"{"ready":false,"state":"failed","detail":"the store has failed"#),
+            // A failed store stays so.
+            (Condition::Ready, 503, r#"{"ready":false,"state":"failed","detail":"the store has failed"#),
+        ] {
+            health.set(condition);
+            let (status, body) = ready(&health).await;
+            assert!(status == expected && body.starts_with(text), "{status} {body}");
+        }
+    }
 }

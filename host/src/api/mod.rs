@@ -6,6 +6,8 @@
 //!                   └── 404                └─── error ───┴───────────────────────────────┘
 //! ```
 //!
+//! While the host starts, a connection is served by the routes of [`health`] alone.
+//!
 //! Invariants: the types of the wire formats are defined here and nowhere else; a refused request has changed nothing;
 //! every refusal is one [`Error`], and `error.rs` alone chooses its status and text.
 

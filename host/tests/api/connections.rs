@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use axum::{Extension, Router, routing::get};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -14,7 +15,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use wasaga::api::{
     self, Connections,
-    serve::{self, serve},
+    serve::{self, Peer, serve, serve_http2},
 };
 
 use crate::host::{Host, saga};
@@ -169,6 +170,55 @@ async fn connections_beyond_the_limit_wait_while_all_have_requests() {
     server.host.engine.force_stop("s").await.unwrap();
     answer(&mut first, r#"{"dtm_result":"FAILURE","message":"force stopped FAILURE"}"#).await;
     answer(&mut second, PONG).await;
+}
+
+/// A fair share for each client needs the client's address.
+#[tokio::test]
+async fn a_request_has_the_address_of_its_client() {
+    let router = Router::new().route("/", get(async |Extension(Peer(address))| address.to_string()));
+    for listen in ["127.0.0.1:0", "[::]:0"] {
+        let listener = TcpListener::bind(listen).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let connections = Connections::new(serve::Settings::default());
+        tokio::spawn(serve(listener, router.clone().into(), connections, std::future::pending()));
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await.unwrap();
+        answer(&mut stream, "\r\n\r\n127.0.0.1").await;
+    }
+}
+
+/// RFC 9113 section 6.8. The stream under way would end first; this connection has none.
+#[tokio::test]
+async fn at_shutdown_a_connection_of_http_2_is_told_so() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    const SETTINGS: u8 = 4;
+    const GO_AWAY: u8 = 7;
+    let host = Host::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connections, stop) = (Connections::new(serve::Settings::default()), CancellationToken::new());
+    let accepting =
+        serve_http2(listener, host.router.clone().into(), connections.clone(), stop.clone().cancelled_owned());
+    let accepting = tokio::spawn(accepting);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    let mut frame = async || {
+        let mut head = [0; 9];
+        timeout(PATIENCE, stream.read_exact(&mut head)).await.unwrap().ok()?;
+        let mut body = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+        stream.read_exact(&mut body).await.ok()?;
+        Some(head[3])
+    };
+    assert_eq!(frame().await, Some(SETTINGS));
+    stop.cancel();
+    accepting.await.unwrap();
+    connections.close();
+    let mut kinds = Vec::new();
+    while let Some(kind) = frame().await {
+        kinds.push(kind);
+    }
+    assert!(kinds.contains(&GO_AWAY), "{kinds:?}");
+    timeout(PATIENCE, connections.ended()).await.unwrap();
 }
 
 #[tokio::test]

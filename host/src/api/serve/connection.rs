@@ -28,8 +28,8 @@ use tower_service::Service as _;
 use tracing::debug;
 
 use super::{
-    Routes,
     places::{Connections, Entry, Place, UnderWay},
+    routes::Routes,
 };
 
 /// Silence of a client after which its connection is closed while the host stops.
@@ -164,6 +164,7 @@ pub(super) struct Watched {
 }
 
 impl Watched {
+    /// A stream that writes to this entry.
     pub fn new(stream: TcpStream, entry: Arc<Entry>) -> Self {
         Self { stream, entry }
     }

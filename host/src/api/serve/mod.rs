@@ -11,13 +11,12 @@
 mod connection;
 mod places;
 mod routes;
+mod settings;
 
 use std::{io, net::SocketAddr, time::Duration};
 
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
-use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tracing::{debug, warn};
 
@@ -25,6 +24,7 @@ pub use self::{
     connection::Peer,
     places::{Connections, Counts},
     routes::Routes,
+    settings::Settings,
 };
 use self::{
     connection::{Farewell, Watched},
@@ -39,28 +39,6 @@ const STREAMS_MAX: u32 = 1000;
 
 /// The smallest buffer that hyper accepts, in bytes.
 const BUFFER_BYTES_MIN: usize = 8 << 10;
-
-/// Limits of connections.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Settings {
-    /// Most connections at once, over HTTP and gRPC together. For a further one, the connection without a request that has
-    /// been idle longest is closed; if all have requests, it waits in the system's queue. Each costs a file descriptor and
-    /// about 20 KiB. At most the connections' share of the limit of open files, which the log names if it is less.
-    pub connections_max: usize,
-    /// Longest time from the end of one request of a connection to the end of the next request's header. Longer than
-    /// common clients keep unused connections (Go: 90 s), so that a request rarely meets a connection that is closing.
-    #[serde(with = "duration")]
-    pub header_timeout: Duration,
-    /// Largest header of a request, and largest chunk of a body, in bytes.
-    pub buffer_bytes_max: usize,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self { connections_max: 10_000, header_timeout: Duration::from_secs(100), buffer_bytes_max: 64 << 10 }
-    }
-}
 
 /// Accepts HTTP/1.1 connections until `stop`, then takes those that have already been made, closes the listener and
 /// returns. The connections stay: [`Connections::close`] ends them.

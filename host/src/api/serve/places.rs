@@ -23,7 +23,7 @@ use std::{
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::Settings;
+use super::settings::Settings;
 
 /// Most idle connections that one search finds: an eighth of them. More makes a search rarer, and its order older.
 const FOUND_MAX: usize = 256;
@@ -49,8 +49,8 @@ struct Shared {
     places: Arc<Semaphore>,
     open: Mutex<HashMap<u64, Arc<Entry>>>,
     next_id: AtomicU64,
-    /// Idle connections in the order in which they are closed, with the time since which they were idle.
-    found: Mutex<VecDeque<(Arc<Entry>, u64)>>,
+    /// Idle connections in the order in which they are closed.
+    found: Mutex<VecDeque<Idle>>,
     displaced: AtomicU64,
     tasks: TaskTracker,
     is_closing: AtomicBool,
@@ -162,42 +162,39 @@ impl Connections {
 
     /// Asks an idle connection to end; `false` if there is none.
     pub(super) fn make_room(&self) -> bool {
-        let mut found = lock(&self.0.found);
-        if found.is_empty() {
-            *found = self.search();
-        }
         loop {
-            let Some((entry, idle_since)) = found.pop_front() else { return false };
-            let is_as_found = entry.is_idle() && entry.idle_since.load(Relaxed) == idle_since;
-            // The entry of one that has ended in the meantime is held by this list alone.
+            let first = lock(&self.0.found).pop_front();
+            let Some(Idle { since, entry, .. }) = first else {
+                let found = self.search();
+                if found.is_empty() {
+                    return false;
+                }
+                *lock(&self.0.found) = found;
+                continue;
+            };
+            let is_as_found = entry.is_idle() && entry.idle_since.load(Relaxed) == since;
+            // The entry of one that has ended in the meantime is held here alone.
             if is_as_found && Arc::strong_count(&entry) > 1 && !entry.is_chosen.swap(true, Relaxed) {
                 entry.displace.notify_one();
                 return true;
-            }
-            if found.is_empty() {
-                *found = self.search();
             }
         }
     }
 
     /// The idle connections that are closed first, in order.
-    fn search(&self) -> VecDeque<(Arc<Entry>, u64)> {
-        let mut by_peer: HashMap<IpAddr, Vec<(bool, Reverse<u64>, Arc<Entry>)>> = HashMap::new();
+    fn search(&self) -> VecDeque<Idle> {
+        let mut by_peer: HashMap<IpAddr, Vec<Idle>> = HashMap::new();
         for entry in lock(&self.0.open).values() {
             if entry.is_idle() && !entry.is_chosen.load(Relaxed) {
-                let idle_since = Reverse(entry.idle_since.load(Relaxed));
-                let rank = (!entry.has_asked.load(Relaxed), idle_since, entry.clone());
-                by_peer.entry(entry.peer).or_default().push(rank);
+                by_peer.entry(entry.peer).or_default().push(Idle::new(entry));
             }
         }
         let mut lists: Vec<_> = by_peer.into_values().collect();
         for list in &mut lists {
             // The last one is closed first.
-            list.sort_unstable_by_key(|(is_silent, idle_since, _)| (*is_silent, *idle_since));
+            list.sort_unstable_by_key(Idle::rank);
         }
-        let rank = |list: &Vec<(bool, Reverse<u64>, Arc<Entry>)>| {
-            (list.len(), list.last().map(|(is_silent, idle_since, _)| (*is_silent, *idle_since)))
-        };
+        let rank = |list: &Vec<Idle>| (list.len(), list.last().map(Idle::rank));
         let idle: usize = lists.iter().map(Vec::len).sum();
         let (least, most) = (idle / FOUND_LEAST_PART, (idle / FOUND_PART).clamp(1, FOUND_MAX));
         let mut heap: BinaryHeap<_> = lists.iter().enumerate().map(|(index, list)| (rank(list), index)).collect();
@@ -206,17 +203,38 @@ impl Connections {
         while found.len() < most
             && let Some((_, index)) = heap.pop()
             && let Some(list) = lists.get_mut(index)
-            && let Some((is_silent, Reverse(idle_since), entry)) = list.pop()
+            && let Some(idle) = list.pop()
         {
             // By the time that these are needed, there may be new silent ones.
-            if some_are_silent && !is_silent && found.len() >= least {
+            if some_are_silent && !idle.is_silent && found.len() >= least {
                 break;
             }
-            some_are_silent |= is_silent;
-            found.push_back((entry, idle_since));
+            some_are_silent |= idle.is_silent;
+            found.push_back(idle);
             heap.push((rank(list), index));
         }
         found
+    }
+}
+
+/// An idle connection, as a search has found it.
+#[derive(Debug)]
+struct Idle {
+    /// It has never made a request.
+    is_silent: bool,
+    since: u64,
+    entry: Arc<Entry>,
+}
+
+impl Idle {
+    fn new(entry: &Arc<Entry>) -> Self {
+        let (is_silent, since) = (!entry.has_asked.load(Relaxed), entry.idle_since.load(Relaxed));
+        Self { is_silent, since, entry: entry.clone() }
+    }
+
+    /// Of one address, the connection with the highest rank is closed first.
+    fn rank(&self) -> (bool, Reverse<u64>) {
+        (self.is_silent, Reverse(self.since))
     }
 }
 
@@ -230,6 +248,7 @@ pub(super) struct Place {
 }
 
 impl Place {
+    /// What is known of the connection.
     pub fn entry(&self) -> &Arc<Entry> {
         &self.entry
     }
@@ -285,6 +304,7 @@ impl Entry {
         self.heard.load(Relaxed)
     }
 
+    /// Counts bytes received.
     pub fn hear(&self, bytes: usize) {
         self.heard.fetch_add(bytes as u64, Relaxed);
     }

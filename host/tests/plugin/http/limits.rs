@@ -89,6 +89,26 @@ async fn time_for_a_connection() {
     }
 }
 
+/// One plugin, or one attempt of it, may use all; the others then fail with a reason, and work later.
+#[tokio::test]
+async fn connections_of_all_plugins_together() {
+    let server = Server::start().await;
+    let http = vec![allowed(&server.url("/"), &["GET"], true)];
+    let grants = Arc::new(Grants::new("chaos", &grants::Settings { http, ..Default::default() }).unwrap());
+    let plugins = chaos(&Settings {
+        limits: Limits { http_connect_timeout: Duration::from_millis(100), ..Limits::default() },
+        grants: BTreeMap::from([("chaos".to_owned(), grants)]),
+        egress: wasaga::plugin::Egress { requests_max: 1, ..Default::default() },
+        ..Settings::default()
+    });
+    let silence = with(get(&server, "/silence"), json!({"first_byte_ms": 2000}));
+    let payload = json!({"try": "fetch", "at_once": true, "requests": [silence, get(&server, "/hello")]});
+    let Value::Array(answers) = output(attempt(&plugins, Some(Door::open()), &payload).await) else { panic!() };
+    assert_eq!(answers[0]["error"], "ErrorCode::HttpResponseTimeout");
+    assert_eq!(answers[1]["error"], "ErrorCode::ConnectionLimitReached");
+    still_works(&server, &plugins).await;
+}
+
 #[tokio::test]
 async fn nobody_there() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
