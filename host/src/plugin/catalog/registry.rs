@@ -15,15 +15,17 @@
 use std::{
     borrow::Cow,
     cmp::Reverse,
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::Ordering::{AcqRel, Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{
     address::{self, Location, Route},
@@ -33,6 +35,7 @@ use super::{
 };
 use crate::{
     branch::Branch,
+    files::remove_temporaries,
     plugin::{
         component::{error::Error as ComponentError, plugin::Plugin},
         grants::{
@@ -40,10 +43,15 @@ use crate::{
             redact::{self, Case},
         },
         sandbox::runtime::Runtime,
+        storage::{cache::Swept, component_store::ComponentStore},
     },
-    saga::{BranchOp, Op, Pin, Pins},
+    saga::{BranchOp, Digest, Op, Pin, Pins},
     store::sync::lock,
 };
+
+/// Age from which an unfinished file of the plugin folder is a leftover. Hosts may share the folder, and an upload takes
+/// seconds.
+const TEMPORARY_AGE: Duration = Duration::from_hours(1);
 
 /// All plugins of a host.
 pub struct Registry {
@@ -273,6 +281,31 @@ impl Registry {
                 cache.remove(pin.digest);
             }
             info!(plugin = &*pin.plugin, digest = %pin.digest, "a version that no saga needs is gone");
+        }
+    }
+
+    /// Removes from disk what no host can use any more: compiled code of other engines and of components that are gone, and
+    /// files that killed hosts had not finished. Errors are logged: what stays only wastes space.
+    pub fn sweep(&self) {
+        // No component is published in between: its code is saved before it is known.
+        let _changing = lock(&self.folder);
+        match remove_temporaries(&self.dir, TEMPORARY_AGE) {
+            Ok(0) => {}
+            Ok(files) => info!(files, dir = %self.dir.display(), "unfinished uploads of killed hosts are gone"),
+            // It is reported where plugins are loaded from it.
+            Err(error) => debug!(dir = %self.dir.display(), "unfinished uploads stay: {error}"),
+        }
+        let Some(cache) = self.runtime.cache() else { return };
+        let stored = match self.runtime.component_store().map(ComponentStore::all).transpose() {
+            Ok(stored) => stored.unwrap_or_default(),
+            Err(error) => return warn!("compiled code that is not needed stays: cannot list the components: {error}"),
+        };
+        let mut known: HashSet<Digest> = self.read().all.keys().map(|pin| pin.digest).collect();
+        known.extend(stored.iter().map(|pin| pin.digest));
+        match cache.sweep(|digest| known.contains(&digest)) {
+            Ok(Swept { files: 0, .. }) => {}
+            Ok(Swept { files, bytes }) => info!(files, bytes, "compiled code that is not needed any more is gone"),
+            Err(error) => warn!("compiled code that is not needed stays: {error}"),
         }
     }
 
