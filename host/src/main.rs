@@ -90,6 +90,8 @@ fn log(settings: &Log) -> Result<WorkerGuard, Box<dyn Error>> {
 }
 
 async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
+    // Before sled sees it, which panics if it stands before 1970.
+    let clock = Clock::start()?;
     data_folder::open(&config.data, &Os)?;
     // Before anything else, as it keeps a second host from the same data.
     let (store, recovery) = LocalStore::open(config.store_settings())?;
@@ -110,7 +112,7 @@ async fn run(config: &Config) -> Result<(), Box<dyn Error>> {
         Some(address) => Some(listen(&address).await?),
         None => None,
     };
-    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), Clock::start())?;
+    let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, config.saga.clone(), clock)?;
     if let Some(listener) = &grpc_listener {
         info!("gRPC on {}", listener.local_addr()?);
     }

@@ -17,6 +17,7 @@
 mod admission;
 mod attempts;
 mod clock;
+mod clock_change;
 mod conflict;
 pub mod counters;
 mod counts;
@@ -43,9 +44,9 @@ use std::{
 
 use tracing::{error, info};
 
-use self::{admission::Entered, inner::Inner, live::WaitResult, plan::Plan};
+use self::{admission::Entered, inner::Inner, live::WaitResult, plan::Plan, recovery::Recovered};
 pub use self::{
-    clock::Clock,
+    clock::{Before1970, Clock},
     counters::Counters,
     counts::Counts,
     error::{ControlError, Error, SubmitError},
@@ -83,7 +84,12 @@ impl Engine {
         clock: Clock,
     ) -> Result<Self, Error> {
         let inner = Arc::new(Inner::new(store, directory, settings, clock));
-        inner.unread.store(inner.recover()?, Ordering::Relaxed);
+        let Recovered { unread, far_ahead } = inner.recover()?;
+        inner.unread.store(unread, Ordering::Relaxed);
+        let waits = inner.clone();
+        inner
+            .drivers
+            .spawn(async move { waits.clone().stopping.run_until_cancelled(waits.restart_waits(far_ahead)).await });
         let timer = inner.clone();
         inner.drivers.spawn(async move { timer.clone().stopping.run_until_cancelled(timer.wake_the_due()).await });
         Ok(Self(inner))

@@ -1,6 +1,7 @@
 //! The engine under attack: through its public API, on the real store, with branches
 //! that the tests play themselves. What each part checks stands at the top of its file.
 
+mod clock;
 mod component_store;
 mod control;
 mod damage;

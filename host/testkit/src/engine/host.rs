@@ -33,7 +33,7 @@ impl Setup {
         // In memory where there is such a place: hundreds of stores are opened, and no real disk is tested here.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let dir = Arc::new(dir.unwrap());
-        Self { dir, directory, settings: Settings::default(), clock: Clock::start(), is_prompt: false }
+        Self { dir, directory, settings: Settings::default(), clock: Clock::start().unwrap(), is_prompt: false }
     }
 
     /// For tests in paused time: no time passes while the disk works.
