@@ -225,9 +225,13 @@ impl Registry {
         };
         for pin in unknown {
             // Not on disk when the registry was loaded. Reading it again gives the error to report.
-            let callable = self.load_stored(pin);
+            let (callable, stamp) = match self.runtime.component_store() {
+                Some(stored) => self.load_stored(pin, stored),
+                None => (Err("this host keeps no components".to_owned()), None),
+            };
+            let callable = callable.inspect_err(|error| log_unusable(pin, error));
             let mut state = self.write();
-            state.all.entry(pin.clone()).or_insert_with(|| Version::new(callable, 0, None));
+            state.all.entry(pin.clone()).or_insert_with(|| Version::new(callable, 0, stamp));
             state.hold(pin);
         }
     }
@@ -325,28 +329,31 @@ impl Registry {
         let known = |(pin, version): (&Pin, &Version)| (pin.clone(), version.stamp);
         let lost: Vec<_> = self.read().all.iter().filter(|(_, it)| is_lost(it)).map(known).collect();
         for (pin, read) in lost {
-            let Some(stamp) = Stamp::of(&stored.path(&pin)).ok().filter(|stamp| read != Some(*stamp)) else {
+            let now = Stamp::of(&stored.path(&pin)).ok();
+            if now.is_none() || now == read {
                 continue;
-            };
-            let callable = self.load_stored(&pin);
-            if callable.is_ok() {
-                info!(plugin = &*pin.plugin, digest = %pin.digest, "a lost component is back");
             }
-            if let Some(version) = self.write().all.get_mut(&pin) {
-                (version.callable, version.stamp) = (callable, Some(stamp));
+            let (callable, stamp) = self.load_stored(&pin, stored);
+            let mut state = self.write();
+            let Some(version) = state.all.get_mut(&pin) else { continue };
+            match (&callable, &version.callable) {
+                (Ok(_), _) => info!(plugin = &*pin.plugin, digest = %pin.digest, "a lost component is back"),
+                // A system that goes on failing has been reported.
+                (Err(error), Err(known)) if error == known => {}
+                (Err(error), _) => log_unusable(&pin, error),
             }
+            (version.callable, version.stamp) = (callable, stamp);
         }
     }
 
-    /// Loads a version from disk. The error is also logged.
-    pub(super) fn load_stored(&self, pin: &Pin) -> Result<Callable, String> {
-        let stored = self.runtime.component_store().ok_or("this host keeps no components")?;
+    /// Loads a version from disk. Also returns the stamp of the file that was read; `None` if the system has failed to read
+    /// it, so that it is read again although it has not changed.
+    pub(super) fn load_stored(&self, pin: &Pin, stored: &ComponentStore) -> (Result<Callable, String>, Option<Stamp>) {
+        let stamp = Stamp::of(&stored.path(pin)).ok();
         let bytes = stored.get(pin).map_err(ComponentError::Unreadable);
         let loaded = bytes.and_then(|bytes| Plugin::load_again(&self.runtime, &pin.plugin, &bytes));
-        loaded.map(Callable::new).map_err(|error| {
-            error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that was kept cannot be used: {error}");
-            error.to_string()
-        })
+        let stamp = stamp.filter(|_| !loaded.as_ref().is_err_and(ComponentError::is_of_system));
+        (loaded.map(Callable::new).map_err(|error| error.to_string()), stamp)
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Versions> {
@@ -356,4 +363,9 @@ impl Registry {
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Versions> {
         self.versions.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Logs that a stored component cannot be used.
+pub(super) fn log_unusable(pin: &Pin, error: &str) {
+    error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that was kept cannot be used: {error}");
 }
