@@ -137,7 +137,7 @@ mod tests {
                 fail(&mut saga, 9 * HOUR, HOUR);
             }
             assert_eq!(start(&mut saga, 4 * HOUR), 1);
-            let deadline = Timestamp(4 * HOUR).after(Duration::from_secs(60));
+            let deadline = Timestamp(4 * HOUR).after(Duration::from_mins(1));
             // Also when the clock has passed what was recorded before.
             for now in [deadline.0, 20 * HOUR] {
                 let aborted = Event::Aborted { reason: AbortReason::Timeout, at: Timestamp(now) };

@@ -128,18 +128,18 @@ impl Registry {
         self.note(&self.dir, None);
         for file in &files {
             let Ok(stamp) = Stamp::of(file) else { continue };
-            let known = folder.seen.get_mut(file).filter(|seen| seen.stamp == stamp);
-            match &known {
-                Some(seen) if seen.is_read => continue,
-                Some(seen) if seen.pause > 0 => {
-                    known.into_iter().for_each(|seen| seen.pause -= 1);
-                    continue;
-                }
-                _ => {}
+            let mut known = folder.seen.get_mut(file).filter(|seen| seen.stamp == stamp);
+            if let Some(seen) = &mut known
+                && (seen.is_read || seen.pause > 0)
+            {
+                seen.pause = seen.pause.saturating_sub(1);
+                continue;
             }
-            let seen = match (is_due(known.is_some()), known) {
-                (true, known) if !self.take(file) => Seen::failed(stamp, known.as_deref()),
-                (is_read, _) => Seen::new(stamp, is_read),
+            let is_read = is_due(known.is_some());
+            let seen = if is_read && !self.take(file) {
+                Seen::failed(stamp, known.as_deref())
+            } else {
+                Seen::new(stamp, is_read)
             };
             folder.seen.insert(file.clone(), seen);
         }
