@@ -4,17 +4,20 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::unix::fs::DirBuilderExt as _,
-    path::Path,
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
+use crate::store::disk::{Disk, Os};
 
 /// Creates a folder with this mode, and its parents, unless it exists. It is on disk when this returns.
 pub fn create_dir_durably(dir: &Path, mode: u32) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent(dir);
     create_dir_durably(parent, mode)?;
     match DirBuilder::new().mode(mode).create(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -24,20 +27,65 @@ pub fn create_dir_durably(dir: &Path, mode: u32) -> io::Result<()> {
 
 /// Writes or replaces a file. Readers see all of it or nothing, and it is on disk when this returns.
 pub fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("."));
-    // Random, not the process id: in a container that is always 1.
-    let temporary = dir.join(format!(".{:016x}.tmp", fastrand::u64(..)));
+    write_durably_to(&Os, path, &[bytes])
+}
+
+/// As [`write_durably`], to this disk, a file that consists of these parts.
+///
+/// The bytes are on disk before the file has its name: after a power loss at any moment, the name leads to the old file or
+/// to the whole new one. What a cut-off write leaves behind has the name of a temporary file, see [`is_temporary`].
+pub fn write_durably_to(disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let dir = parent(path);
+    let temporary = temporary(dir);
     let written = (|| {
-        let mut file = File::create_new(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        sync_dir(dir)
+        let mut file = disk.create(&temporary)?;
+        parts.iter().try_for_each(|part| file.append(part))?;
+        file.sync()?;
+        disk.rename(&temporary, path)?;
+        disk.sync_dir(dir)
     })();
     written.inspect_err(|_| {
-        // A leftover wastes space and does no other harm.
-        let _ = fs::remove_file(&temporary);
+        // If this fails too, it is removed as the leftover of a killed host.
+        let _ = disk.remove(&temporary);
     })
+}
+
+/// A new name for a file that is being written: `.`, 16 hexadecimal digits, `.tmp`. Unique among all processes; random, not
+/// the process id, which is always 1 in a container.
+pub fn temporary(dir: &Path) -> PathBuf {
+    dir.join(format!(".{:016x}.tmp", fastrand::u64(..)))
+}
+
+/// Whether a file has a name that [`temporary`] gives.
+pub fn is_temporary(name: &str) -> bool {
+    let digits = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp"));
+    digits.is_some_and(|digits| digits.len() == 16 && is_lower_hex(digits))
+}
+
+/// Whether all characters are hexadecimal digits in lower case.
+pub fn is_lower_hex(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// Removes the temporary files of a folder that were last written longer ago than `age`: leftovers of killed processes.
+/// Returns how many. Those whose age is unknown, since the clock has gone back, stay.
+pub fn remove_temporaries(dir: &Path, age: Duration) -> io::Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().to_str().is_some_and(is_temporary)
+            && let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified())
+            && modified.elapsed().is_ok_and(|elapsed| elapsed > age)
+        {
+            fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes the names in a folder durable: files that were created, renamed or removed there.
@@ -74,5 +122,20 @@ mod tests {
         assert_eq!(read_regular_file(&file, 3).unwrap(), b"1234");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no temporary file stays");
         assert_eq!(read_regular_file(&folder, 5).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    }
+    #[test]
+    fn only_old_temporary_files_with_our_names_are_leftovers() {
+        let dir = tempfile::tempdir().unwrap();
+        let ours = temporary(dir.path());
+        let old = [ours.clone(), dir.path().join(".0123456789ABCDEF.tmp"), dir.path().join("0123456789abcdef.tmp")];
+        let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
+        for path in &old {
+            File::create(path).unwrap().set_modified(long_ago).unwrap();
+        }
+        fs::write(temporary(dir.path()), "another host is writing it").unwrap();
+        File::create(temporary(dir.path())).unwrap().set_modified(long_ago + Duration::from_hours(9)).unwrap();
+        assert_eq!(remove_temporaries(dir.path(), Duration::from_hours(1)).unwrap(), 1);
+        assert!(!ours.exists(), "the leftover is gone");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 4);
     }
 }

@@ -346,6 +346,8 @@ impl Opened {
     /// Opens the data, loads the plugins and starts to drive sagas. Blocks.
     fn open(config: &Config, shares: Shares, opening: Arc<Opening>, health: &Health) -> Result<Self, Failure> {
         health.set(Condition::Starting("opening the data"));
+        // Before sled sees it, which panics if it stands before 1970.
+        let clock = Clock::start()?;
         data_folder::open(&config.data, &Os)?;
         // Before anything else, as it keeps a second host from the same data.
         let (store, recovery) = LocalStore::open(wasaga::store::Settings { opening, ..config.store_settings() })?;
@@ -370,7 +372,7 @@ impl Opened {
             Arc::new(Branches::new(plugins.clone(), http::Client::new(&http)?, grpc::Client::new(&config.http)));
         health.set(Condition::Starting("reading unfinished sagas"));
         let settings = config.engine_settings(calls);
-        let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, settings, Clock::start(), memory)?;
+        let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, settings, clock, memory)?;
         Ok(Self { store, plugins, engine })
     }
 }

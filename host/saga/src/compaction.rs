@@ -6,9 +6,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{
+    clock_change::waits_until,
     definition::{BranchOp, Definition, Op},
     event::Event,
-    state::{Saga, StepState},
+    state::{OpState, Saga, StepState},
 };
 
 /// Whether a log of this many events should be compacted. A compacted log has at most three events of each operation
@@ -23,12 +24,16 @@ pub fn compact(definition: &Arc<Definition>, log: &[Event]) -> Option<Vec<Event>
     let mut runs = runs(log);
     let mut compacted = Vec::new();
     for (index, event) in log.iter().enumerate() {
+        let began = saga.began();
         saga.apply(event).ok()?;
         match event.branch_op().and_then(|branch_op| Some((branch_op, runs.get_mut(&branch_op)?))) {
             Some((branch_op, run)) if index <= run.last => {
                 run.retries += retries(event);
                 if index == run.last {
                     compacted.push(retried(&saga, branch_op, run.retries, event)?);
+                } else if saga.began() < began {
+                    // The clock has gone back: this time stays in the log, since `timeout_to_fail` counts from it.
+                    compacted.push(waits_until(branch_op, &OpState::default(), None, event.at()));
                 }
             }
             _ => compacted.push(event.clone()),
@@ -93,14 +98,15 @@ fn retried(saga: &Saga, branch_op: BranchOp, retries: u64, newest: &Event) -> Op
     })
 }
 
-/// Drops `RetryRequested` events that had no waiting operation, unless it is the newest event. Also returns the state.
+/// Drops `RetryRequested` events that had no waiting operation, unless it is the newest event, or has the earliest time
+/// so far, which the state keeps. Also returns the state.
 fn drop_redundant_retry_requests(definition: &Arc<Definition>, log: Vec<Event>) -> Option<(Vec<Event>, Saga)> {
     let mut saga = Saga::new(definition.clone());
     let mut kept = Vec::with_capacity(log.len());
     let newest = log.len().checked_sub(1)?;
     for (index, event) in log.into_iter().enumerate() {
         let is_redundant = matches!(event, Event::RetryRequested { .. }) && !saga.steps().iter().any(StepState::waits);
-        if is_redundant && index != newest {
+        if is_redundant && index != newest && event.at() >= saga.began() {
             continue;
         }
         saga.apply(&event).ok()?;
@@ -117,9 +123,13 @@ mod tests {
     use crate::{AbortReason, Gid, InFlight, Next, Options, Order, Policy, Status, Step, Timestamp, Verdict};
 
     fn define(steps: usize, order: Order, options: Options) -> Arc<Definition> {
+        define_at(Timestamp(0), steps, order, options)
+    }
+
+    fn define_at(at: Timestamp, steps: usize, order: Order, options: Options) -> Arc<Definition> {
         let step = Step { action: "a".into(), compensation: "c".into(), payload: "".into() };
         let gid = Gid::new("g").unwrap();
-        Arc::new(Definition::new(gid, vec![step; steps], order, options, Timestamp(0)).unwrap())
+        Arc::new(Definition::new(gid, vec![step; steps], order, options, at).unwrap())
     }
 
     /// An engine that plays dice: every attempt may fail, be cut off by a crash, or turn out external.
@@ -130,18 +140,26 @@ mod tests {
         random: fastrand::Rng,
         /// In percent: attempts without a result.
         troubles: u8,
+        /// Events of a new process that finds its clock set back.
+        restarted: Vec<Event>,
+        /// How often the clock has gone back.
+        jumps: u32,
     }
 
     impl Dice {
         fn new(definition: &Arc<Definition>, random: fastrand::Rng, troubles: u8) -> Self {
             let mut saga = Saga::new(definition.clone());
-            saga.apply(&Event::Submitted { at: Timestamp(0) }).unwrap();
-            Self { saga, in_flight: InFlight::default(), now: Timestamp(0), random, troubles }
+            let now = definition.created_at();
+            saga.apply(&Event::Submitted { at: now }).unwrap();
+            Self { saga, in_flight: InFlight::default(), now, random, troubles, restarted: Vec::new(), jumps: 0 }
         }
 
         /// What happens next; `None` at the end.
         fn throw(&mut self) -> Option<Event> {
             loop {
+                if let Some(event) = self.restarted.pop() {
+                    return Some(event);
+                }
                 self.now = self.now.after(Duration::from_millis(1));
                 if !self.saga.status().is_finished() && self.random.u8(0..20) == 0 {
                     return Some(Event::RetryRequested { at: self.now });
@@ -149,6 +167,12 @@ mod tests {
                 if self.random.u8(0..30) == 0 {
                     // A crash: what runs is forgotten.
                     self.in_flight = InFlight::default();
+                    if self.random.u8(0..20) == 0 {
+                        self.now = Timestamp(self.random.u64(0..=self.now.0));
+                        self.restarted = self.saga.restart_waits(self.now, self.now);
+                        self.jumps += u32::from(!self.restarted.is_empty());
+                        continue;
+                    }
                 }
                 match self.saga.next(&self.in_flight, self.now) {
                     Next::Decide(event) => return Some(event),
@@ -187,7 +211,7 @@ mod tests {
     #[test]
     fn a_compacted_log_gives_the_same_state_whenever_it_is_compacted() {
         let mut ends = BTreeMap::<&str, u32>::new();
-        let mut compactions = 0;
+        let (mut compactions, mut jumps) = (0, 0);
         for seed in wasaga_seed::seeds(600) {
             let mut random = fastrand::Rng::with_seed(seed);
             let steps = random.usize(1..4);
@@ -198,9 +222,14 @@ mod tests {
                 timeout_to_fail_s: [0, 10_000][random.usize(0..2)],
                 ..Options::default()
             };
-            let definition = define(steps, Order { concurrent: random.bool(), after }, options);
+            let definition = define_at(
+                Timestamp(random.u64(0..2) * 3_600_000),
+                steps,
+                Order { concurrent: random.bool(), after },
+                options,
+            );
             let mut dice = Dice::new(&definition, random.fork(), 97);
-            let mut log = vec![Event::Submitted { at: Timestamp(0) }];
+            let mut log = vec![Event::Submitted { at: definition.created_at() }];
             for _ in 0..random.usize(1..800) {
                 let Some(event) = dice.throw() else { break };
                 dice.saga.apply(&event).unwrap();
@@ -217,8 +246,9 @@ mod tests {
             }
             assert_eq!(Saga::replay(definition.clone(), &log).unwrap(), dice.saga, "{log:#?}");
             *ends.entry(dice.saga.status().as_str()).or_default() += 1;
+            jumps += dice.jumps;
         }
-        assert!(compactions > 1000, "{compactions}");
+        assert!(compactions > 1000 && jumps > 100, "{compactions} {jumps}");
         assert!(ends.keys().eq(["aborting", "failed", "submitted", "succeed"].iter()), "{ends:?}");
     }
 

@@ -50,7 +50,7 @@ pub enum Event {
     /// A person requested that the waiting operations are retried now.
     RetryRequested { at: Timestamp },
     /// Attempts without a result that a compacted log has combined: their effect on the state. See
-    /// [`crate::compaction`].
+    /// [`crate::compaction`]. Without attempts: a wait that begins anew, see [`crate::clock_change`].
     Retried {
         step: usize,
         op: Op,

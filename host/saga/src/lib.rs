@@ -62,12 +62,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Reading order: [`definition`], [`event`], [`state`], [`in_flight`], [`machine`], [`compaction`], [`render`];
-//! [`pins`] stands beside them.
+//! Reading order: [`definition`], [`event`], [`state`], [`in_flight`], [`machine`], [`clock_change`], [`compaction`],
+//! [`render`]; [`pins`] stands beside them.
 
 // A request must never bring the host down. Tests may (clippy.toml).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod clock_change;
 pub mod compaction;
 pub mod definition;
 pub mod event;

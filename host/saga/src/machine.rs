@@ -41,6 +41,14 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// Longest wait before a retry that a host chooses by itself. Sagas and branches may ask for longer ones.
+    pub fn backoff_max(&self) -> Duration {
+        let wait = self.retry_interval.max(self.ongoing_min).max(self.retry_interval_max);
+        with_jitter(wait, 1.0)
+    }
+}
+
 /// The next thing to do for a saga. Ask again after doing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -139,7 +147,7 @@ impl Saga {
         }
         let deadline = match options.timeout_to_fail_s {
             0 => None,
-            s => Some(self.definition().created_at().after(Duration::from_secs(s))),
+            s => Some(self.began().after(Duration::from_secs(s))),
         };
         if deadline.is_some_and(|deadline| deadline <= now) {
             return Next::Decide(Event::Aborted { reason: AbortReason::Timeout, at: now });
@@ -236,8 +244,12 @@ impl Saga {
         let interval = self.retry_interval(policy);
         let doublings = self.op(branch_op).map_or(0, |op| op.failures.min(31));
         let wait = interval.saturating_mul(1 << doublings).min(policy.retry_interval_max.max(interval));
-        wait.saturating_add(wait.mul_f64(jitter.clamp(0.0, 1.0) / 4.0))
+        with_jitter(wait, jitter)
     }
+}
+
+fn with_jitter(wait: Duration, jitter: f64) -> Duration {
+    wait.saturating_add(wait.mul_f64(jitter.clamp(0.0, 1.0) / 4.0))
 }
 
 enum Due {

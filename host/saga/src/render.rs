@@ -56,6 +56,11 @@ impl fmt::Display for Line<'_> {
             Event::Aborted { reason: AbortReason::RetryLimit, .. } => f.write_str("more failures than retry_limit"),
             Event::ForceStopped { .. } => f.write_str("stopped by force, nothing more is called"),
             Event::RetryRequested { .. } => f.write_str("retries asked for now"),
+            Event::Retried { attempts: 0, retry_at, at, .. } => {
+                f.write_str("the clock went back before this")?;
+                let wait = retry_at.map(|retry_at| at.until(retry_at).as_millis());
+                wait.map_or(Ok(()), |wait| write!(f, ", tried again in {wait} ms"))
+            }
             Event::Retried { attempts, failures, last_error, .. } => {
                 write!(f, "tried {attempts} times, {failures} times with an unknown result")?;
                 last_error.as_ref().map_or(Ok(()), |error| write!(f, ", the last: {error}"))

@@ -162,6 +162,7 @@ pub struct Saga {
     pins: Pins,
     retries: u64,
     reason: Option<Reason>,
+    began: Timestamp,
     updated_at: Timestamp,
 }
 
@@ -182,9 +183,9 @@ impl Saga {
     /// A saga that is not submitted yet.
     pub fn new(definition: Arc<Definition>) -> Self {
         let steps = vec![StepState::default(); definition.steps().len()].into_boxed_slice();
-        let updated_at = definition.created_at();
+        let (began, updated_at) = (definition.created_at(), definition.created_at());
         let (status, pins) = (Status::Prepared, Pins::default());
-        Self { definition, status, steps, pins, retries: 0, reason: None, updated_at }
+        Self { definition, status, steps, pins, retries: 0, reason: None, began, updated_at }
     }
 
     /// The saga that this log gives. An error: the events do not follow the rules.
@@ -232,6 +233,11 @@ impl Saga {
         self.reason.as_ref()
     }
 
+    /// The earliest time in its log: its creation, unless the clock has gone back since. `timeout_to_fail` counts from it.
+    pub fn began(&self) -> Timestamp {
+        self.began
+    }
+
     /// The time of its newest event.
     pub fn updated_at(&self) -> Timestamp {
         self.updated_at
@@ -255,6 +261,7 @@ impl Saga {
         }
         self.take(event);
         self.finish_if_done();
+        self.began = self.began.min(event.at());
         self.updated_at = event.at();
         Ok(())
     }
@@ -310,6 +317,11 @@ impl Saga {
             (Op::Compensate, _) => Err("compensations belong to a roll-back"),
             (Op::Action, _) => Err("the saga has not been submitted"),
         }
+    }
+
+    /// Whether an attempt of this operation may start.
+    pub(crate) fn may_start(&self, branch_op: BranchOp) -> bool {
+        self.check_call(branch_op, true).is_ok()
     }
 
     /// Whether this step's action has taken effect.

@@ -18,6 +18,7 @@ mod admission;
 mod attempts;
 mod bulkhead;
 mod clock;
+mod clock_change;
 mod conflict;
 pub mod counters;
 mod counts;
@@ -52,10 +53,11 @@ use self::{
     inner::Inner,
     live::{Submitter, WaitResult},
     plan::Plan,
+    recovery::Recovered,
 };
 pub use self::{
     bulkhead::{Limits, Load},
-    clock::Clock,
+    clock::{Before1970, Clock},
     counters::Counters,
     counts::Counts,
     error::{ControlError, Error, ShowError, SubmitError},
@@ -96,7 +98,12 @@ impl Engine {
     ) -> Result<Self, Error> {
         let (inner, granted) = Inner::new(store, directory, settings, clock, memory);
         let inner = Arc::new(inner);
-        inner.unread.store(inner.recover()?, Ordering::Relaxed);
+        let Recovered { unread, far_ahead } = inner.recover()?;
+        inner.unread.store(unread, Ordering::Relaxed);
+        let waits = inner.clone();
+        inner
+            .drivers
+            .spawn(async move { waits.clone().stopping.run_until_cancelled(waits.restart_waits(far_ahead)).await });
         let waker = inner.clone();
         inner.drivers.spawn(async move { waker.clone().stopping.run_until_cancelled(waker.wake_sagas(granted)).await });
         let watch = inner.clone();

@@ -160,8 +160,18 @@ impl Inner {
         self.memory.requests().try_reserve(bytes.saturating_mul(copies))
     }
 
-    /// The saga with this gid, ready to be driven.
+    /// The saga with this gid, ready to be driven: waits that were recorded ahead of the clock have begun anew. The caller
+    /// holds its shard, and the saga is not live.
     pub fn load(&self, gid: &str) -> Result<Option<Core>, Error> {
+        let mut core = self.load_as_stored(gid)?;
+        if let Some(core) = &mut core {
+            self.restart_waits_in(core)?;
+        }
+        Ok(core)
+    }
+
+    /// The saga with this gid as the store has it.
+    pub fn load_as_stored(&self, gid: &str) -> Result<Option<Core>, Error> {
         let Some(id) = self.id_of(gid)? else { return Ok(None) };
         let Some((record, chunk)) = self.read(id, gid)? else { return Ok(None) };
         let unreadable = |source| Error::Unreadable { gid: gid.to_owned(), source };

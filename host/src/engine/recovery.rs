@@ -30,15 +30,25 @@ enum Woken {
     NeedsRoom { bytes: usize },
 }
 
+/// What [`Inner::recover`] has found besides.
+#[derive(Default)]
+pub(super) struct Recovered {
+    /// How many rows are damaged.
+    pub unread: u64,
+    /// Sagas that are due later than after any ordinary wait, for [`Inner::restart_waits`].
+    pub far_ahead: Vec<SagaId>,
+}
+
 impl Inner {
     /// Fills the timer from the rows of unfinished sagas. There is no other recovery: a saga is replayed when it is due.
-    /// Returns how many rows are damaged. Rows of a newer version are an error: nothing has been driven then.
-    pub fn recover(&self) -> Result<u64, Error> {
+    /// Rows of a newer version are an error: nothing has been driven then.
+    pub fn recover(&self) -> Result<Recovered, Error> {
         if let Some(unknown) = keys::find_unknown(&*self.store)? {
             return Err(unknown.into());
         }
         let mut range = Range::prefix(OPEN);
-        let (mut open, mut unread) = (0, 0);
+        let mut open = 0;
+        let mut recovered = Recovered::default();
         loop {
             let page = self.store.scan(&range, store::SCAN_ENTRIES_MAX)?;
             let Some((last, _)) = page.last() else { break };
@@ -47,7 +57,7 @@ impl Inner {
                 open += 1;
                 let error = match (format::id_in(key), format::read_open(value)) {
                     (Some(id), Ok(row)) => {
-                        self.recover_saga(id, &row);
+                        self.recover_saga(id, &row, &mut recovered.far_ahead);
                         continue;
                     }
                     (_, Err(source)) if source.is_newer() => {
@@ -56,7 +66,7 @@ impl Inner {
                     (_, Err(error)) => error.to_string(),
                     (None, Ok(_)) => "its key is not that of a saga".to_owned(),
                 };
-                unread += 1;
+                recovered.unread += 1;
                 error!(error, key = %key.escape_ascii(), "an unfinished saga is set aside");
             }
         }
@@ -65,15 +75,18 @@ impl Inner {
         self.newest_id.store(newest.0, Ordering::Relaxed);
         self.stats.open.store(open, Ordering::Relaxed);
         info!(open, "recovered");
-        Ok(unread)
+        Ok(recovered)
     }
 
-    fn recover_saga(&self, id: SagaId, row: &Open) {
+    fn recover_saga(&self, id: SagaId, row: &Open, far_ahead: &mut Vec<SagaId>) {
         if let Some(pins) = row.pins.as_deref().filter(|pins| !pins.is_empty()) {
             self.directory.hold(pins);
         }
         if let Some(due) = row.due {
             self.timer.push(due, id);
+            if self.is_far_ahead(due) {
+                far_ahead.push(id);
+            }
         }
     }
 

@@ -125,7 +125,7 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = LocalStore::open(store::Settings { disk, ..store::Settings::new(dir.path()) }).unwrap();
         let store = Arc::new(store);
-        let engine = Engine::start(store.clone(), directory, settings, Clock::start(), memory).unwrap();
+        let engine = Engine::start(store.clone(), directory, settings, Clock::start().unwrap(), memory).unwrap();
         let mut registry = Registry::default();
         api::metrics::register(&mut registry, engine.clone(), move || {
             let stats = store.stats();

@@ -2,6 +2,7 @@
 //! that the tests play themselves. What each part checks stands at the top of its file.
 
 mod bulkheads;
+mod clock;
 mod component_store;
 mod control;
 mod damage;

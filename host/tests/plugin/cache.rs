@@ -3,7 +3,8 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use tempfile::TempDir;
-use wasaga::plugin::{Code, Plugin};
+use wasaga::plugin::{Code, Plugin, collector};
+use wasaga_testkit::engine::until;
 
 use super::*;
 
@@ -123,4 +124,31 @@ async fn without_a_usable_cache_everything_works() {
     let registry = host.start();
     assert_eq!(codes(&registry), [Code::Compiled; 3]);
     assert_eq!(output(try_(&registry, "service-a", &json!({})).await), Value::Null);
+}
+
+#[tokio::test]
+async fn a_host_sweeps_compiled_code_of_others_and_leftovers_of_killed_ones_at_its_start() {
+    let host = Host::new();
+    let mut older = host.settings.clone();
+    older.limits.memory_bytes /= 2;
+    load(&older, &host.plugins());
+    fs::write(host.cache().join(".0123456789abcdef.tmp"), "half").unwrap();
+    let (uploaded, fresh) =
+        (host.plugins().join(".0123456789abcdef.tmp"), host.plugins().join(".fedcba9876543210.tmp"));
+    let long_ago = std::time::SystemTime::now() - Duration::from_hours(2);
+    fs::File::create(&uploaded).unwrap().set_modified(long_ago).unwrap();
+    fs::write(&fresh, "another host is writing it").unwrap();
+    // A component whose file has gone while no host was running.
+    fs::remove_file(host.plugins().join("account.wasm")).unwrap();
+
+    let plugins = Arc::new(host.start());
+    let store = Arc::new(store::Memory::default());
+    let collecting = tokio::spawn(collector::run(plugins.clone(), store, None, true));
+    until(async || (fs::read_dir(host.cache()).unwrap().count() == 2 && !uploaded.exists()).then_some(())).await;
+    collecting.abort();
+    assert!(fresh.exists());
+    host.entries(&plugins);
+    // Neither the newer host nor, after a downgrade, the older one misses anything but time.
+    assert_eq!(codes(&host.start()), [Code::Cached; 2]);
+    assert_eq!(codes(&load(&older, &host.plugins())), [Code::Compiled; 2]);
 }

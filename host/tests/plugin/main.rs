@@ -3,6 +3,7 @@
 mod account;
 mod behaviour;
 mod cache;
+mod descriptors;
 mod grants;
 mod http;
 mod imports;

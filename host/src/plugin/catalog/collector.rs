@@ -1,8 +1,12 @@
-//! The background task of the catalog: publishes new files of the plugin folder, and collects unreferenced versions.
+//! The background task of the catalog: publishes new files of the plugin folder, collects unreferenced versions, and
+//! sweeps files that nobody needs.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::spawn_blocking, time::sleep};
+use tokio::{
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tracing::{error, warn};
 
 use super::registry::Registry;
@@ -10,6 +14,10 @@ use crate::store::Store;
 
 /// How often lost components are looked for if the folder is not.
 const LOST_EVERY: Duration = Duration::from_secs(1);
+
+/// How often files that nobody needs are swept, from the start on. What a killed host has left is seldom more than one
+/// file, and not all of it is surely unused at the start.
+const SWEEP_EVERY: Duration = Duration::from_hours(1);
 
 /// Runs until it is dropped. `every`: how often it reads the folder; `None`: never.
 ///
@@ -19,8 +27,14 @@ pub async fn run(plugins: Arc<Registry>, store: Arc<dyn Store>, every: Option<Du
     if !all_are_held_for {
         warn!("versions of plugins stay, whether sagas need them or not: not all unfinished sagas could be read");
     }
+    let mut sweeps = interval(SWEEP_EVERY);
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            _ = sweeps.tick(), if all_are_held_for => {
+                let plugins = plugins.clone();
+                let _ = spawn_blocking(move || plugins.sweep()).await;
+            }
             () = sleep(every.unwrap_or(LOST_EVERY)) => {
                 let plugins = plugins.clone();
                 // A panic is in the log already, and the next run may succeed.

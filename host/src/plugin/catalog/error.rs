@@ -29,6 +29,17 @@ pub enum PublishError {
     TooManyPlugins,
 }
 
+impl PublishError {
+    /// Whether the same component may be published later as it is.
+    pub(super) fn is_of_system(&self) -> bool {
+        match self {
+            Self::Component(error) => error.is_of_system(),
+            Self::NotKept(_) | Self::NotPlaced(_) => true,
+            Self::TooManyVersions | Self::TooManyPlugins => false,
+        }
+    }
+}
+
 impl From<InvalidName> for PublishError {
     fn from(error: InvalidName) -> Self {
         Self::Component(error.into())

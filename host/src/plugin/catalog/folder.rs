@@ -25,6 +25,28 @@ pub struct Seen {
     pub stamp: Stamp,
     /// Whether the file was read with this stamp.
     pub is_read: bool,
+    /// How often in a row the system has failed to read or to keep it.
+    pub failures: u32,
+    /// Looks that pass before it is tried again.
+    pub pause: u32,
+}
+
+/// Longest pause after a failure of the system, in looks: a full disk lasts, and a component may be compiled for each try.
+const PAUSE_MAX: u32 = 63;
+
+impl Seen {
+    /// A file with this stamp that was read, or is to be read when the next look finds it unchanged.
+    pub fn new(stamp: Stamp, is_read: bool) -> Self {
+        Self { stamp, is_read, failures: 0, pause: 0 }
+    }
+
+    /// A file that the system has failed to read or to keep once more: it is tried again at the next look, then after 1, 3,
+    /// 7 looks more.
+    pub fn failed(stamp: Stamp, before: Option<&Self>) -> Self {
+        let failures = before.map_or(0, |before| before.failures);
+        let pause = (1 << failures.min(31)) - 1;
+        Self { stamp, is_read: false, failures: failures + 1, pause: PAUSE_MAX.min(pause) }
+    }
 }
 
 /// Distinguishes the contents that a file has had.

@@ -12,7 +12,7 @@ use super::{
     address::Route,
     error::{PLUGINS_MAX, PublishError, Refused, VERSIONS_MAX},
     folder::{Seen, Stamp, component_files},
-    registry::Registry,
+    registry::{Registry, log_unusable},
     versions::{Callable, Version},
 };
 use crate::{
@@ -68,7 +68,7 @@ impl Registry {
         self.note(&self.dir, None);
         let before = self.make_current(&file, plugin);
         if let Ok(stamp) = Stamp::of(&file) {
-            folder.seen.insert(file, Seen { stamp, is_read: true });
+            folder.seen.insert(file, Seen::new(stamp, true));
         }
         Ok(Published { is_new: before.is_none(), replaced: before.filter(|before| *before != pin) })
     }
@@ -101,8 +101,8 @@ impl Registry {
     }
 
     fn add_stored(&self, pin: &Pin, is_current: bool, stored: &ComponentStore) {
-        let stamp = Stamp::of(&stored.path(pin)).ok();
-        let callable = self.load_stored(pin);
+        let (callable, stamp) = self.load_stored(pin, stored);
+        let callable = callable.inspect_err(|error| log_unusable(pin, error));
         let state = &mut *self.write();
         if is_current && let Ok(callable) = &callable {
             log_loaded(&callable.plugin);
@@ -128,15 +128,20 @@ impl Registry {
         self.note(&self.dir, None);
         for file in &files {
             let Ok(stamp) = Stamp::of(file) else { continue };
-            let known = folder.seen.get(file).filter(|seen| seen.stamp == stamp);
-            if known.is_some_and(|seen| seen.is_read) {
+            let mut known = folder.seen.get_mut(file).filter(|seen| seen.stamp == stamp);
+            if let Some(seen) = &mut known
+                && (seen.is_read || seen.pause > 0)
+            {
+                seen.pause = seen.pause.saturating_sub(1);
                 continue;
             }
             let is_read = is_due(known.is_some());
-            if is_read {
-                self.take(file);
-            }
-            folder.seen.insert(file.clone(), Seen { stamp, is_read });
+            let seen = if is_read && !self.take(file) {
+                Seen::failed(stamp, known.as_deref())
+            } else {
+                Seen::new(stamp, is_read)
+            };
+            folder.seen.insert(file.clone(), seen);
         }
         folder.seen.retain(|file, _| {
             let is_there = files.contains(file);
@@ -154,14 +159,20 @@ impl Registry {
         }
     }
 
-    /// Publishes a file of the folder, or notes why not.
-    fn take(&self, file: &Path) {
-        if let Err(error) = self.try_take(file) {
+    /// Publishes a file of the folder, or notes why not. `false`: the system has failed, and the file is to be tried again.
+    fn take(&self, file: &Path) -> bool {
+        let Err(error) = self.try_take(file) else { return true };
+        let is_of_system = error.is_of_system();
+        let text = error.to_string();
+        let is_known = self.refused().iter().any(|refused| refused.file == file && refused.error.to_string() == text);
+        if !(is_of_system && is_known) {
             let stays = name::name(file).is_ok_and(|name| self.plugin(name).is_some());
             let stays = if stays { "; the version before stays" } else { "" };
-            warn!("plugin not loaded: {}: {error}{stays}", file.display());
-            self.note(file, Some(error));
+            let again = if is_of_system { "; it is tried again" } else { "" };
+            warn!("plugin not loaded: {}: {text}{stays}{again}", file.display());
         }
+        self.note(file, Some(error));
+        !is_of_system
     }
 
     fn try_take(&self, file: &Path) -> Result<(), PublishError> {
@@ -203,7 +214,8 @@ impl Registry {
         let Some(stored) = self.runtime.component_store() else { return };
         let before = self.plugin(&pin.plugin).map(|plugin| plugin.digest());
         if let Err(error) = stored.set_current(&pin.plugin, before) {
-            error!(plugin = &*pin.plugin, digest = %pin.digest, "a version may be current after the next start: {error}");
+            // It stays as well: what may be current must be there.
+            return error!(plugin = &*pin.plugin, digest = %pin.digest, "a version may be current after the next start: {error}");
         }
         if !self.read().all.contains_key(pin) {
             self.remove_stored(pin);

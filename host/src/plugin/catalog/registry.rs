@@ -15,15 +15,17 @@
 use std::{
     borrow::Cow,
     cmp::Reverse,
+    collections::HashSet,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::Ordering::{AcqRel, Relaxed},
     },
+    time::Duration,
 };
 
 use tokio::sync::Notify;
-use tracing::{error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{
     address::{self, Location, Route},
@@ -33,6 +35,7 @@ use super::{
 };
 use crate::{
     branch::Branch,
+    files::remove_temporaries,
     plugin::{
         component::{error::Error as ComponentError, plugin::Plugin},
         grants::{
@@ -40,10 +43,15 @@ use crate::{
             redact::{self, Case},
         },
         sandbox::runtime::Runtime,
+        storage::{cache::Swept, component_store::ComponentStore},
     },
-    saga::{BranchOp, Op, Pin, Pins},
+    saga::{BranchOp, Digest, Op, Pin, Pins},
     store::sync::lock,
 };
+
+/// Age from which an unfinished file of the plugin folder is a leftover. Hosts may share the folder, and an upload takes
+/// seconds.
+const TEMPORARY_AGE: Duration = Duration::from_hours(1);
 
 /// All plugins of a host.
 pub struct Registry {
@@ -217,9 +225,13 @@ impl Registry {
         };
         for pin in unknown {
             // Not on disk when the registry was loaded. Reading it again gives the error to report.
-            let callable = self.load_stored(pin);
+            let (callable, stamp) = match self.runtime.component_store() {
+                Some(stored) => self.load_stored(pin, stored),
+                None => (Err("this host keeps no components".to_owned()), None),
+            };
+            let callable = callable.inspect_err(|error| log_unusable(pin, error));
             let mut state = self.write();
-            state.all.entry(pin.clone()).or_insert_with(|| Version::new(callable, 0, None));
+            state.all.entry(pin.clone()).or_insert_with(|| Version::new(callable, 0, stamp));
             state.hold(pin);
         }
     }
@@ -276,6 +288,31 @@ impl Registry {
         }
     }
 
+    /// Removes from disk what no host can use any more: compiled code of other engines and of components that are gone, and
+    /// files that killed hosts had not finished. Errors are logged: what stays only wastes space.
+    pub fn sweep(&self) {
+        // No component is published in between: its code is saved before it is known.
+        let _changing = lock(&self.folder);
+        match remove_temporaries(&self.dir, TEMPORARY_AGE) {
+            Ok(0) => {}
+            Ok(files) => info!(files, dir = %self.dir.display(), "unfinished uploads of killed hosts are gone"),
+            // It is reported where plugins are loaded from it.
+            Err(error) => debug!(dir = %self.dir.display(), "unfinished uploads stay: {error}"),
+        }
+        let Some(cache) = self.runtime.cache() else { return };
+        let stored = match self.runtime.component_store().map(ComponentStore::all).transpose() {
+            Ok(stored) => stored.unwrap_or_default(),
+            Err(error) => return warn!("compiled code that is not needed stays: cannot list the components: {error}"),
+        };
+        let mut known: HashSet<Digest> = self.read().all.keys().map(|pin| pin.digest).collect();
+        known.extend(stored.iter().map(|pin| pin.digest));
+        match cache.sweep(|digest| known.contains(&digest)) {
+            Ok(Swept { files: 0, .. }) => {}
+            Ok(Swept { files, bytes }) => info!(files, bytes, "compiled code that is not needed any more is gone"),
+            Err(error) => warn!("compiled code that is not needed stays: {error}"),
+        }
+    }
+
     /// Removes a component from disk.
     pub(super) fn remove_stored(&self, pin: &Pin) {
         if let Some(stored) = self.runtime.component_store()
@@ -292,28 +329,31 @@ impl Registry {
         let known = |(pin, version): (&Pin, &Version)| (pin.clone(), version.stamp);
         let lost: Vec<_> = self.read().all.iter().filter(|(_, it)| is_lost(it)).map(known).collect();
         for (pin, read) in lost {
-            let Some(stamp) = Stamp::of(&stored.path(&pin)).ok().filter(|stamp| read != Some(*stamp)) else {
+            let now = Stamp::of(&stored.path(&pin)).ok();
+            if now.is_none() || now == read {
                 continue;
-            };
-            let callable = self.load_stored(&pin);
-            if callable.is_ok() {
-                info!(plugin = &*pin.plugin, digest = %pin.digest, "a lost component is back");
             }
-            if let Some(version) = self.write().all.get_mut(&pin) {
-                (version.callable, version.stamp) = (callable, Some(stamp));
+            let (callable, stamp) = self.load_stored(&pin, stored);
+            let mut state = self.write();
+            let Some(version) = state.all.get_mut(&pin) else { continue };
+            match (&callable, &version.callable) {
+                (Ok(_), _) => info!(plugin = &*pin.plugin, digest = %pin.digest, "a lost component is back"),
+                // A system that goes on failing has been reported.
+                (Err(error), Err(known)) if error == known => {}
+                (Err(error), _) => log_unusable(&pin, error),
             }
+            (version.callable, version.stamp) = (callable, stamp);
         }
     }
 
-    /// Loads a version from disk. The error is also logged.
-    pub(super) fn load_stored(&self, pin: &Pin) -> Result<Callable, String> {
-        let stored = self.runtime.component_store().ok_or("this host keeps no components")?;
+    /// Loads a version from disk. Also returns the stamp of the file that was read; `None` if the system has failed to read
+    /// it, so that it is read again although it has not changed.
+    pub(super) fn load_stored(&self, pin: &Pin, stored: &ComponentStore) -> (Result<Callable, String>, Option<Stamp>) {
+        let stamp = Stamp::of(&stored.path(pin)).ok();
         let bytes = stored.get(pin).map_err(ComponentError::Unreadable);
         let loaded = bytes.and_then(|bytes| Plugin::load_again(&self.runtime, &pin.plugin, &bytes));
-        loaded.map(Callable::new).map_err(|error| {
-            error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that was kept cannot be used: {error}");
-            error.to_string()
-        })
+        let stamp = stamp.filter(|_| !loaded.as_ref().is_err_and(ComponentError::is_of_system));
+        (loaded.map(Callable::new).map_err(|error| error.to_string()), stamp)
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, Versions> {
@@ -323,4 +363,9 @@ impl Registry {
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Versions> {
         self.versions.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Logs that a stored component cannot be used.
+pub(super) fn log_unusable(pin: &Pin, error: &str) {
+    error!(plugin = &*pin.plugin, digest = %pin.digest, "a component that was kept cannot be used: {error}");
 }

@@ -59,5 +59,13 @@ pub enum Error {
     UnknownImport { detail: String },
 }
 
+impl Error {
+    /// Whether this says something of the system (no descriptors, no space) and nothing of the file, which may be loaded
+    /// later as it is.
+    pub fn is_of_system(&self) -> bool {
+        matches!(self, Self::Unreadable(error) if error.raw_os_error().is_some())
+    }
+}
+
 /// The most common command that makes a component.
 const BUILD: &str = "cargo build --release --target wasm32-wasip2";

@@ -12,8 +12,10 @@ use std::{
     time::SystemTime,
 };
 
+use tracing::warn;
+
 use crate::{
-    files::{create_dir_durably, sync_dir, write_durably},
+    files::{create_dir_durably, is_temporary, sync_dir, write_durably},
     plugin::name::{digest, is_name},
     saga::{Digest, Pin},
 };
@@ -80,7 +82,8 @@ impl ComponentStore {
         if digest(&bytes) == pin.digest { Ok(bytes) } else { Err(io::Error::other("the file is damaged")) }
     }
 
-    /// All components in the order in which they were stored. Other files are ignored.
+    /// All components in the order in which they were stored. Other files are ignored, and unfinished ones of crashed hosts
+    /// removed: the caller sees to it that none is being stored.
     pub fn all(&self) -> io::Result<Vec<Pin>> {
         let mut pins = Vec::new();
         for folder in fs::read_dir(&self.dir)? {
@@ -92,8 +95,10 @@ impl ComponentStore {
             for file in fs::read_dir(folder.path())? {
                 let file = file?;
                 // Left by a host that crashed while it wrote. No other process writes here.
-                if file.path().extension().is_some_and(|extension| extension == "tmp") {
-                    fs::remove_file(file.path())?;
+                if file.file_name().to_str().is_some_and(is_temporary) {
+                    if let Err(error) = fs::remove_file(file.path()) {
+                        warn!(file = %file.path().display(), "an unfinished component stays: {error}");
+                    }
                     continue;
                 }
                 let digest = file.file_name().to_str().and_then(|name| name.strip_suffix(".wasm")?.parse().ok());
@@ -161,14 +166,19 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_ignored() {
+    fn other_files_are_ignored_and_unfinished_ones_removed() {
         let dir = tempfile::tempdir().unwrap();
         let component_store = ComponentStore::open(dir.path()).unwrap();
         component_store.put(&pin("a", b"x"), b"x").unwrap();
         fs::write(dir.path().join("a/notes.txt"), b"").unwrap();
-        fs::write(dir.path().join("a/.0.tmp"), b"").unwrap();
+        fs::write(dir.path().join("a/.backup.tmp"), b"").unwrap();
+        fs::write(dir.path().join("a/.0123456789abcdef.tmp"), b"").unwrap();
         fs::create_dir(dir.path().join("Not A Name")).unwrap();
         fs::write(dir.path().join("file"), b"").unwrap();
         assert_eq!(component_store.all().unwrap(), [pin("a", b"x")]);
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path().join("a")).unwrap().map(|file| file.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".backup.tmp", &format!("{}.wasm", digest(b"x")), "notes.txt"]);
     }
 }

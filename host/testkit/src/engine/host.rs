@@ -36,7 +36,7 @@ impl Setup {
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
         let dir = Arc::new(dir.unwrap());
         let (settings, memory) = (Settings::default(), Budget::of(1 << 30));
-        Self { dir, directory, settings, memory, clock: Clock::start(), is_prompt: false }
+        Self { dir, directory, settings, memory, clock: Clock::start().unwrap(), is_prompt: false }
     }
 
     /// For tests in paused time: no time passes while the disk works.
