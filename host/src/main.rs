@@ -164,7 +164,7 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
     let opening = Arc::new(Opening::default());
     let health = Health::starting({
         let opening = opening.clone();
-        move || Some(opening.progress()).map(|(part, done, total)| Progress { part, done, total })
+        move || opening.progress().map(|(part, done, total)| Progress { part, done, total })
     });
     let settings = api::serve::Settings { connections_max: shares.connections, ..config.api.connections.clone() };
     let connections = Connections::new(settings);
@@ -194,9 +194,10 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
     let every = Some(config.plugins.watch).filter(|every| !every.is_zero());
     let collector = tokio::spawn(collector::run(plugins.clone(), store.clone(), every, engine.unread() == 0));
     let context = context(&engine, plugins, uploads, &store, &connections, &config);
-    health.set(Condition::Ready);
     front.grpc_routes.open(api::grpc::router(context.clone()));
     front.routes.open(api::router(context).merge(health.routes()));
+    // Only now: a client that is told so sends its request at once.
+    health.set(Condition::Ready);
     if let Some(address) = front.grpc_address {
         info!("gRPC on {address}");
     }

@@ -171,6 +171,7 @@ fn carry_out(
         settings.remove(&settings.rebuild_marker())?;
     }
     settings.sync_dir(&settings.dir)?;
+    settings.opening.end();
     let report = Recovery {
         state: origin,
         replayed,

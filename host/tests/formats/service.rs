@@ -11,7 +11,6 @@ static IN_USE: Mutex<()> = Mutex::const_new(());
 /// Serves the address, and accepts everything. One test at a time.
 pub struct Service {
     serving: JoinHandle<()>,
-    _turn: MutexGuard<'static, ()>,
 }
 
 impl Service {
@@ -23,8 +22,12 @@ impl Service {
         let listener = TcpListener::bind(ADDRESS).await.unwrap();
         let accept = || async {};
         let router = Router::new().route("/pay", post(accept)).route("/refund", post(accept));
-        let serving = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { serving, _turn: turn }
+        let serving = tokio::spawn(async move {
+            // Ends after the listener, which lives until this task is dropped: somewhat later than the service.
+            let _turn = turn;
+            axum::serve(listener, router).await.unwrap();
+        });
+        Self { serving }
     }
 }
 
