@@ -266,7 +266,7 @@ impl Engine {
     /// one at a time, off the async workers.
     pub async fn list(&self, filter: &Filter) -> Result<Page, Error> {
         let mut sagas = Vec::new();
-        let take = |saga| {
+        let take = |saga, _| {
             sagas.push(saga);
             Taken::AndMore
         };
@@ -297,11 +297,11 @@ impl Engine {
         &self,
         filter: Filter,
         mut list: L,
-        push: impl Fn(&mut L, Record) -> Taken + Send + 'static,
+        push: impl Fn(&mut L, Record, Reserved) -> Taken + Send + 'static,
     ) -> Result<(L, Listed), Error> {
         let engine = self.0.clone();
         let listed = self.0.off_the_workers(&self.0.lists, move || {
-            let listed = engine.list(&filter, |record| push(&mut list, record))?;
+            let listed = engine.list(&filter, |record, room| push(&mut list, record, room))?;
             Ok((list, listed))
         });
         listed.await

@@ -97,8 +97,9 @@ impl Inner {
     }
 
     /// Gives the sagas that match to `take`, newest first and one at a time, until it takes the last, `filter.limit` is
-    /// reached, or there is no room in memory. Memory is reserved for each saga while it is in `take`.
-    pub fn list(&self, filter: &Filter, mut take: impl FnMut(Record) -> Taken) -> Result<Listed, Error> {
+    /// reached, or there is no room in memory. `take` gets the reservation of a saga as
+    /// it is stored, decoded and encoded.
+    pub fn list(&self, filter: &Filter, mut take: impl FnMut(Record, Reserved) -> Taken) -> Result<Listed, Error> {
         let prefix = match filter.status {
             None | Some(Status::Succeed) => LOGS,
             Some(Status::Failed) => FAILED,
@@ -123,14 +124,14 @@ impl Inner {
                         .is_ok_and(|open| Some(open.status) == filter.status.and_then(OpenStatus::of));
                 if is_wanted {
                     let chunks = self.chunks(id)?;
-                    let Some(_room) = self.room_for_reading(&chunks, LIST_COPIES) else {
+                    let Some(room) = self.room_for_reading(&chunks, LIST_COPIES) else {
                         return Ok(Listed { is_cut: true, ..listed });
                     };
                     if let Some(found) = decode_if_sound(id, &chunks)?
                         && filter.status.is_none_or(|status| status == found.saga.status())
                     {
                         drop(chunks);
-                        let taken = take(found);
+                        let taken = take(found, room);
                         if taken == Taken::NoRoom {
                             return Ok(Listed { is_cut: true, ..listed });
                         }

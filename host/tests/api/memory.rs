@@ -141,6 +141,23 @@ async fn pages_of_large_sagas_end_where_memory_does_and_go_on_there() {
 }
 
 #[tokio::test]
+async fn sagas_that_are_large_for_the_budget_are_listed_too() {
+    // The share of answers has 2 MiB.
+    let host = Host::start_within(8 * MIB);
+    let wait = r#","wait_result":true"#;
+    for gid in ["s0", "s1"] {
+        assert_eq!(host.submit(with_payload(gid, "http://a/try", 500_000, wait)).await.parts().0, 200);
+        released(&host).await;
+    }
+    for path in ["limit=2", "gid=s0"] {
+        let page = host.get(&format!("/api/dtmsvr/all?{path}")).await.json();
+        assert!(!page["transactions"].as_array().unwrap().is_empty(), "{path}");
+    }
+    assert_eq!(host.query("s1").await["transaction"]["gid"], "s1");
+    released(&host).await;
+}
+
+#[tokio::test]
 async fn an_answer_is_counted_until_it_has_been_read() {
     let host = Host::start_within(64 * MIB);
     let wait = r#","wait_result":true"#;

@@ -167,14 +167,14 @@ async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Re
     let list = view::List::new(context.memory().requests());
     let policy = engine.policy().clone();
     if !gid.is_empty() {
-        let encode = move |record: Option<Record>, _: Reserved| one(list, record.as_ref(), &policy, &position);
+        let encode = move |record: Option<Record>, room| one(list, record.as_ref(), room, &policy, &position);
         let body = engine.show(gid, view::LIST_COPIES, encode).await??;
         return Ok(json::response(StatusCode::OK, body));
     }
     let Some(filter) = filter(&params)? else {
         return Ok(json::response(StatusCode::OK, list.finish("")));
     };
-    let push = move |list: &mut view::List, record: Record| match list.push(&record, &policy) {
+    let push = move |list: &mut view::List, record: Record, room: Reserved| match list.push(&record, room, &policy) {
         false => Taken::NoRoom,
         true if list.bytes() < LIST_BYTES => Taken::AndMore,
         true => Taken::AsLast,
@@ -189,10 +189,16 @@ async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Re
 }
 
 /// The list of one saga, if there is one.
-fn one(mut list: view::List, record: Option<&Record>, policy: &Policy, position: &str) -> Result<HttpBody, Error> {
+fn one(
+    mut list: view::List,
+    record: Option<&Record>,
+    room: Reserved,
+    policy: &Policy,
+    position: &str,
+) -> Result<HttpBody, Error> {
     match record {
         None => Ok(view::no_list(position).into()),
-        Some(record) if list.push(record, policy) => Ok(list.finish(position)),
+        Some(record) if list.push(record, room, policy) => Ok(list.finish(position)),
         Some(_) => Err(Error::AnswerMemory),
     }
 }

@@ -71,13 +71,16 @@ impl List {
         Self { pieces, piece, room: share.nothing(), share: share.clone(), bytes: 0 }
     }
 
-    /// Adds a saga. `false`: there is no room for it in memory, and nothing was added.
-    pub fn push(&mut self, record: &Record, policy: &Policy) -> bool {
+    /// Adds a saga, with the reservation of what it holds itself. `false`: there is no room for it in memory, and nothing was
+    /// added.
+    pub fn push(&mut self, record: &Record, mut room: Reserved, policy: &Policy) -> bool {
         // Characters that are escaped make it longer; the piece grows then.
         let expected = record.saga.definition().bytes() / 8 * 9 + SAGA_BYTES;
         if self.piece.capacity() - self.piece.len() < expected {
             let capacity = expected.max(PIECE_BYTES);
-            let Some(room) = self.share.try_reserve(capacity) else { return false };
+            if !room.try_grow(capacity.saturating_sub(room.bytes())) {
+                return false;
+            }
             self.end_piece();
             (self.piece, self.room) = (Vec::with_capacity(capacity), room);
         }
@@ -86,13 +89,15 @@ impl List {
             self.piece.push(b',');
         }
         json::append(&mut self.piece, &Transaction::of(&record.saga, policy));
-        if !self.room.try_grow(self.piece.capacity().saturating_sub(self.room.bytes())) {
+        let fits = self.room.try_grow(self.piece.capacity().saturating_sub(self.room.bytes()));
+        if fits {
+            self.bytes += self.piece.len() - before;
+        } else {
             self.piece.truncate(before);
             self.piece.shrink_to(self.room.bytes());
-            return false;
         }
-        self.bytes += self.piece.len() - before;
-        true
+        self.room.shrink_to(self.piece.capacity());
+        fits
     }
 
     /// The length of the encoded sagas so far.
@@ -492,7 +497,7 @@ mod tests {
         let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
         let mut list = List::new(&share);
         for _ in 0..200 {
-            assert!(list.push(&saga, &Policy::default()));
+            assert!(list.push(&saga, share.nothing(), &Policy::default()));
         }
         let (bytes, pieces) = (list.bytes(), list.pieces.len());
         assert!(pieces > 0, "{bytes} bytes are more than one piece");
@@ -512,11 +517,13 @@ mod tests {
         let options = Options { query_prepared: "<".repeat(20 << 10), ..Options::default() };
         let saga = record(options, vec![Event::Submitted { at: at(0) }]);
         let mut list = List::new(&share);
-        assert!(!list.push(&saga, &Policy::default()), "120 KiB");
+        assert!(!list.push(&saga, share.nothing(), &Policy::default()), "120 KiB");
         assert_eq!(body(list).await, r#"{"next_position":"7","transactions":[]}"#);
         let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
         let mut list = List::new(&share);
-        let pushed = std::iter::repeat_with(|| list.push(&saga, &Policy::default())).take_while(|fits| *fits).count();
+        let pushed = std::iter::repeat_with(|| list.push(&saga, share.nothing(), &Policy::default()))
+            .take_while(|fits| *fits)
+            .count();
         assert!(share.used() > 50 << 10);
         let json: serde_json::Value = serde_json::from_str(&body(list).await).unwrap();
         assert_eq!(json["transactions"].as_array().unwrap().len(), pushed);
