@@ -1,4 +1,7 @@
 //! One dead service, one stuck plugin, one flooding client: the places of the others stay theirs.
+//!
+//! While a client floods the host, others are those with another address. Once it has stopped, and its sagas are still
+//! there, its own healthy sagas must be served too.
 
 use std::{collections::BTreeSet, sync::Mutex};
 
@@ -19,18 +22,13 @@ const SETTINGS: &str = "[saga.retry]\nretry_interval_max = \"2s\"\n";
 const SAGAS: usize = 4400;
 const FLOODERS: usize = 32;
 
-/// Submits each saga once, and gives the gids of those that were accepted. The others must have been told to come back.
-async fn flood(
-    host: &Host,
-    client: impl Fn() -> Client,
-    sagas: usize,
-    saga: impl Fn(usize) -> Value,
-) -> BTreeSet<String> {
+/// From one address, submits each saga once, and gives the gids of those that were accepted. The others must have been told to come back.
+async fn flood(host: &Host, saga: impl Fn(usize) -> Value) -> BTreeSet<String> {
     let accepted = Mutex::new(BTreeSet::new());
     stream::iter(0..FLOODERS)
         .for_each_concurrent(None, async |first| {
-            let mut client = client();
-            for number in (first..sagas).step_by(FLOODERS) {
+            let mut client = Client::from(FLOODING, &host.address);
+            for number in (first..SAGAS).step_by(FLOODERS) {
                 let saga = saga(number);
                 match client.submit(&saga).await {
                     Ok(Answer { status: 200, .. }) => {
@@ -70,14 +68,14 @@ async fn a_dead_service(more: &Value) {
     let host = world.start();
     let dead = Participant::dead().await;
     let probe = Probe::start(&host, "honest");
-    let client = || Client::new(&host.address);
-    let accepted =
-        flood(&host, client, SAGAS, |number| saga_with(&format!("dead-{number}"), &dead.url, &json!({}), more));
+    let accepted = flood(&host, |number| saga_with(&format!("dead-{number}"), &dead.url, &json!({}), more));
     let accepted = unless_it_ends(&host, accepted).await;
+    let later = Probe::start_beside_flood(&host, "later");
     // Long enough for retries to come back.
-    unless_it_ends(&host, probe.wait_for(1000)).await;
+    unless_it_ends(&host, later.wait_for(1000)).await;
     dead.come_back();
     unless_it_ends(&host, all_succeed(&host, accepted)).await;
+    later.end_unharmed(1000).await;
     probe.end_unharmed(1000).await;
 }
 
@@ -88,11 +86,12 @@ async fn a_stuck_plugin_leaves_the_places_of_others_alone() {
     let world = World::with_chaos("", &["stuck"]);
     let host = world.start();
     let probe = Probe::start(&host, "honest");
-    let client = || Client::new(&host.address);
     let asleep = json!({ "try": "sleep", "ms": 300 });
-    let accepted = flood(&host, client, SAGAS, |number| saga(&format!("stuck-{number}"), "wasm://stuck/try", &asleep));
+    let accepted = flood(&host, |number| saga(&format!("stuck-{number}"), "wasm://stuck/try", &asleep));
     let accepted = unless_it_ends(&host, accepted).await;
+    let later = Probe::start_beside_flood(&host, "later");
     unless_it_ends(&host, all_succeed(&host, accepted)).await;
+    later.end_unharmed(500).await;
     probe.end_unharmed(500).await;
 }
 
@@ -134,8 +133,7 @@ async fn a_flooding_client_leaves_the_places_of_others_alone() {
     let host = world.start();
     let dead = Participant::dead().await;
     let probe = Probe::start(&host, "honest");
-    let client = || Client::from(FLOODING, &host.address);
-    let accepted = flood(&host, client, SAGAS, |number| {
+    let accepted = flood(&host, |number| {
         // Each address of the loopback network is another destination, and the service listens on all of them.
         let url = dead.url.replace("127.0.0.1", &format!("127.0.1.{}", 1 + number % SERVICES));
         saga_with(&format!("flood-{number}"), &url, &json!({}), &json!({ "request_timeout": 30 }))

@@ -63,6 +63,11 @@ impl Client {
         answer
     }
 
+    /// The next request goes over a connection of its own.
+    pub fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
     pub async fn submit(&mut self, saga: &Value) -> Result<Answer, Gone> {
         self.ask("POST", "/api/dtmsvr/submit", &saga.to_string()).await
     }

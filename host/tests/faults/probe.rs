@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use wasaga_testkit::process::{Host, poll};
 
-use crate::client::{Client, saga_with};
+use crate::client::{Client, FLOODING, saga_with};
 
 /// Clients that submit sagas of a healthy plugin, one after the other, and wait for each. Two keep their connections, two
 /// make a new one for every saga.
@@ -40,10 +40,19 @@ pub struct Seen {
 impl Probe {
     /// Starts them; `name` tells their sagas from those of other probes of the same data.
     pub fn start(host: &Host, name: &str) -> Self {
+        Self::start_with(|| Client::new(&host.address), name)
+    }
+
+    /// As [`Probe::start`], with clients from the address of those that flood the host.
+    pub fn start_beside_flood(host: &Host, name: &str) -> Self {
+        Self::start_with(|| Client::from(FLOODING, &host.address), name)
+    }
+
+    fn start_with(client: impl Fn() -> Client, name: &str) -> Self {
         let shared = Arc::new(Shared { is_over: false.into(), succeeded: 0.into(), other: Default::default() });
         let mut clients = JoinSet::new();
         for number in 0..4 {
-            clients.spawn(run(host.address.clone(), format!("{name}-{number}"), number < 2, shared.clone()));
+            clients.spawn(run(client(), format!("{name}-{number}"), number < 2, shared.clone()));
         }
         Self { shared, clients }
     }
@@ -79,14 +88,13 @@ impl Probe {
     }
 }
 
-async fn run(address: String, name: String, keeps: bool, shared: Arc<Shared>) {
-    let mut client = Client::new(&address);
+async fn run(mut client: Client, name: String, keeps: bool, shared: Arc<Shared>) {
     for number in 0.. {
         if shared.is_over.load(Relaxed) {
             return;
         }
         if !keeps {
-            client = Client::new(&address);
+            client.disconnect();
         }
         let what = match client.submit(&honest(&format!("{name}-{number}"))).await {
             Ok(answer) if answer.status == 200 => None,
