@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-languages test-money test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := account rust service-a service-b
@@ -20,6 +20,12 @@ test: plugins fixtures ## Run all tests that need nothing but Rust
 
 test-money: plugins ## The money test for a minute with kills, and a minute with a disk that loses what was not synced
 	WASAGA_MONEY_SECONDS=60 cargo test --release -p wasaga --test money -- --test-threads 1 --nocapture
+
+# Some of them mount a file system in memory, so they run in a mount namespace, with which the mounts end.
+test-faults: plugins fixtures ## Dead services, stuck plugins, floods, full disks, few files: others go on (needs unshare, cc)
+	@namespace="unshare $$(test "$$(id -u)" = 0 || echo --map-root-user) --mount"; \
+	$$namespace true || { echo 'NOT RUN: no mount namespace here. Be root with CAP_SYS_ADMIN, or allow user namespaces.' >&2; exit 1; }; \
+	$$namespace cargo test --release -p wasaga --test faults -- --include-ignored --test-threads 1
 
 test-clients: plugins ## Run DTM's own clients (Python, Go) against the host; installs what they need
 	@cargo build --release -p wasaga --bin wasaga

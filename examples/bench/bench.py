@@ -23,6 +23,7 @@ from pathlib import Path
 sys.dont_write_bytecode = True  # no __pycache__ beside the sources
 
 import costs
+import faults
 import languages
 import open_sagas
 from processes import Failure, Server, http, load, need_wrk, saga_status, spin, submit
@@ -209,6 +210,8 @@ def run(options, folder):
         if "open" in options.only:
             with host("open") as server:
                 open_sagas.run(server, peer, folder / "open", options.sagas)
+    if "faults" in options.only:
+        faults.run(options, folder, table)
     if "lang" in options.only:
         try:
             languages.run(options, folder)
@@ -220,7 +223,7 @@ def run(options, folder):
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     listed = lambda kind: lambda text: [kind(word) for word in text.split(",")]
-    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "open", "lang"]
+    everything = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "open", "faults", "lang"]
     parser.add_argument("--quick", action="store_true", help="a few minutes instead of 15: less precise numbers")
     parser.add_argument("--only", type=listed(str), help=",".join(everything))
     parser.add_argument("--connections", type=listed(int), help="default 1,16,64,256")

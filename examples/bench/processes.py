@@ -85,8 +85,14 @@ class Server:
         return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
     def rss_bytes(self):
+        return self.memory_bytes("VmRSS:")
+
+    def peak_rss_bytes(self):
+        return self.memory_bytes("VmHWM:")
+
+    def memory_bytes(self, field):
         lines = Path(f"/proc/{self.child.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
     def metric(self, name):
         """A counter of the host, by its full name with labels; 0 for labels that have no count yet."""

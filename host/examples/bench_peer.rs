@@ -4,7 +4,7 @@
 //!
 //! It has the runtime, allocator and socket options of the host, so that `POST /echo` is the most that the host could
 //! reach if sagas cost nothing. `/succeed` is a participant whose branches succeed at once. `/busy` is one that always
-//! answers "ongoing", and `GET /busy/calls` tells how often it was asked.
+//! answers "ongoing", and `GET /busy/calls` tells how often it was asked. `/never` is one that does not answer.
 
 use std::{
     io,
@@ -40,6 +40,7 @@ async fn main() -> io::Result<()> {
         .route("/echo", post(echo))
         .route("/succeed", any(async || (JSON, r#"{"dtm_result":"SUCCESS"}"#)))
         .route("/busy", any(busy))
+        .route("/never", any(std::future::pending::<StatusCode>))
         .route("/busy/calls", get(async || BUSY_CALLS.load(Ordering::Relaxed).to_string()));
     axum::serve(listener, router).await
 }

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::{Duration, Instant},
@@ -53,19 +53,17 @@ impl Host {
 
     /// As [`Host::start_with`], with a plugin folder of its own.
     pub fn start_on(data: &Path, plugins: &Path, flags: &[&str]) -> Self {
+        let mut command = Command::new(program());
+        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(data).arg("--plugins").arg(plugins).args(flags);
+        Self::run(command)
+    }
+
+    /// Runs a command that ends up as a host, and waits until the host is ready.
+    pub fn run(mut command: Command) -> Self {
         // The host answers over plain HTTP, but the client wants to know how it would do TLS.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let mut child = Command::new(program())
-            .args(["--listen", "127.0.0.1:0", "--data"])
-            .arg(data)
-            .arg("--plugins")
-            .arg(plugins)
-            .args(flags)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (ready, address) = mpsc::channel();
         let stderr = BufReader::new(child.stderr.take().unwrap());
@@ -138,13 +136,27 @@ impl Host {
         child.wait().unwrap();
     }
 
+    /// How it has ended, if it has.
+    pub fn ended(&self) -> Option<ExitStatus> {
+        self.child.lock().unwrap().try_wait().unwrap()
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
+    /// SIGTERM.
+    pub fn signal_terminate(&self) {
+        assert!(Command::new("kill").args(["-TERM", &self.id().to_string()]).status().unwrap().success());
+    }
+
     /// SIGTERM, and how it ends.
-    pub fn terminate(self) -> std::process::ExitStatus {
-        let mut child = self.child.lock().unwrap();
-        assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    pub fn terminate(self) -> ExitStatus {
+        self.signal_terminate();
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = child.try_wait().unwrap() {
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(Instant::now() < deadline, "the host does not stop:\n{}", self.log().join("\n"));
