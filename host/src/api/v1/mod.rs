@@ -41,7 +41,7 @@ const COPIES: usize = 3;
 
 /// A saga with the outputs of its branches.
 async fn saga(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
-    let policy = context.engine().policy().clone();
+    let policy = *context.engine().policy();
     let json = show(&context, gid, move |record| Ok(saga::encode(&record.saga, &policy))).await?;
     Ok(json::response(StatusCode::OK, json))
 }
