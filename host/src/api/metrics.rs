@@ -20,7 +20,7 @@ use super::{context::Context, serve::Connections};
 use crate::{
     branch::Destination,
     engine::{Engine, Load},
-    memory::{Budget, Share},
+    memory::Budget,
 };
 
 /// The media type of the encoder's format.
@@ -124,16 +124,16 @@ fn destinations(
 
 /// How much of each share of memory is reserved.
 fn memory(encoder: &mut DescriptorEncoder<'_>, budget: &Budget) -> fmt::Result {
-    let families: [(_, _, fn(&Share) -> usize); 2] = [
-        ("wasaga_memory_reserved_bytes", "Bytes reserved of a share of memory", Share::used),
-        ("wasaga_memory_limit_bytes", "Bytes of a share of memory", Share::limit),
-    ];
-    for (name, help, of) in families {
-        let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (share, memory) in budget.shares() {
-            let bytes = i64::try_from(of(memory)).unwrap_or(i64::MAX);
-            ConstGauge::new(bytes).encode(family.encode_family(&[("share", share)])?)?;
-        }
+    let bytes = |bytes: usize| ConstGauge::new(i64::try_from(bytes).unwrap_or(i64::MAX));
+    let help = "Bytes reserved of a share of memory";
+    let mut reserved = encoder.encode_descriptor("wasaga_memory_reserved_bytes", help, None, MetricType::Gauge)?;
+    for (share, memory) in budget.shares() {
+        bytes(memory.used()).encode(reserved.encode_family(&[("share", share)])?)?;
+    }
+    let help = "Bytes of a share of memory";
+    let mut limit = encoder.encode_descriptor("wasaga_memory_limit_bytes", help, None, MetricType::Gauge)?;
+    for (share, memory) in budget.shares() {
+        bytes(memory.limit()).encode(limit.encode_family(&[("share", share)])?)?;
     }
     let help = "How often a share of memory had no room";
     let mut refused = encoder.encode_descriptor("wasaga_memory_refused", help, None, MetricType::Counter)?;

@@ -511,7 +511,7 @@ mod tests {
     #[test]
     fn a_chunk_that_takes_no_more_is_not_kept() {
         let mut log = Log::beginning(0, 1);
-        log.chunk.1.extend_from_slice(&[0; 1_000_000]);
+        log.chunk.1.resize(1_000_000, 0);
         assert!(log.has_unsaved() && !log.is_begun());
         log.set_saved();
         assert_eq!((log.chunk.0, log.has_unsaved(), log.is_begun()), (1, false, false));

@@ -237,8 +237,8 @@ mod tests {
         Room::new(share.nothing())
     }
 
-    fn meter(limits: Limits) -> MemoryMeter {
-        MemoryMeter::new(&limits, room(&Share::new(1 << 30, 0)))
+    fn meter(limits: &Limits) -> MemoryMeter {
+        MemoryMeter::new(limits, room(&Share::new(1 << 30, 0)))
     }
 
     #[test]
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn memory_is_counted_over_all_memories_of_an_attempt() {
-        let mut meter = meter(Limits { memory_bytes: 100, ..Limits::default() });
+        let mut meter = meter(&Limits { memory_bytes: 100, ..Limits::default() });
         assert!(meter.memory_growing(0, 60, None).unwrap());
         assert!(meter.memory_growing(0, 40, None).unwrap());
         assert_eq!(meter.denied(), None);
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn tables_are_limited_each() {
-        let mut meter = meter(Limits { table_elements: 10, ..Limits::default() });
+        let mut meter = meter(&Limits { table_elements: 10, ..Limits::default() });
         assert!(meter.table_growing(0, 10, None).unwrap());
         assert!(!meter.table_growing(10, 11, None).unwrap());
         assert_eq!(meter.denied(), Some(DeniedGrowth::Table));

@@ -155,7 +155,7 @@ async fn query(State(context): State<Context>, Query(params): Query<Params>) -> 
     if gid.is_empty() {
         return Err(Error::NoGid);
     }
-    let policy = context.engine().policy().clone();
+    let policy = *context.engine().policy();
     let encode = move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), &policy), room);
     let json = context.engine().show(gid, view::QUERY_COPIES, encode).await??;
     Ok(json::response(StatusCode::OK, json))
@@ -165,7 +165,7 @@ async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Re
     let engine = context.engine();
     let (gid, position) = (first(&params, "gid"), first(&params, "position").to_owned());
     let list = view::List::new(context.memory().requests());
-    let policy = engine.policy().clone();
+    let policy = *engine.policy();
     if !gid.is_empty() {
         let encode = move |record: Option<Record>, room| one(list, record.as_ref(), room, &policy, &position);
         let body = engine.show(gid, view::LIST_COPIES, encode).await??;
