@@ -147,8 +147,9 @@ impl Rendered {
             SubmitError::Status(_) => Self::failure(format!("{error}, cannot {verb}. FAILURE")),
             SubmitError::Different => Self::failure(format!("{error}. FAILURE")),
             SubmitError::Target { .. } => Self::new(StatusCode::BAD_REQUEST, message(error)),
-            SubmitError::Busy { retry_after } => Self::unavailable(error, *retry_after),
-            SubmitError::Full { retry_after, .. } => Self::unavailable(error, *retry_after),
+            SubmitError::Busy { retry_after } | SubmitError::Full { retry_after, .. } => {
+                Self::unavailable(error, *retry_after)
+            }
             // Its cause is in the log, and may name paths.
             SubmitError::StoreFailed(_) => {
                 Self { retry_after: Some(RESTART), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()) }

@@ -209,7 +209,7 @@ async fn a_stopping_host_takes_nothing_on() {
 async fn a_host_whose_disk_is_nearly_full_takes_no_new_saga_and_answers_reads() {
     let disk = TestDisk::default();
     let host = Host::start_on_disk(&disk);
-    host.submit(saga("old", &["http://a/try"], "\"wait_result\":true")).await;
+    host.submit(saga("old", &["http://a/try"], ",\"wait_result\":true")).await;
     disk.leave(Some(5000));
     until(async || matches!(host.engine.store_condition(), Condition::Short(_)).then_some(())).await;
     for endpoint in ["submit", "prepare"] {
@@ -230,7 +230,7 @@ async fn a_host_whose_store_has_failed_takes_nothing_on() {
     host.submit(saga("old", &["http://a/hang"], "")).await;
     disk.fail_handles();
     host.engine.store_failed().await;
-    for fields in ["", "\"wait_result\":true"] {
+    for fields in ["", ",\"wait_result\":true"] {
         let answer = host.submit(saga("new", &["http://a/try"], fields)).await;
         let expected = r#"{"message":"the host is stopping, as its store has failed: try again when it is back"}"#;
         assert_eq!(answer.parts(), (503, expected));
