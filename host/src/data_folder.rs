@@ -28,7 +28,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{files, store::disk::Disk};
+use crate::{
+    files,
+    store::{Obstacle, disk::Disk},
+};
 
 /// The format that this version writes, and the newest that it reads.
 const FORMAT: u64 = 2;
@@ -97,8 +100,8 @@ pub enum Error {
     /// A host of an older version is running on it.
     #[error("{} is in use by another process: stop it, or choose another data folder", dir.display())]
     Locked { dir: PathBuf },
-    /// A file operation failed.
-    #[error("cannot {action} {}", path.display())]
+    /// A file operation failed. If the system has refused it, the text says what mends it.
+    #[error("cannot {action} {}{}", path.display(), mend(source))]
     Disk { action: &'static str, path: PathBuf, source: io::Error },
 }
 
@@ -112,6 +115,10 @@ impl Error {
         let path = path.into();
         move |source| Self::Disk { action, path, source }
     }
+}
+
+fn mend(source: &io::Error) -> String {
+    Obstacle::of(source).map(|obstacle| format!(" ({obstacle})")).unwrap_or_default()
 }
 
 /// Makes the folder if there is none, checks its format, and brings format 1 up to date. What it has done is on disk

@@ -43,7 +43,7 @@
 //! | `state/` | overlay and sled, the follower thread, bases |
 //! | `recovery` | what opening does, in five phases |
 //! | `files`, `disk` | all names of files, and all operations on them |
-//! | `obstacle`, `room` | what the system may refuse, and what is left of the disk |
+//! | `obstacle`, `room`, `lookout` | what the system may refuse, and what is left of the disk |
 //! | `memory` | the same semantics without files |
 //!
 //! Invariants:
@@ -86,6 +86,7 @@ mod files;
 mod journal;
 mod limits;
 mod local;
+mod lookout;
 mod memory;
 mod obstacle;
 mod opening;

@@ -27,6 +27,7 @@ use crate::{
         writer::Journal,
     },
     limits::{PAYLOAD_BYTES_MAX, SCAN_ENTRIES_MAX},
+    lookout,
     range::Range,
     recovery::{self, Recovered, Recovery},
     room,
@@ -86,7 +87,7 @@ impl LocalStore {
         let store = Self { shared, threads: Mutex::default(), looking: Mutex::new(Some(looking)), _lock: lock };
         store.spawn("journal", move || journal.run())?;
         store.spawn("follower", move || follower.run())?;
-        store.spawn("room", move || room::run(&room, &stop))?;
+        store.spawn("room", move || lookout::run(&room, &stop))?;
         Ok((store, report))
     }
 

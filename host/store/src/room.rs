@@ -1,30 +1,23 @@
-//! What is left of the disk: looked at now and then, so that new work is refused before there is no room to end the old.
+//! What is left of the disk, and how little of it is too little: new work is refused before there is no room to end the old.
 
 use std::{
     fmt,
     sync::{
-        Arc, Mutex,
+        Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, RecvTimeoutError},
     },
-    time::Duration,
 };
 
-use crate::{
-    disk::Room,
-    shared::{Shared, Watch},
-    sync::lock,
-};
-
-/// Between two looks. A second of writing is far less than what is kept free.
-const INTERVAL: Duration = Duration::from_secs(1);
+use crate::{disk::Room, sync::lock};
 
 /// Bounds of what is kept free by default. 64 MiB is a segment and what sagas under way write; 2 % is what people reserve on
-/// larger disks; more than 1 GiB would only be wasted.
+/// larger disks; more than 1 GiB would only be wasted. A disk of less than 256 MiB keeps a quarter, or it could not be used.
 const FREE_BYTES_LEAST: u64 = 64 << 20;
 const FREE_BYTES_MOST: u64 = 1 << 30;
 /// 2 %.
 const FREE_SHARE: u64 = 50;
+/// A quarter.
+const FREE_SHARE_MOST: u64 = 4;
 /// Inodes kept free, where the file system counts them: a running store creates few files, and removes as many.
 const FREE_FILES_MOST: u64 = 1024;
 
@@ -61,7 +54,11 @@ impl fmt::Display for Shortage {
 impl Room {
     /// What is to stay free, in bytes; `asked` is the setting.
     pub(crate) fn bytes_wanted(&self, asked: u64) -> u64 {
-        if asked == 0 { (self.bytes / FREE_SHARE).max(FREE_BYTES_LEAST).min(FREE_BYTES_MOST) } else { asked }
+        if asked > 0 {
+            return asked;
+        }
+        let wanted = (self.bytes / FREE_SHARE).clamp(FREE_BYTES_LEAST, FREE_BYTES_MOST);
+        wanted.min(self.bytes / FREE_SHARE_MOST)
     }
 
     /// What is short. What has been short stays so until a quarter more than what is wanted is free, so that a disk near the
@@ -92,47 +89,19 @@ impl Seen {
         if self.is_short.load(Ordering::Relaxed) { *lock(&self.shortage) } else { None }
     }
 
+    pub(crate) fn is_short(&self) -> bool {
+        self.is_short.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn store(&self, room: &Room, shortage: Option<Shortage>) {
+        self.free_bytes.store(room.free_bytes, Ordering::Relaxed);
+        *lock(&self.shortage) = shortage;
+        self.is_short.store(shortage.is_some(), Ordering::Relaxed);
+    }
+
     /// Bytes that were free.
     pub(crate) fn free_bytes(&self) -> u64 {
         self.free_bytes.load(Ordering::Relaxed)
-    }
-}
-
-impl Shared {
-    /// Looks at the disk, and says so when it has become short, or is no longer.
-    pub(crate) fn look_at_room(&self) {
-        let dir = &self.settings.dir;
-        let room = match self.settings.disk.room(dir) {
-            Ok(room) => room,
-            Err(error) => {
-                tracing::debug!(%error, dir = %dir.display(), "cannot tell how much of the disk is free");
-                return;
-            }
-        };
-        let was_short = self.room.is_short.load(Ordering::Relaxed);
-        let shortage = room.shortage(self.settings.free_bytes_min, was_short);
-        self.room.free_bytes.store(room.free_bytes, Ordering::Relaxed);
-        *lock(&self.room.shortage) = shortage;
-        self.room.is_short.store(shortage.is_some(), Ordering::Relaxed);
-        match shortage {
-            Some(shortage) if !was_short => tracing::error!(
-                dir = %dir.display(), %shortage,
-                "the disk is nearly full: new sagas are refused until there is room, those under way go on; free space on \
-                 it, or lower `free_bytes_min` under [store]"
-            ),
-            None if was_short => {
-                tracing::info!(dir = %dir.display(), free_bytes = room.free_bytes, "the disk has room again");
-            }
-            _ => {}
-        }
-    }
-}
-
-/// The thread that looks, until `stop` is dropped.
-pub(crate) fn run(shared: &Arc<Shared>, stop: &Receiver<()>) {
-    let _watch = Watch { shared: Arc::clone(shared), name: "room" };
-    while matches!(stop.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {
-        shared.look_at_room();
     }
 }
 
@@ -147,7 +116,8 @@ mod tests {
     #[test]
     fn two_percent_stay_free_within_bounds_unless_the_setting_says_otherwise() {
         let wanted = |bytes| room(bytes, 0).bytes_wanted(0);
-        assert_eq!([wanted(1 << 20), wanted(10 << 30), wanted(1 << 40)], [64 << 20, (10 << 30) / 50, 1 << 30]);
+        assert_eq!([wanted(256 << 20), wanted(10 << 30), wanted(1 << 40)], [64 << 20, (10 << 30) / 50, 1 << 30]);
+        assert_eq!(wanted(100 << 20), 25 << 20);
         assert_eq!(room(1 << 40, 0).bytes_wanted(7), 7);
     }
 

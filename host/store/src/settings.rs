@@ -42,7 +42,7 @@ pub struct Settings {
     pub verify_on_open: bool,
     /// Bytes that stay free on the disk: with less, [`Condition::Short`](crate::Condition::Short) asks callers to begin
     /// nothing new, so that what has been begun can end. 0, the default: the greater of 64 MiB and 2 % of the disk, but at
-    /// most 1 GiB.
+    /// most 1 GiB, and at most a quarter of a disk of less than 256 MiB.
     pub free_bytes_min: u64,
     /// Whether a damaged journal is opened without the records after the damage. What is cut off is kept beside it
     /// under the name `*.lost`. Default false.

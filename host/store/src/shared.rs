@@ -90,7 +90,7 @@ impl Shared {
         match self.settings.disk.mark(&marker) {
             // Two threads may have found the same damage.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            marked => marked.map_err(Failure::disk("create", marker))?,
+            outcome => outcome.map_err(Failure::disk("create", marker))?,
         }
         self.held.dir.sync().map_err(Failure::disk("sync", &self.settings.dir))
     }
