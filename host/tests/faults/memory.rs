@@ -18,9 +18,11 @@ use crate::{
     world::{World, all_succeed, unless_it_ends},
 };
 
-const BUDGET: u64 = 128 << 20;
+const BUDGET: u64 = 256 << 20;
+/// What the database's cache takes beside the budget: by its own count 64 MB, in fact up to twice as much.
+const CACHE: u64 = 128 << 20;
 /// A fraction of what the sagas and bodies below would take.
-const SETTINGS: &str = "[memory]\nbudget_bytes = 134217728\n[saga.retry]\nretry_interval_max = \"2s\"\n";
+const SETTINGS: &str = "[memory]\nbudget_bytes = 268435456\n[saga.retry]\nretry_interval_max = \"2s\"\n";
 
 /// Bytes of memory that the host had at most so far.
 fn peak_bytes(host: &Host) -> u64 {
@@ -29,9 +31,9 @@ fn peak_bytes(host: &Host) -> u64 {
     peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
-/// The budget, a fifth for what nobody counts, and what a host has that does nothing.
+/// The budget, a fifth for what nobody counts, the cache, and what a host has that does nothing.
 fn assert_within_budget(host: &Host, idle: u64) {
-    let (peak, most) = (peak_bytes(host), idle + BUDGET + BUDGET / 5);
+    let (peak, most) = (peak_bytes(host), idle + BUDGET + BUDGET / 5 + CACHE);
     assert!(peak <= most, "{} MB at most, of {} MB", peak >> 20, most >> 20);
 }
 
