@@ -1,13 +1,13 @@
 //! One dead service, one stuck plugin, one flooding client: the places of the others stay theirs.
 //!
-//! While a client floods the host, others are those with another address. Once it has stopped, and its sagas are still
-//! there, its own healthy sagas must be served too.
+//! While a client floods the host, others are those with another address: it may have used up its own share. Once its sagas
+//! wait for their turn, those that it submits for something healthy must be served too.
 
 use std::{collections::BTreeSet, sync::Mutex};
 
 use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
-use wasaga_testkit::process::Host;
+use wasaga_testkit::process::{Host, poll};
 
 use crate::{
     client::{Answer, Client, FLOODING, saga, saga_with},
@@ -44,6 +44,16 @@ async fn flood(host: &Host, saga: impl Fn(usize) -> Value) -> BTreeSet<String> {
     accepted.into_inner().unwrap()
 }
 
+/// Waits until a flood that is over has left most places.
+async fn settled(host: &Host) {
+    let live = || async {
+        let (_, metrics) = host.get("/api/metrics").await.unwrap();
+        let live = metrics.lines().find_map(|line| line.strip_prefix("wasaga_sagas_live ")).unwrap();
+        (live.parse::<u64>().unwrap() < 2048).then_some(())
+    };
+    poll(live, || "sagas that wait keep the places of live ones".into()).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a storm: make test-faults"]
 async fn a_dead_service_leaves_the_places_of_others_alone() {
@@ -70,6 +80,7 @@ async fn a_dead_service(more: &Value) {
     let probe = Probe::start(&host, "honest");
     let accepted = flood(&host, |number| saga_with(&format!("dead-{number}"), &dead.url, &json!({}), more));
     let accepted = unless_it_ends(&host, accepted).await;
+    settled(&host).await;
     let later = Probe::start_beside_flood(&host, "later");
     // Long enough for retries to come back.
     unless_it_ends(&host, later.wait_for(1000)).await;
@@ -89,6 +100,7 @@ async fn a_stuck_plugin_leaves_the_places_of_others_alone() {
     let asleep = json!({ "try": "sleep", "ms": 300 });
     let accepted = flood(&host, |number| saga(&format!("stuck-{number}"), "wasm://stuck/try", &asleep));
     let accepted = unless_it_ends(&host, accepted).await;
+    settled(&host).await;
     let later = Probe::start_beside_flood(&host, "later");
     unless_it_ends(&host, all_succeed(&host, accepted)).await;
     later.end_unharmed(500).await;

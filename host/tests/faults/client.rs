@@ -144,9 +144,8 @@ pub async fn submit_until_accepted(client: &mut Client, saga: &Value) {
     timeout(PATIENCE, async {
         loop {
             match client.submit(saga).await {
-                Ok(Answer { status: 200, .. }) => return,
                 // 409: a submission that was not answered has been accepted.
-                Ok(Answer { status: 409, .. }) => return,
+                Ok(Answer { status: 200 | 409, .. }) => return,
                 Ok(Answer { status: 503, retry_after: Some(_), .. }) | Err(_) => {}
                 Ok(answer) => panic!("{}: {answer:?}", saga["gid"]),
             }

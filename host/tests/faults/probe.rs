@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -26,7 +26,7 @@ struct Shared {
     is_over: AtomicBool,
     succeeded: AtomicU64,
     /// Everything else that clients saw, and how often.
-    other: std::sync::Mutex<BTreeMap<String, u64>>,
+    other: Mutex<BTreeMap<String, u64>>,
 }
 
 /// What became of the sagas of the honest clients.
@@ -49,7 +49,7 @@ impl Probe {
     }
 
     fn start_with(client: impl Fn() -> Client, name: &str) -> Self {
-        let shared = Arc::new(Shared { is_over: false.into(), succeeded: 0.into(), other: Default::default() });
+        let shared = Arc::new(Shared { is_over: false.into(), succeeded: 0.into(), other: Mutex::default() });
         let mut clients = JoinSet::new();
         for number in 0..4 {
             clients.spawn(run(client(), format!("{name}-{number}"), number < 2, shared.clone()));

@@ -79,7 +79,8 @@ async fn a_host_that_is_told_to_stop_answers_what_still_comes() {
 async fn check(world: &World, told: &Told) {
     let host = world.start();
     let mut client = Client::new(&host.address);
-    for (gid, answer) in told.answers.lock().unwrap().iter() {
+    let answers = std::mem::take(&mut *told.answers.lock().unwrap());
+    for (gid, answer) in &answers {
         let status = client.status(gid).await;
         match answer.status {
             200 => assert_eq!(status.as_deref(), Some("succeed"), "{gid}: {answer:?}"),
