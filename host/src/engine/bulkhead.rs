@@ -225,9 +225,9 @@ impl<K: Holder> Bulkhead<K> {
             return Ok(Place { bulkhead: self.clone(), holder });
         }
         let (sender, place) = oneshot::channel();
-        let (parked, is_behind_parked) = state.change(&holder, |entry| {
-            let parked = saga.and_then(|id| entry.parked.remove(&id));
-            (parked, !entry.parked.is_empty())
+        let (parked, ahead) = state.change(&holder, |entry| {
+            let ahead = Ahead { parked: !entry.parked.is_empty(), waits: entry.queue.len() };
+            (saga.and_then(|id| entry.parked.remove(&id)), ahead)
         });
         let ticket = parked.unwrap_or(state.next_ticket);
         if parked.is_none() {
@@ -236,7 +236,7 @@ impl<K: Holder> Bulkhead<K> {
         }
         state.enqueue(&holder, ticket, Waiter::Live(sender));
         drop(state);
-        Err(Waiting { bulkhead: self.clone(), holder, ticket: Some(ticket), is_behind_parked, place })
+        Err(Waiting { bulkhead: self.clone(), holder, ticket: Some(ticket), ahead, place })
     }
 
     /// Counts a submission that was refused because of this holder.
@@ -342,20 +342,29 @@ impl<K: Holder + fmt::Debug> fmt::Debug for Place<K> {
     }
 }
 
+/// What waits before a wait that begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// Whether sagas are parked, and so for a while.
+    pub parked: bool,
+    /// The waits, those of parked sagas included.
+    pub waits: usize,
+}
+
 /// A wait for a place: a future of it. Dropping it ends the wait.
 pub struct Waiting<K: Holder> {
     bulkhead: Bulkhead<K>,
     holder: K,
     /// Until a parked saga has taken the turn.
     ticket: Option<u64>,
-    is_behind_parked: bool,
+    ahead: Ahead,
     place: oneshot::Receiver<Place<K>>,
 }
 
 impl<K: Holder> Waiting<K> {
-    /// Whether sagas were parked here when the wait began: it is not a short one.
-    pub fn is_behind_parked(&self) -> bool {
-        self.is_behind_parked
+    /// What waited here when the wait began.
+    pub fn ahead(&self) -> Ahead {
+        self.ahead
     }
 
     /// Lets a saga wait in the same turn without a task: it is sent to the channel with its place. False if the turn has

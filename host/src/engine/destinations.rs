@@ -5,13 +5,16 @@ use std::time::Duration;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    bulkhead::{Bulkhead, Limits, Load, Place, Waiting},
+    bulkhead::{Ahead, Bulkhead, Limits, Load, Place, Waiting},
     format::SagaId,
 };
 use crate::{
     branch::Destination,
     saga::{BranchOp, Status},
 };
+
+/// Of the live sagas, one part of so many may wait for the same destination; further ones are parked at once.
+const LIVE_WAITS: usize = 8;
 
 /// How many attempts run at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,15 +46,16 @@ pub(super) struct Destinations {
     plugins: Bulkhead<Destination>,
     services: Bulkhead<Destination>,
     patience: Duration,
+    live_waits_max: usize,
 }
 
 impl Destinations {
     /// With all places free, and the receiver of the parked sagas whose turn has come.
-    pub fn new(settings: Settings) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
+    pub fn new(settings: Settings, live_max: usize) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
         let (granted, receiver) = mpsc::unbounded_channel();
         let plugins = Bulkhead::new(settings.plugins, granted.clone());
         let services = Bulkhead::new(settings.services, granted);
-        (Self { plugins, services, patience: settings.patience }, receiver)
+        (Self { plugins, services, patience: settings.patience, live_waits_max: live_max / LIVE_WAITS }, receiver)
     }
 
     /// The bulkhead that a destination belongs to.
@@ -113,7 +117,9 @@ impl Places {
         match destinations.bulkhead(&destination).enter(destination, Some(id)) {
             Ok(place) => Some(place),
             Err(waiting) => {
-                let patience = if waiting.is_behind_parked() { Duration::ZERO } else { destinations.patience };
+                let Ahead { parked, waits } = waiting.ahead();
+                let is_short = !parked && waits < destinations.live_waits_max;
+                let patience = if is_short { destinations.patience } else { Duration::ZERO };
                 self.patience.get_or_insert_with(|| Instant::now() + patience);
                 self.waits.push((branch_op, waiting));
                 None

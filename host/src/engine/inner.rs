@@ -73,7 +73,7 @@ impl Inner {
         clock: Clock,
         memory: Budget,
     ) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
-        let (destinations, granted) = Destinations::new(settings.attempts);
+        let (destinations, granted) = Destinations::new(settings.attempts, settings.live_max);
         let limits = Limits { total: settings.live_max, per_holder: settings.live_max };
         // Nothing parks here: a client is refused, and a saga that is due is awaited.
         let (unused, _) = mpsc::unbounded_channel();

@@ -338,3 +338,17 @@ async fn a_long_request_timeout_is_cut() {
         attempt.succeed();
     }
 }
+
+/// A burst to one dead service is not live for as long as it might wait there.
+#[tokio::test(start_paused = true)]
+async fn few_live_sagas_wait_for_one_destination() {
+    let stage = Stage::new();
+    let host = narrow(&stage).with(|settings| settings.live_max = 80).start();
+    let _first = occupy(&host, &stage).await;
+    for n in 0..60 {
+        host.submit(&slow(&format!("g{n}"))).await;
+        settle().await;
+        assert!(host.engine.counts().live <= 11, "one runs, an eighth of 80 wait: {:?}", host.engine.counts());
+    }
+    assert_eq!(load(&host, "slow"), (1, 60));
+}
