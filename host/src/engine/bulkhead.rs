@@ -1,7 +1,7 @@
 //! A bulkhead: a number of places that several holders share, so that no holder can take the places of the others. A
 //! holder is a destination of attempts, or a client that submits sagas.
 //!
-//! The last quarter of the places is a reserve for holders that have few ([`State::has_room`]): a holder that asks for its
+//! The last quarter of the places is a reserve for holders that have few ([`has_room`]): a holder that asks for its
 //! first place gets one, even if others would take all that there are. This is max-min fairness with equal weights, as in
 //! D. Bertsekas and R. Gallager, "Data Networks" (1992), section 6.5.2, for the reserve only, and without taking back.
 //!
@@ -112,15 +112,8 @@ impl<K: Holder> Entry<K> {
 }
 
 impl<K: Holder> State<K> {
-    /// Whether a holder with this many places may have one more: outside the reserve as long as there are any; of the
-    /// reserve, while it has less than an equal share. One share more than there are holders is made, so that the next
-    /// one to come finds a place.
     fn has_room(&self, running: usize, active: usize) -> bool {
-        let Limits { total, per_holder } = self.limits;
-        let reserve = total / RESERVE;
-        let share = (reserve / active.saturating_add(1)).max(1);
-        let is_outside_reserve = self.used < total - reserve;
-        running < per_holder && self.used < total && (is_outside_reserve || running < share)
+        has_room(self.limits, self.used, running, active)
     }
 
     /// Changes a holder's entry, and keeps the number of active holders.
@@ -146,16 +139,16 @@ impl<K: Holder> State<K> {
 
     /// Takes a place, if the holder may have one and nothing of it waits.
     fn take(&mut self, holder: &K) -> bool {
-        let (running, waits, is_active) = self
-            .holders
-            .get(holder)
-            .map_or((0, false, false), |entry| (entry.running, !entry.queue.is_empty(), entry.is_active()));
-        let active = self.active + usize::from(!is_active);
-        let takes = !waits && self.has_room(running, active);
-        if takes {
-            self.used += 1;
-            self.change(holder, |entry| entry.running += 1);
-        }
+        // One search for the holder, as this is done for every attempt.
+        let (limits, used) = (self.limits, self.used);
+        let active = self.active;
+        let takes = self.change(holder, |entry| {
+            let active = active + usize::from(!entry.is_active());
+            let takes = entry.queue.is_empty() && has_room(limits, used, entry.running, active);
+            entry.running += usize::from(takes);
+            takes
+        });
+        self.used += usize::from(takes);
         takes
     }
 
@@ -199,6 +192,16 @@ impl<K: Holder> State<K> {
         }
         granted
     }
+}
+
+/// Whether a holder with this many places may have one more: outside the reserve as long as there are any; of the reserve,
+/// while it has less than an equal share. One share more than there are holders is made, so that the next one to come finds
+/// a place.
+fn has_room(Limits { total, per_holder }: Limits, used: usize, running: usize, active: usize) -> bool {
+    let reserve = total / RESERVE;
+    let share = (reserve / active.saturating_add(1)).max(1);
+    let is_outside_reserve = used < total - reserve;
+    running < per_holder && used < total && (is_outside_reserve || running < share)
 }
 
 impl<K: Holder> Bulkhead<K> {
