@@ -371,7 +371,7 @@ impl Inner {
         let gid = live.core().saga().definition().gid().clone();
         let Some(mut shard) = self.table.shard(gid.as_str()) else { return Ok(false) };
         let mut core = live.core();
-        if self.stopping.is_cancelled() {
+        if places.is_waiting() && self.stopping.is_cancelled() {
             // What waits for a place is due at the next start.
             core.unblock_all();
         }

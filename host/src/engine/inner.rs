@@ -1,6 +1,9 @@
 //! The engine's parts, and what all of its files use of them.
 
-use std::sync::{Arc, MutexGuard, atomic::AtomicU64};
+use std::sync::{
+    Arc, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -62,6 +65,8 @@ pub(super) struct Inner {
     pub unread: AtomicU64,
     /// Cancelled when the store has failed: nothing is driven any more, and the host must stop and recover.
     pub store_failed: CancellationToken,
+    /// The same, to be read without a lock: every round of every driver asks.
+    pub has_store_failed: AtomicBool,
 }
 
 impl Inner {
@@ -99,6 +104,7 @@ impl Inner {
             drivers: TaskTracker::new(),
             unread: AtomicU64::new(0),
             store_failed: CancellationToken::new(),
+            has_store_failed: AtomicBool::new(false),
         };
         (inner, granted)
     }
@@ -160,6 +166,7 @@ impl Inner {
 
     /// Ends all drivers, since the store has failed, and tells the clients that wait.
     pub fn end_driving(&self) {
+        self.has_store_failed.store(true, Ordering::Release);
         self.store_failed.cancel();
         self.attempts_cancelled.cancel();
         // The senders of the clients of parked sagas are dropped.
@@ -173,7 +180,7 @@ impl Inner {
                 self.end_driving();
                 Err(error.into())
             }
-            Condition::Sound | Condition::Short(_) if self.store_failed.is_cancelled() => Err(Error::Gone),
+            Condition::Sound | Condition::Short(_) if self.has_store_failed.load(Ordering::Acquire) => Err(Error::Gone),
             Condition::Sound | Condition::Short(_) => Ok(()),
         }
     }
