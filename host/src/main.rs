@@ -290,15 +290,17 @@ impl Front {
     ) -> Result<Self, Failure> {
         let listener = listen(&config.listen, config.listen_patience).await?;
         let address = listener.local_addr()?;
+        // At once: `/healthz` is answered while the host waits for the other port.
+        let routes = Routes::starting(health.starting_routes());
+        let http = api::serve(listener, routes.clone(), connections.clone(), stopping.clone().cancelled_owned());
+        let http = tokio::spawn(http);
         let grpc_listener = match config.grpc_address(address) {
             Some(address) => Some(listen(&address, config.listen_patience).await?),
             None => None,
         };
         let grpc_address = grpc_listener.as_ref().map(TcpListener::local_addr).transpose()?;
         info!("starting on http://{address}");
-        let routes = Routes::starting(health.starting_routes());
         let grpc_routes = Routes::starting(Health::starting_grpc_routes());
-        let http = api::serve(listener, routes.clone(), connections.clone(), stopping.clone().cancelled_owned());
         let grpc = {
             let (routes, connections, stopping) = (grpc_routes.clone(), connections.clone(), stopping.clone());
             async move {
@@ -308,7 +310,8 @@ impl Front {
             }
         };
         let accepting = tokio::spawn(async move {
-            tokio::join!(http, grpc);
+            // An error says that it panicked, which is in the log.
+            let _ = tokio::join!(http, grpc);
         });
         Ok(Self { address, grpc_address, routes, grpc_routes, accepting })
     }

@@ -7,7 +7,8 @@
 //! journal/<first>.journal    a segment, by the sequence number of its first record (20 digits, so names sort in order);
 //!                            `.draft` while the last one is written anew at an opening
 //! base/<seq>.base            a base, by the last record that it contains; `.draft` while it is being written
-//! state/                     sled's; `state.damaged-<time>` when it was set aside
+//! state/                     sled's; `state.damaged-<time>` when it was set aside, `state.lost-<time>` by a start that
+//!                            salvages
 //! *.damaged, *.damaged-<n>   journal segments and bases that recovery could not use
 //! *.lost, *.lost-<n>         what salvage has cut off the journal
 //! ```
@@ -22,6 +23,7 @@ pub(crate) const SEGMENT: &str = "journal";
 pub(crate) const BASE: &str = "base";
 pub(crate) const DRAFT: &str = "draft";
 const STATE_ASIDE: &str = "state.damaged-";
+const STATE_LOST: &str = "state.lost-";
 const DAMAGED: &str = "damaged";
 const LOST: &str = "lost";
 
@@ -96,6 +98,11 @@ fn beside(file: &Path, what: &str) -> io::Result<PathBuf> {
 /// The name under which sled's directory is set aside at `time`, in milliseconds since 1970.
 pub(crate) fn damaged_state(root: &Path, time: u128) -> PathBuf {
     root.join(format!("{STATE_ASIDE}{time}"))
+}
+
+/// The same in a start that salvages: records that it gives up may be there only, so no later start removes it.
+pub(crate) fn lost_state(root: &Path, time: u128) -> PathBuf {
+    root.join(format!("{STATE_LOST}{time}"))
 }
 
 /// sled's directories that were set aside, oldest first.

@@ -146,11 +146,9 @@ fn carry_out(
             (State::open(&settings.state_dir(), settings.cache_bytes)?, Meta::default(), StateOrigin::New)
         }
         Source::Rebuild { reason, reached } => {
-            let set_aside = settle::set_state_aside(settings)?;
+            let set_aside = settle::set_state_aside(settings, salvaged.is_some())?;
             tracing::error!(reason, ?set_aside, "sled cannot be used: rebuilding it from base and journal");
-            // Records that salvage has given up may be in the damaged database only.
-            let bytes_wanted =
-                if salvaged.is_some() { 0 } else { rebuild_bytes(plan.base.as_ref(), since_base).max(room_wanted) };
+            let bytes_wanted = rebuild_bytes(plan.base.as_ref(), since_base).max(room_wanted);
             copies::bound(settings, set_aside.as_deref(), bytes_wanted)?;
             settings.opening.begin(Part::Load, 0);
             let (state, meta) = load::base(settings, plan.base.as_ref(), reached)?;

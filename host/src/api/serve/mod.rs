@@ -5,8 +5,8 @@
 //! 1. No more connections are open than [`Settings::connections_max`], over all listeners. If all places are taken, a
 //!    new connection gets the place of one without a request under way ([`places`]). One with a request keeps its place,
 //!    unless its client has stopped to read the answer.
-//! 2. While the host stops, every request that arrives is answered: a connection is closed once its client has been told
-//!    so (`Connection: close`, GOAWAY), or has been silent for a second ([`connection`]).
+//! 2. While the host stops, every request that arrives on a connection with a place is answered: the connection is closed
+//!    once its client has been told so (`Connection: close`, GOAWAY), or has been silent for a second ([`connection`]).
 
 mod connection;
 mod places;

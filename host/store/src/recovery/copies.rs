@@ -78,10 +78,14 @@ pub(super) fn bound(settings: &Settings, fresh: Option<&Path>, wanted: u64) -> R
             continue;
         }
         tracing::warn!(path = %copy.path.display(), bytes = copy.bytes, "removing a copy of a damaged file: space is needed");
-        if copy.is_state {
-            fs::remove_dir_all(&copy.path).map_err(Failure::disk("remove", &copy.path))?;
+        let removed = if copy.is_state {
+            fs::remove_dir_all(&copy.path).map_err(Failure::disk("remove", &copy.path))
         } else {
-            settings.remove(&copy.path)?;
+            settings.remove(&copy.path)
+        };
+        // Nothing needs the copy: one that stays must not keep a sound store from opening.
+        if let Err(failure) = removed {
+            tracing::warn!(error = &failure as &dyn std::error::Error, "a copy of a damaged file stays");
         }
         copies.remove(index);
     }

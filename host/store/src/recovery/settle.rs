@@ -141,14 +141,15 @@ pub(super) fn bases(settings: &Settings, plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Moves sled's directory out of the way.
-pub(super) fn set_state_aside(settings: &Settings) -> Result<Option<PathBuf>, Failure> {
+/// Moves sled's directory out of the way. `salvages`: it may be the only place of records that this start gives up.
+pub(super) fn set_state_aside(settings: &Settings, salvages: bool) -> Result<Option<PathBuf>, Failure> {
     let dir = settings.state_dir();
     if !dir.exists() {
         return Ok(None);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let aside = files::damaged_state(&settings.dir, now);
+    let name = if salvages { files::lost_state } else { files::damaged_state };
+    let aside = name(&settings.dir, now);
     settings.rename(&dir, &aside)?;
     Ok(Some(aside))
 }

@@ -164,6 +164,13 @@ impl Follower {
             self.begin_base()?;
         }
         let Some(mut copy) = self.copy.take() else { return Ok(()) };
+        if let Some(no_room) = self.lacks_room_for_base() {
+            let draft = copy.draft().to_owned();
+            drop(copy);
+            self.shared.settings.remove(&draft)?;
+            self.put_base_off(&no_room);
+            return Ok(());
+        }
         let done = match copy.step(&self.shared.view.state) {
             Ok(true) => {
                 self.copy = Some(copy);
@@ -194,12 +201,28 @@ impl Follower {
         self.release_segments()
     }
 
+    /// About the bytes of a new base: those of the old one; before the first one, those of the journal that it replaces.
+    fn base_estimate(&self) -> u64 {
+        // The greatest number says that one is due at once, and nothing of its size.
+        let first = if self.since_base == u64::MAX { 0 } else { self.since_base };
+        self.base.as_ref().map_or(first, |base| base.bytes)
+    }
+
+    /// Why no base is written now. The new one is there beside the old one for a while, and must not take the space that
+    /// running sagas need; asked again before each slice, as others use the disk too.
+    fn lacks_room_for_base(&self) -> Option<Failure> {
+        let (wanted, free) = (self.base_estimate(), self.shared.room.free_bytes());
+        let is_short = self.shared.room.shortage().is_some();
+        let is_too_large = self.base.is_none() || free < wanted.saturating_mul(2);
+        (is_short && is_too_large).then_some(Failure::NoRoom { wanted, free })
+    }
+
     fn begin_base(&mut self) -> Result<(), Failure> {
-        // The new one is there beside the old one for a while. It must not take the space that running sagas need.
-        let wanted = self.base.as_ref().map_or(0, |base| base.bytes);
-        let (free, short) = (self.shared.room.free_bytes(), self.shared.room.shortage().is_some());
-        if short && free < wanted.saturating_mul(2) {
-            self.put_base_off(&Failure::NoRoom { wanted, free });
+        let (wanted, free) = (self.base_estimate(), self.shared.room.free_bytes());
+        let no_room =
+            (free < wanted).then_some(Failure::NoRoom { wanted, free }).or_else(|| self.lacks_room_for_base());
+        if let Some(no_room) = no_room {
+            self.put_base_off(&no_room);
             return Ok(());
         }
         match Copy::begin(&self.shared.settings.base_dir(), self.meta.applied, self.shared.settings.disk.as_ref()) {

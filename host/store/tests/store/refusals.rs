@@ -112,6 +112,26 @@ fn a_base_that_cannot_be_written_is_given_up_and_written_later() {
     }
 }
 
+/// A base that would take the space which running sagas need is not begun, and given up when the space goes meanwhile.
+#[test]
+fn a_base_leaves_the_reserve_of_the_disk_alone() {
+    let dir = tempdir().unwrap();
+    let disk = TestDisk::new();
+    let (store, _) = open(with_disk(settings(dir.path()), &disk));
+    let room = Os.room(dir.path()).unwrap();
+    disk.leave(Room { free_bytes: 100, ..room });
+    eventually("the disk is short", || matches!(store.condition(), Condition::Short(_)));
+    (0..200).for_each(|n| commit(&store, n));
+    eventually("all is in sled", || store.stats().applied == store.stats().accepted);
+    assert_eq!((store.stats().bases, files(&dir.path().join("base"), "draft").len()), (0, 0));
+    disk.leave(room);
+    eventually("a base", || {
+        commit(&store, 2);
+        store.stats().bases > 0
+    });
+    store.close().unwrap();
+}
+
 #[test]
 fn a_running_store_opens_nothing_to_sync_it() {
     let dir = tempdir().unwrap();
