@@ -132,7 +132,7 @@ impl Branch for GrpcBranch {
 
     fn destination(&self) -> Option<Destination> {
         let authority = self.origin.authority()?;
-        http_branch::destination(authority.host(), authority.port_u16())
+        Some(http_branch::destination(authority.host(), authority.port_u16()))
     }
 
     fn egress_request(&self, _call: &Call) -> Option<EgressRequest> {

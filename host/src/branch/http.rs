@@ -169,12 +169,12 @@ pub struct HttpBranch {
 }
 
 /// The destination of a service, from the authority of its address.
-pub(super) fn destination(host: &str, port: Option<u16>) -> Option<Destination> {
+pub(super) fn destination(host: &str, port: Option<u16>) -> Destination {
     let name: Arc<str> = match port {
         Some(port) => format!("{host}:{port}").into(),
         None => host.into(),
     };
-    Some(Destination::Service(name))
+    Destination::Service(name)
 }
 
 impl Branch for HttpBranch {
@@ -188,7 +188,7 @@ impl Branch for HttpBranch {
 
     fn destination(&self) -> Option<Destination> {
         // Every address has a host.
-        destination(self.url.host_str().unwrap_or_default(), self.url.port_or_known_default())
+        Some(destination(self.url.host_str().unwrap_or_default(), self.url.port_or_known_default()))
     }
 
     fn egress_request(&self, call: &Call) -> Option<EgressRequest> {

@@ -214,16 +214,14 @@ impl Inner {
             Ok(branch) => branch,
             Err(not_found) => return self.not_called(core, branch_op, not_found.to_string(), now),
         };
-        let place = match branch.destination() {
-            None => None,
-            Some(destination) => match places.take(&self.destinations, destination, branch_op, core.id) {
-                Some(place) => Some(Place::new(place)),
-                None => {
-                    core.block(branch_op);
-                    return Ok(None);
-                }
-            },
-        };
+        let mut place = None;
+        if let Some(destination) = branch.destination() {
+            let Some(taken) = places.take(&self.destinations, destination, branch_op, core.id) else {
+                core.block(branch_op);
+                return Ok(None);
+            };
+            place = Some(Place::new(taken));
+        }
         let containment = branch.containment();
         // It is unknown how far the attempt before this one got, so this one may already be outside the host.
         let follows_open = core.saga().op(branch_op).is_some_and(|op| op.open);

@@ -1,5 +1,7 @@
 //! A saga and its branches, in JSON.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::shown::{Component, Output};
@@ -28,14 +30,14 @@ use crate::{
 /// - `rejected`, with the branch's `reason`;
 /// - `not_needed`: there was nothing to compensate.
 pub fn encode(saga: &Saga, engine: &Engine) -> Vec<u8> {
-    let (given, asked) = (engine.request_timeout(saga).as_secs_f64(), saga.definition().options().request_timeout_s);
+    let (given, asked) = (engine.request_timeout(saga), saga.definition().options().request_timeout_s);
     json::encode(&SagaView {
         gid: saga.definition().gid().as_str(),
         status: saga.status().as_str(),
         created_at: Time(saga.definition().created_at()),
         updated_at: Time(saga.updated_at()),
-        request_timeout_s: given,
-        request_timeout_asked_s: Some(asked).filter(|asked| *asked as f64 > given),
+        request_timeout_s: given.as_secs_f64(),
+        request_timeout_asked_s: Some(asked).filter(|asked| Duration::from_secs(*asked) > given),
         reason: rollback_reason(saga),
         is_stuck: saga.is_stuck(engine.policy()),
         steps: saga.steps().iter().enumerate().map(|(step, state)| Step::new(saga, step, state)).collect(),
