@@ -217,7 +217,7 @@ impl<K: Holder> Bulkhead<K> {
     /// A place, if the holder may have one now.
     pub fn try_enter(&self, holder: K) -> Option<Place<K>> {
         let takes = lock(&self.0.state).take(&holder);
-        takes.then(|| Place { bulkhead: self.clone(), holder })
+        takes.then(|| Place { bulkhead: self.clone(), holder, is_returned: false })
     }
 
     /// A place, or a wait for one. A saga that is parked here already keeps its turn.
@@ -225,7 +225,7 @@ impl<K: Holder> Bulkhead<K> {
         let mut state = lock(&self.0.state);
         if state.take(&holder) {
             drop(state);
-            return Ok(Place { bulkhead: self.clone(), holder });
+            return Ok(Place { bulkhead: self.clone(), holder, is_returned: false });
         }
         let (sender, place) = oneshot::channel();
         let (parked, ahead) = state.change(&holder, |entry| {
@@ -269,25 +269,28 @@ impl<K: Holder> Bulkhead<K> {
         state.holders.iter().map(load).collect()
     }
 
-    fn release(&self, holder: &K) {
-        let granted = {
-            let mut state = lock(&self.0.state);
-            state.used = state.used.saturating_sub(1);
-            state.change(holder, |entry| entry.running = entry.running.saturating_sub(1));
-            state.grant()
-        };
-        self.hand_out(granted);
+    /// Returns a holder's place. What may have it, or another, is taken off its queue.
+    fn free(&self, holder: &K) -> Vec<(K, Waiter<K>)> {
+        let mut state = lock(&self.0.state);
+        state.used = state.used.saturating_sub(1);
+        state.change(holder, |entry| entry.running = entry.running.saturating_sub(1));
+        state.grant()
     }
 
-    /// Without the lock, which the drop of a place that is not wanted takes.
+    /// Sends places to what has waited. Without the lock, which the drop of a place takes. In a loop, as a place that is not
+    /// wanted any more passes on to the next, of which there may be millions when the host stops.
     fn hand_out(&self, granted: Vec<(K, Waiter<K>)>) {
-        for (holder, waiter) in granted {
+        let mut granted = VecDeque::from(granted);
+        while let Some((holder, waiter)) = granted.pop_front() {
             self.0.waiting.fetch_sub(1, Relaxed);
-            let place = Place { bulkhead: self.clone(), holder };
-            match waiter {
-                // An error says that it has stopped waiting: the place returns.
-                Waiter::Live(sender) => drop(sender.send(place)),
-                Waiter::Parked(id) => drop(self.0.granted.send((id, place))),
+            let place = Place { bulkhead: self.clone(), holder, is_returned: false };
+            let unwanted = match waiter {
+                Waiter::Live(sender) => sender.send(place).err(),
+                Waiter::Parked(id) => self.0.granted.send((id, place)).err().map(|error| error.0.1),
+            };
+            if let Some(mut place) = unwanted {
+                place.is_returned = true;
+                granted.extend(self.free(&place.holder));
             }
         }
     }
@@ -308,11 +311,18 @@ impl<K: Holder> Bulkhead<K> {
     fn park(&self, holder: &K, ticket: u64, id: SagaId) -> bool {
         let mut state = lock(&self.0.state);
         state.change(holder, |entry| {
-            let Some(waiter) = entry.queue.get_mut(&ticket) else { return false };
-            *waiter = Waiter::Parked(id);
-            // A saga that was parked here before takes this turn instead.
-            if let Some(replaced) = entry.parked.insert(id, ticket) {
-                entry.queue.remove(&replaced);
+            if !entry.queue.contains_key(&ticket) {
+                return false;
+            }
+            // A saga that is parked here already waits in the earlier turn.
+            let (kept, surplus) = match entry.parked.get(&id) {
+                Some(other) => (ticket.min(*other), Some(ticket.max(*other))),
+                None => (ticket, None),
+            };
+            entry.queue.insert(kept, Waiter::Parked(id));
+            entry.parked.insert(id, kept);
+            if let Some(surplus) = surplus {
+                entry.queue.remove(&surplus);
                 self.0.waiting.fetch_sub(1, Relaxed);
             }
             true
@@ -324,6 +334,7 @@ impl<K: Holder> Bulkhead<K> {
 pub struct Place<K: Holder> {
     bulkhead: Bulkhead<K>,
     holder: K,
+    is_returned: bool,
 }
 
 impl<K: Holder> Place<K> {
@@ -335,7 +346,9 @@ impl<K: Holder> Place<K> {
 
 impl<K: Holder> Drop for Place<K> {
     fn drop(&mut self) {
-        self.bulkhead.release(&self.holder);
+        if !self.is_returned {
+            self.bulkhead.hand_out(self.bulkhead.free(&self.holder));
+        }
     }
 }
 
@@ -485,6 +498,31 @@ mod tests {
         assert!(!wait.park(SagaId(1)), "the caller drives it again");
         assert!(granted.try_recv().is_err());
         assert_eq!(numbers(&bulkhead, 1), (0, 0));
+    }
+
+    #[test]
+    fn a_saga_that_parks_twice_keeps_the_earlier_turn() {
+        let (bulkhead, mut granted) = bulkhead(4, 1);
+        let place = bulkhead.try_enter(1).unwrap();
+        let [early, other, late] = [waiting(&bulkhead, 1), waiting(&bulkhead, 1), waiting(&bulkhead, 1)];
+        assert!(early.park(SagaId(1)) && other.park(SagaId(2)) && late.park(SagaId(1)));
+        drop(place);
+        let (first, place) = granted.try_recv().unwrap();
+        drop(place);
+        assert_eq!((first, granted.try_recv().unwrap().0), (SagaId(1), SagaId(2)));
+    }
+
+    /// When the host stops, nothing receives the sagas whose turn comes.
+    #[test]
+    fn places_that_nothing_wants_return_however_many_sagas_are_parked() {
+        let (bulkhead, granted) = bulkhead(4, 1);
+        let place = bulkhead.try_enter(1).unwrap();
+        for id in 0..200_000 {
+            assert!(waiting(&bulkhead, 1).park(SagaId(id)));
+        }
+        drop(granted);
+        drop(place);
+        assert_eq!((numbers(&bulkhead, 1), bulkhead.waiting_in_all()), ((0, 0), 0));
     }
 
     /// Random entries, waits, parkings and ends; the invariants are checked after each.

@@ -53,8 +53,13 @@ impl Destinations {
     /// With all places free, and the receiver of the parked sagas whose turn has come.
     pub fn new(settings: Settings, live_max: usize) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
         let (granted, receiver) = mpsc::unbounded_channel();
-        let plugins = Bulkhead::new(settings.plugins, granted.clone());
-        let services = Bulkhead::new(settings.services, granted);
+        // Whatever the settings and the system's limits: one destination leaves places to others.
+        let shared = |Limits { total, per_holder }: Limits| Limits {
+            total,
+            per_holder: per_holder.min(total / 2).min(live_max / 4).max(1),
+        };
+        let plugins = Bulkhead::new(shared(settings.plugins), granted.clone());
+        let services = Bulkhead::new(shared(settings.services), granted);
         (Self { plugins, services, patience: settings.patience, live_waits_max: live_max / LIVE_WAITS }, receiver)
     }
 

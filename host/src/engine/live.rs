@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -19,6 +19,7 @@ use super::{
     format::{self, CHUNK_BYTES, Open, OpenStatus, Record, SagaId, Unreadable},
 };
 use crate::{
+    branch::Destination,
     memory::Reserved,
     saga::{BranchOp, Definition, Event, InFlight, Pins, Saga, Status, Timestamp, compaction},
     store::{Batch, Store, Ticket, sync::lock},
@@ -35,12 +36,24 @@ pub(super) struct WaitResult {
 }
 
 /// What makes sagas live, and has a share of `live_max` each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Submitter {
     /// The client at this address; `None` for all whose address is unknown.
     Client(Option<IpAddr>),
     /// The sagas of before that are due, those of an earlier process included.
     Due,
+    /// The sagas whose turn at this destination has come: what is due elsewhere does not hold them up.
+    Turn(Destination),
+}
+
+impl Submitter {
+    /// The client at an address. Those of one network of IPv6 (64 bits) are one: a single machine has as many addresses.
+    pub fn client(address: Option<IpAddr>) -> Self {
+        Self::Client(address.map(|address| match address {
+            IpAddr::V4(_) => address,
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
+        }))
+    }
 }
 
 /// A saga that is being driven.

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Invariants: a saga is driven by at most one driver; a saga that is not live is in the store as it is, and if
-//! unfinished it is also in the timer (or prepared); no answer is sent before what it says is on disk.
+//! unfinished it is also in the timer, or parked in the queue of a destination (or prepared); no answer is sent before what
+//! it says is on disk.
 //!
 //! The steps of a saga's life are methods of `Inner`, in one file for each subject, since all of them need its parts.
 
@@ -134,7 +135,7 @@ impl Engine {
     /// retry, or after [`Settings::wait_max`]. A client takes the places of no other.
     pub async fn submit_from(&self, client: Option<IpAddr>, definition: Definition) -> Result<Submitted, SubmitError> {
         let gid = definition.gid().clone();
-        let entered = match self.0.enter(definition, Submitter::Client(client)) {
+        let entered = match self.0.enter(definition, Submitter::client(client)) {
             Ok(entered) => entered,
             Err(refusal) => return Err(self.0.refuse(refusal).await),
         };
@@ -242,6 +243,7 @@ impl Engine {
     /// disk and continue at the next start.
     pub async fn stop(&self, grace: Duration) {
         self.0.stopping.cancel();
+        self.0.answer_parked_waiters();
         self.0.drivers.close();
         if tokio::time::timeout(grace, self.0.drivers.wait()).await.is_err() {
             let live = self.0.table.len();
@@ -249,6 +251,7 @@ impl Engine {
             self.0.attempts_cancelled.cancel();
             self.0.drivers.wait().await;
         }
+        // Those that were parked meanwhile.
         self.0.answer_parked_waiters();
         if let Err(error) = self.0.store.barrier().durable().await {
             error!(%error, "the last commits could not be made durable");

@@ -127,7 +127,8 @@ impl Inner {
         attempt_place: Option<AttemptPlace>,
         large: &mpsc::UnboundedSender<(SagaId, usize)>,
     ) {
-        let place = self.due_place().await;
+        let turn = attempt_place.as_ref().map(|place| Submitter::Turn(place.holder().clone()));
+        let place = self.place_for(turn.unwrap_or(Submitter::Due)).await;
         if let Err(bytes) = self.wake_or_set_aside(id, place, attempt_place, self.memory.payloads().nothing()) {
             // The receiver lives as long as this task.
             let _ = large.send((id, bytes));
@@ -139,7 +140,7 @@ impl Inner {
         while let Some((id, mut bytes)) = waiting.recv().await {
             loop {
                 let room = self.memory.payloads().reserve(bytes).await;
-                let place = self.due_place().await;
+                let place = self.place_for(Submitter::Due).await;
                 match self.wake_or_set_aside(id, place, None, room) {
                     Ok(()) => break,
                     Err(needed) => bytes = needed,
@@ -149,8 +150,8 @@ impl Inner {
     }
 
     /// A place for a saga that is due.
-    async fn due_place(&self) -> Place<Submitter> {
-        match self.live.enter(Submitter::Due, None) {
+    async fn place_for(&self, submitter: Submitter) -> Place<Submitter> {
+        match self.live.enter(submitter, None) {
             Ok(place) => place,
             Err(waiting) => waiting.await,
         }
