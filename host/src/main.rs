@@ -5,6 +5,7 @@
 
 use std::{
     error::Error,
+    mem,
     net::SocketAddr,
     process::{self, ExitCode},
     sync::{Arc, mpsc},
@@ -212,6 +213,8 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
         () = engine.store_failed() => {
             error!("stopping: the store has failed");
             health.set(Condition::Failed);
+            // Never dropped: sled panics in its drop if the disk fails once more.
+            mem::forget(store.clone());
             exit_after(config.stop_grace.saturating_add(LAST_ANSWERS).saturating_add(CLOSING));
             Err("the store has failed: start the host again, it recovers from its journal")
         }
