@@ -171,6 +171,7 @@ impl Default for Log {
 impl Default for Plugins {
     fn default() -> Self {
         let plugin::Settings { limits, slots, spare_versions, .. } = plugin::Settings::default();
+        let slots_per_plugin = engine::Settings::default().attempts.plugins.per_holder;
         Self {
             dir: "target/plugins".into(),
             watch: Duration::from_secs(1),
@@ -178,7 +179,7 @@ impl Default for Plugins {
             spare_versions,
             routes: Vec::new(),
             slots,
-            slots_per_plugin: 64,
+            slots_per_plugin: u32::try_from(slots_per_plugin).unwrap_or(slots),
             busy_guests: 0,
             limits,
             grants: BTreeMap::new(),

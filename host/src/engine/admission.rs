@@ -11,7 +11,7 @@ use super::{
     error::{ControlError, Error, SubmitError},
     format::SagaId,
     inner::Inner,
-    live::{Core, LARGE_BYTES, Live, Shard, Submitter, WaitResult, new_bytes},
+    live::{Core, Live, Shard, Submitter, WaitResult, is_large, new_bytes},
 };
 use crate::{
     memory::Reserved,
@@ -33,7 +33,7 @@ impl Inner {
     pub fn prepare(&self, definition: Definition) -> Result<Ticket, SubmitError> {
         self.check_room()?;
         let room = self.room_for(&definition)?;
-        let is_large = definition.bytes() >= LARGE_BYTES;
+        let is_large = is_large(&definition);
         let gid = definition.gid().clone();
         let shard = self.shard(gid.as_str())?;
         match self.existing(&shard, gid.as_str())? {
@@ -68,7 +68,7 @@ impl Inner {
         })?;
         let wait = definition.options().wait_result;
         let mut room = self.room_for(&definition)?;
-        let is_large = definition.bytes() >= LARGE_BYTES;
+        let is_large = is_large(&definition);
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
         let (live, entered, is_first) = if let Some(live) = self.existing(&shard, gid.as_str())? {
@@ -155,8 +155,7 @@ impl Inner {
         if self.stopping.is_cancelled() {
             return Err(SubmitError::Stopping);
         }
-        if let Condition::Failed(error) = self.store.condition() {
-            self.end_driving();
+        if let Some(error) = self.store_failure() {
             return Err(SubmitError::StoreFailed(error));
         }
         if self.stats.open.load(Ordering::Relaxed) >= self.settings.open_max {

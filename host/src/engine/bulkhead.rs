@@ -295,7 +295,7 @@ impl<K: Holder> Bulkhead<K> {
         }
     }
 
-    /// Ends a wait. Whether there was one: its turn may have come.
+    /// Ends a wait, unless its turn has come.
     fn stop_waiting(&self, holder: &K, ticket: u64) {
         let mut state = lock(&self.0.state);
         if state.change(holder, |entry| entry.queue.remove(&ticket)).is_some() {

@@ -9,7 +9,7 @@ use super::{
     format::SagaId,
 };
 use crate::{
-    branch::Destination,
+    branch::{Destination, http},
     saga::{BranchOp, Status},
 };
 
@@ -30,9 +30,10 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
+        let http::Settings { calls_max, calls_per_destination_max, .. } = http::Settings::default();
         Self {
             plugins: Limits { total: 128, per_holder: 64 },
-            services: Limits { total: 4096, per_holder: 512 },
+            services: Limits { total: calls_max, per_holder: calls_per_destination_max },
             patience: Duration::from_millis(200),
         }
     }

@@ -28,7 +28,7 @@ use super::{
     destinations::{AttemptPlace, Places},
     error::{Error, SubmitError},
     inner::Inner,
-    live::{Core, LARGE_BYTES, Live, Shard, Submitter},
+    live::{Core, Live, Shard, Submitter, is_large},
     output_commit::OutputCommit,
 };
 use crate::{
@@ -94,7 +94,7 @@ impl Inner {
 
     /// Keeps what a large saga has reserved until its last commit is on disk: up to then the store holds its batches.
     async fn until_written(&self, live: &Live) {
-        let is_large = live.core().saga().definition().bytes() >= LARGE_BYTES;
+        let is_large = is_large(live.core().saga().definition());
         if is_large {
             // If the store has failed, the host is about to stop.
             let _ = self.store.barrier().durable().await;
@@ -174,13 +174,13 @@ impl Inner {
                 }
                 Next::Wait(until) => {
                     let is_pause = until.is_some_and(|until| core.in_flight().is_paused_until(until));
-                    let is_pause = is_pause && !self.stopping.is_cancelled();
-                    return Ok(match () {
-                        () if is_pause => Todo::Pause(until),
-                        () if places.is_waiting() && core.in_flight().is_empty() && !self.stopping.is_cancelled() => {
-                            Todo::Queue(until)
-                        }
-                        () => wait(core, until),
+                    let is_queue = places.is_waiting() && core.in_flight().is_empty();
+                    return Ok(if !(is_pause || is_queue) || self.stopping.is_cancelled() {
+                        wait(core, until)
+                    } else if is_pause {
+                        Todo::Pause(until)
+                    } else {
+                        Todo::Queue(until)
                     });
                 }
                 Next::Finished => return Ok(Todo::Leave),

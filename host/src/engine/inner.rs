@@ -24,7 +24,7 @@ use super::{
 use crate::{
     branch::Directory,
     memory::Budget,
-    store::{Condition, Store, Ticket},
+    store::{self, Condition, Store, Ticket},
 };
 
 /// Lists that are read at once; further ones wait. Few, as they leave the processors to sagas.
@@ -175,14 +175,18 @@ impl Inner {
 
     /// An error once the store has failed: no saga is driven on it.
     pub fn check_store(&self) -> Result<(), Error> {
-        match self.store.condition() {
-            Condition::Failed(error) => {
-                self.end_driving();
-                Err(error.into())
-            }
-            Condition::Sound | Condition::Short(_) if self.has_store_failed.load(Ordering::Acquire) => Err(Error::Gone),
-            Condition::Sound | Condition::Short(_) => Ok(()),
+        match self.store_failure() {
+            Some(error) => Err(error.into()),
+            None if self.has_store_failed.load(Ordering::Acquire) => Err(Error::Gone),
+            None => Ok(()),
         }
+    }
+
+    /// The store's failure, if it has failed: nothing is driven any more then.
+    pub fn store_failure(&self) -> Option<store::Error> {
+        let Condition::Failed(error) = self.store.condition() else { return None };
+        self.end_driving();
+        Some(error)
     }
 
     /// Why nothing answers a client that waits for its saga.

@@ -130,11 +130,16 @@ const STEP_BYTES: usize = 512;
 
 /// Length of a definition from which its copies count: in the chunk of the log, and in the batch until it is in the state.
 /// Those of shorter ones are gone in the moment.
-pub(super) const LARGE_BYTES: usize = 16 << 10;
+const LARGE_BYTES: usize = 16 << 10;
+
+/// Whether the copies of this definition count.
+pub(super) fn is_large(definition: &Definition) -> bool {
+    definition.bytes() >= LARGE_BYTES
+}
 
 /// Bytes that a new saga of this definition holds until it is on disk.
 pub(super) fn new_bytes(definition: &Definition) -> usize {
-    let copies = Some(definition.bytes()).filter(|bytes| *bytes >= LARGE_BYTES).map_or(0, |bytes| bytes * 2);
+    let copies = if is_large(definition) { definition.bytes() * 2 } else { 0 };
     live_bytes(definition) + copies
 }
 

@@ -70,30 +70,30 @@ pub struct Listed {
 impl Inner {
     /// See `Engine::find`.
     pub fn find(&self, gid: &str) -> Result<Option<Record>, Error> {
-        // `Gid::new` also normalises it, as the table has it.
-        let Ok(gid) = Gid::new(gid) else { return Ok(None) };
-        let gid = gid.as_str();
-        if let Some(live) = self.shard(gid)?.get(gid) {
-            live.core().save(&*self.store, self.clock.now())?;
-        }
-        match self.id_of(gid)? {
-            Some(id) => Ok(self.read(id, gid)?.map(|(record, _)| record)),
+        match self.id_of_saved(gid)? {
+            Some((gid, id)) => Ok(self.read(id, gid.as_str())?.map(|(record, _)| record)),
             None => Ok(None),
         }
     }
 
-    /// As [`Inner::find`], with room for what is read and `copies` of it in all; `None` if there is no room.
-    pub fn find_within(&self, gid: &str, copies: usize) -> Result<Option<(Option<Record>, Reserved)>, Error> {
-        let nothing = || (None, self.memory.requests().nothing());
-        let Ok(gid) = Gid::new(gid) else { return Ok(Some(nothing())) };
-        let gid = gid.as_str();
-        if let Some(live) = self.shard(gid)?.get(gid) {
+    /// The saga with this gid: the gid as the table has it, and the id. What a live saga has not committed is committed.
+    fn id_of_saved(&self, gid: &str) -> Result<Option<(Gid, SagaId)>, Error> {
+        // `Gid::new` also normalises it.
+        let Ok(gid) = Gid::new(gid) else { return Ok(None) };
+        if let Some(live) = self.shard(gid.as_str())?.get(gid.as_str()) {
             live.core().save(&*self.store, self.clock.now())?;
         }
-        let Some(id) = self.id_of(gid)? else { return Ok(Some(nothing())) };
+        Ok(self.id_of(gid.as_str())?.map(|id| (gid, id)))
+    }
+
+    /// As [`Inner::find`], with room for what is read and `copies` of it in all; `None` if there is no room.
+    pub fn find_within(&self, gid: &str, copies: usize) -> Result<Option<(Option<Record>, Reserved)>, Error> {
+        let Some((gid, id)) = self.id_of_saved(gid)? else {
+            return Ok(Some((None, self.memory.requests().nothing())));
+        };
         let chunks = self.chunks(id)?;
         let Some(room) = self.room_for_reading(&chunks, copies) else { return Ok(None) };
-        Ok(Some((decode(id, gid, &chunks)?.map(|(record, _)| record), room)))
+        Ok(Some((decode(id, gid.as_str(), &chunks)?.map(|(record, _)| record), room)))
     }
 
     /// Gives the sagas that match to `take`, newest first and one at a time, until it takes the last, `filter.limit` is

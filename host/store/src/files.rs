@@ -107,59 +107,33 @@ pub(crate) fn lost_state(root: &Path, time: u128) -> PathBuf {
 
 /// sled's directories that were set aside, oldest first.
 pub(crate) fn damaged_states(root: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(root)? {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with(STATE_ASIDE)) {
-            found.push(entry.path());
-        }
-    }
+    let mut found = entries(root)?;
+    found.retain(|path| has_prefix(path, STATE_ASIDE));
     found.sort();
     Ok(found)
 }
 
 /// The files in `dir` that [`damaged`] has named; none if there is no such directory.
 pub(crate) fn damaged_files(dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
+    let mut found = entries(dir)?;
+    found.retain(|path| {
         let ending = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-        if ending == DAMAGED || ending.strip_prefix(DAMAGED).is_some_and(|rest| rest.starts_with('-')) {
-            found.push(path);
-        }
-    }
+        ending == DAMAGED || ending.strip_prefix(DAMAGED).is_some_and(|rest| rest.starts_with('-'))
+    });
     Ok(found)
 }
 
 /// sled's snapshots: where in its file the pages are.
 pub(crate) fn state_snapshots(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
-    let entries = match fs::read_dir(state_dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut found = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| name.starts_with("snap.")) {
-            found.push(entry.path());
-        }
-    }
+    let mut found = entries(state_dir)?;
+    found.retain(|path| has_prefix(path, "snap."));
     Ok(found)
 }
 
 /// The files `<number>.<extension>` in `dir`, least number first; none if there is no such directory.
 pub(crate) fn list(dir: &Path, extension: &str) -> io::Result<Vec<(u64, PathBuf)>> {
-    let entries = match fs::read_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let path = entry?.path();
+    for path in entries(dir)? {
         let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse().ok());
         if path.extension().is_some_and(|found| found == extension) {
             found.extend(number.map(|number| (number, path)));
@@ -167,4 +141,16 @@ pub(crate) fn list(dir: &Path, extension: &str) -> io::Result<Vec<(u64, PathBuf)
     }
     found.sort();
     Ok(found)
+}
+
+/// The paths of what is in a directory; none if there is no such directory.
+fn entries(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
+
+fn has_prefix(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
 }

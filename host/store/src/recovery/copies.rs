@@ -57,7 +57,7 @@ fn bytes_on_disk(path: &Path) -> u64 {
     metadata.blocks() * 512 + below
 }
 
-/// The paths of all copies, for a person who needs room.
+/// The paths of all copies: what may be deleted to make room.
 pub(super) fn paths(dir: &Path) -> Vec<PathBuf> {
     find(dir).unwrap_or_default().into_iter().map(|copy| copy.path).collect()
 }

@@ -133,15 +133,19 @@ fn durable(store: &LocalStore, key: &str) -> Result<(), wasaga_store::Error> {
     runtime.block_on(store.commit(put(key, "value")).map_err(|_| wasaga_store::Error::Closed)?.durable())
 }
 
+/// A store that has failed: the record `before` is on the disk, and the sync of `unknown` has failed.
+fn fail_a_sync(dir: &Path, disk: &Lossy) {
+    let (store, _) = open(settings(dir, disk));
+    durable(&store, "before").unwrap();
+    disk.fail_next_sync_of("journal");
+    durable(&store, "unknown").unwrap_err();
+}
+
 #[test]
 fn what_a_start_has_read_survives_the_power_also_after_a_failed_sync() {
     let dir = tempdir().unwrap();
     let disk = Lossy::default();
-    let (store, _) = open(settings(dir.path(), &disk));
-    durable(&store, "before").unwrap();
-    disk.fail_next_sync_of("journal");
-    durable(&store, "unknown").unwrap_err();
-    drop(store);
+    fail_a_sync(dir.path(), &disk);
 
     // The process is started again, without a reboot: it reads the record whose sync has failed, and shows it.
     let (store, report) = open(settings(dir.path(), &disk));
@@ -163,11 +167,7 @@ fn what_a_start_has_read_survives_the_power_also_after_a_failed_sync() {
 fn a_start_that_cannot_write_the_segment_anew_is_no_start() {
     let dir = tempdir().unwrap();
     let disk = Lossy::default();
-    let (store, _) = open(settings(dir.path(), &disk));
-    durable(&store, "before").unwrap();
-    disk.fail_next_sync_of("journal");
-    durable(&store, "unknown").unwrap_err();
-    drop(store);
+    fail_a_sync(dir.path(), &disk);
     // The sync of the copy fails too, again and again.
     for _ in 0..3 {
         disk.fail_next_sync_of("draft");

@@ -253,7 +253,7 @@ fn a_failed_store_is_known_without_a_commit() {
     let cause = runtime.block_on(async { tokio::time::timeout(Duration::from_secs(30), failed).await.unwrap() });
     assert!(cause.to_string().contains("restart"), "{cause}");
     assert!(matches!(store.condition(), Condition::Failed(_)));
-    // Also for those who ask later.
+    // Also for later calls.
     runtime.block_on(store.failed());
     assert!(!dir.path().join("REBUILD").exists(), "a failed sync is no damage");
 }
