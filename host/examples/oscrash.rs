@@ -16,7 +16,7 @@ use std::{
     process::{Command, ExitCode, Stdio},
     sync::mpsc,
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use wasaga::store::{Batch, LocalStore, Range, Read, Settings, StateOrigin, Store
 const CHILD: &str = "write";
 const CANNOT_RUN: u8 = 77;
 const FILE_SYSTEM_BYTES: u64 = 1 << 30;
+const UNMOUNT_DEADLINE: Duration = Duration::from_secs(30);
 /// Keys that are live at a time, besides the count.
 const WINDOW: u64 = 500;
 const LIVE_MAX: usize = 501;
@@ -83,8 +84,13 @@ impl Disk {
         Ok(())
     }
 
+    /// For a moment after the end of the child and the shutdown, the kernel may still be using the file system.
     fn unmount(&self) {
-        run(Command::new("umount").arg(&self.mounted)).unwrap();
+        let deadline = Instant::now() + UNMOUNT_DEADLINE;
+        while let Err(error) = run(Command::new("umount").arg(&self.mounted)) {
+            assert!(Instant::now() < deadline, "{error}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

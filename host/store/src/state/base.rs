@@ -26,6 +26,9 @@ use crate::{
 
 /// Bytes of one slice. Between two slices the follower does its other work.
 const SLICE_BYTES: usize = 1 << 20;
+/// Bytes that are copied, at least, for each byte that is written meanwhile. Rows may be put ahead of the copy all the time,
+/// as keys of sagas ascend; a copy that is slower than that would never end, and the journal would fill the disk.
+const SPEED: usize = 2;
 /// Bytes after which a copy is synced, so that its last sync does not delay the follower.
 const SYNC_BYTES: usize = 8 << 20;
 const END: u64 = 0;
@@ -123,6 +126,8 @@ pub(crate) struct Copy {
     records: u64,
     bytes: u64,
     unsynced: usize,
+    /// Bytes to copy before the follower goes on, see [`SPEED`].
+    owed: usize,
     /// The last key copied.
     cursor: Option<Bytes>,
     /// The sum of the entries in the file.
@@ -150,6 +155,7 @@ impl Copy {
             records: 0,
             bytes: header.len() as u64,
             unsynced: 0,
+            owed: 0,
             cursor: None,
             written,
             current,
@@ -163,8 +169,24 @@ impl Copy {
         }
     }
 
-    /// Copies the next slice. `false`: nothing was left.
+    /// Accounts for so many bytes of journal that the follower has applied.
+    pub(crate) fn note_round(&mut self, bytes: usize) {
+        self.owed = self.owed.saturating_add(bytes.saturating_mul(SPEED));
+    }
+
+    /// Copies the next slices, as many as what was written meanwhile asks for, and one at least. `false`: nothing was left.
     pub(crate) fn step(&mut self, state: &State) -> Result<bool, Failure> {
+        loop {
+            let copied = self.slice(state)?;
+            self.owed = self.owed.saturating_sub(copied);
+            if copied == 0 || self.owed == 0 {
+                return Ok(copied > 0);
+            }
+        }
+    }
+
+    /// Copies the next slice, and returns its bytes. 0: nothing was left.
+    fn slice(&mut self, state: &State) -> Result<usize, Failure> {
         let rest = self.cursor.as_ref().map_or_else(Range::default, |cursor| Range::default().beyond(cursor));
         let mut slice = Vec::new();
         for row in state.rows(&rest) {
@@ -180,14 +202,14 @@ impl Copy {
             }
         }
         if slice.is_empty() {
-            return Ok(false);
+            return Ok(0);
         }
         self.records += 1;
         self.append(self.records, &slice)?;
         if self.unsynced >= SYNC_BYTES {
             self.sync()?;
         }
-        Ok(true)
+        Ok(slice.len())
     }
 
     /// The file that is being written, to remove it when the copy is given up.

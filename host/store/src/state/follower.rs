@@ -119,6 +119,9 @@ impl Follower {
             add(&shared.counters.rows, written.count() as u64);
         })?;
         let bytes = records.iter().map(Accepted::record_bytes).sum();
+        if let Some(copy) = copy {
+            copy.note_round(bytes);
+        }
         self.since_base = self.since_base.saturating_add(bytes as u64);
         self.since_checkpoint += bytes as u64;
         shared.lag.applied(bytes);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use tempfile::tempdir;
-use wasaga_store::{Corruption, LocalStore, OpenError, Settings, StateOrigin, Store};
+use wasaga_store::{Batch, Corruption, LocalStore, OpenError, Settings, StateOrigin, Store};
 
 use crate::support::{TestDisk, contents, eventually, open, put, segments, small, with_disk};
 
@@ -292,4 +292,35 @@ fn salvage_keeps_what_comes_before_the_damage_and_puts_the_rest_aside() {
     assert_eq!((report.salvaged, contents(&store).len() as u64), (None, found.first_seq + 3));
     let aside = crate::support::files(&dir.path().join("journal"), "lost");
     assert_eq!(fs::read(&aside[0]).unwrap(), bytes, "the original is kept");
+}
+
+/// Sagas have ascending keys, so a copy of all rows that takes a slice between two rounds of writes could go on for ever,
+/// and the journal with it.
+#[test]
+fn a_base_is_ended_while_rows_are_put_ahead_of_it() {
+    const VALUE_BYTES: usize = 128 << 10;
+    let dir = tempdir().unwrap();
+    let settings = Settings {
+        segment_bytes: 1 << 20,
+        base_bytes: 1 << 20,
+        gather: Duration::from_millis(20),
+        lag_bytes_max: 16 << 20,
+        ..small(dir.path())
+    };
+    let (store, _) = open(settings);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let key = |n: u64| format!("n{n:012}");
+    for n in 1..=2048_u64 {
+        let mut batch = Batch::new();
+        batch.put(key(n), vec![0; VALUE_BYTES]);
+        batch.delete(key(n.saturating_sub(32)));
+        let ticket = store.commit(batch).unwrap();
+        if n.is_multiple_of(32) {
+            runtime.block_on(ticket.durable()).unwrap();
+        }
+        if store.stats().bases > 0 {
+            return;
+        }
+    }
+    panic!("no base in 256 MiB: {:?}", store.stats());
 }
