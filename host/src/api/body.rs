@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-use super::{context::Context, error::Error};
-use crate::memory::{Reserved, Share};
+use super::{client::Client, context::Context, error::Error};
+use crate::memory::{Holder, Reserved};
 
 /// How much of a body that is refused is still read, as a multiple of the limit: many clients that are still sending
 /// when the connection closes do not read the response.
@@ -38,8 +38,10 @@ impl FromRequest<Context> for Body {
 impl Body {
     /// The body of a request with another limit of size than that of the context.
     pub async fn read(request: Request, bytes_max: usize, context: &Context) -> Result<Self, Error> {
-        let (limit, share) = (context.limits().body_timeout, context.memory().requests());
-        match timeout(limit, read(request.into_body(), bytes_max, share)).await {
+        let Client(client) = Client::of(request.extensions());
+        let room = || context.memory().requests_of(client);
+        let limit = context.limits().body_timeout;
+        match timeout(limit, read(request.into_body(), bytes_max, room)).await {
             Ok(whole) => whole.map(Self),
             Err(_) => Err(Error::BodySlow { limit }),
         }
@@ -47,7 +49,7 @@ impl Body {
 }
 
 /// Reads the body. A body of one chunk, which is the usual case, is not copied.
-async fn read(mut body: HttpBody, bytes_max: usize, share: &Arc<Share>) -> Result<Bytes, Error> {
+async fn read(mut body: HttpBody, bytes_max: usize, room: impl Fn() -> Arc<Holder>) -> Result<Bytes, Error> {
     let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     let Some(first) = next(&mut body).await? else { return Ok(Bytes::new()) };
     if first.len() <= BUFFERED_BYTES.min(bytes_max) && body.is_end_stream() {
@@ -56,7 +58,7 @@ async fn read(mut body: HttpBody, bytes_max: usize, share: &Arc<Share>) -> Resul
     let mut bytes = 0_usize;
     let mut whole = Ok(Growing {
         bytes: Vec::new(),
-        room: share.nothing(),
+        room: room().nothing(),
         bytes_max: declared.map_or(bytes_max, |declared| declared.min(bytes_max)),
     });
     let mut chunk = Some(first);
@@ -131,6 +133,7 @@ mod tests {
     use futures_util::{StreamExt, stream};
 
     use super::*;
+    use crate::memory::Share;
 
     fn in_chunks(chunks: usize, bytes: usize) -> HttpBody {
         let chunks = (0..chunks).map(move |_| Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; bytes])));
@@ -140,7 +143,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_holds_what_it_has_reserved_until_its_last_byte_is_dropped() {
         let share = Share::new(10_000, usize::MAX);
-        let body = read(in_chunks(10, 300), 5_000, &share).await.unwrap();
+        let holder = share.holder();
+        let body = read(in_chunks(10, 300), 5_000, || holder.clone()).await.unwrap();
         assert_eq!(body.len(), 3_000);
         assert!((3_000..=6_000).contains(&share.used()), "{}", share.used());
         let part = body.slice(10..20);
@@ -153,27 +157,34 @@ mod tests {
     #[tokio::test]
     async fn a_body_of_one_small_chunk_reserves_nothing() {
         let share = Share::new(10, usize::MAX);
-        assert_eq!(read(HttpBody::from("x".repeat(100)), 5_000, &share).await.unwrap().len(), 100);
-        assert!(matches!(read(HttpBody::from("x".repeat(100)), 99, &share).await, Err(Error::BodyTooLarge { .. })));
-        assert!(read(HttpBody::empty(), 99, &share).await.unwrap().is_empty());
+        let holder = share.holder();
+        assert_eq!(read(HttpBody::from("x".repeat(100)), 5_000, || holder.clone()).await.unwrap().len(), 100);
+        assert!(matches!(
+            read(HttpBody::from("x".repeat(100)), 99, || holder.clone()).await,
+            Err(Error::BodyTooLarge { .. })
+        ));
+        assert!(read(HttpBody::empty(), 99, || holder.clone()).await.unwrap().is_empty());
     }
 
     #[tokio::test]
     async fn a_body_without_room_is_read_to_its_end_and_refused() {
         let share = Share::new(10_000, usize::MAX);
-        let held = share.try_reserve(9_000).unwrap();
-        assert!(matches!(read(in_chunks(10, 300), 5_000, &share).await, Err(Error::RequestMemory)));
-        assert_eq!(share.used(), 9_000);
+        let holder = share.holder();
+        let mut held = share.holder().nothing();
+        held.grow_over(9_500);
+        assert!(matches!(read(in_chunks(10, 300), 5_000, || holder.clone()).await, Err(Error::RequestMemory)));
+        assert_eq!(share.used(), 9_500);
         drop(held);
-        assert!(read(in_chunks(10, 300), 5_000, &share).await.is_ok());
+        assert!(read(in_chunks(10, 300), 5_000, || holder.clone()).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_body_that_is_given_up_releases_what_it_holds() {
         let share = Share::new(10_000, usize::MAX);
+        let holder = share.holder();
         let endless =
             stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(vec![b'x'; 3_000]))]).chain(stream::pending());
-        let mut reading = Box::pin(read(HttpBody::from_stream(endless), 5_000, &share));
+        let mut reading = Box::pin(read(HttpBody::from_stream(endless), 5_000, || holder.clone()));
         assert!(futures_util::poll!(&mut reading).is_pending());
         assert!(share.used() >= 3_000);
         drop(reading);

@@ -1,6 +1,7 @@
 //! Accepting sagas: submissions, preparations and requests of persons, and why they are refused.
 
 use std::{
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use super::{
     live::{Core, Live, Shard, Submitter, WaitResult, is_large, new_bytes},
 };
 use crate::{
-    memory::Reserved,
+    memory::{Holder, Reserved},
     saga::{BranchOp, Definition, Event, Gid, Op, Pins, Status, Timestamp},
     store::{Condition, Ticket},
 };
@@ -30,9 +31,9 @@ pub(super) enum Entered {
 
 impl Inner {
     /// Stores a saga that is to be submitted later.
-    pub fn prepare(&self, definition: Definition) -> Result<Ticket, SubmitError> {
+    pub fn prepare(&self, definition: Definition, client: Option<IpAddr>) -> Result<Ticket, SubmitError> {
         self.check_room()?;
-        let room = self.room_for(&definition)?;
+        let room = self.room_for(&definition, &self.memory.payloads_of(client))?;
         let is_large = is_large(&definition);
         let gid = definition.gid().clone();
         let shard = self.shard(gid.as_str())?;
@@ -62,12 +63,16 @@ impl Inner {
     /// Makes a submitted saga live: a new one, or the one that has this gid.
     pub fn enter(self: &Arc<Self>, definition: Definition, submitter: Submitter) -> Result<Entered, SubmitError> {
         self.check_room()?;
+        let holder = match &submitter {
+            Submitter::Client(client) => self.memory.payloads_of(*client),
+            _ => self.memory.payloads_of_due().clone(),
+        };
         let place = self.live.try_enter(submitter).ok_or_else(|| {
             self.stats.refused_by_client.fetch_add(1, Ordering::Relaxed);
             self.busy()
         })?;
         let wait = definition.options().wait_result;
-        let mut room = self.room_for(&definition)?;
+        let mut room = self.room_for(&definition, &holder)?;
         let is_large = is_large(&definition);
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
@@ -204,8 +209,8 @@ impl Inner {
     }
 
     /// Reserves what a new saga holds.
-    fn room_for(&self, definition: &Definition) -> Result<Reserved, SubmitError> {
-        self.memory.payloads().try_reserve(new_bytes(definition)).ok_or_else(|| self.no_memory())
+    fn room_for(&self, definition: &Definition, holder: &Arc<Holder>) -> Result<Reserved, SubmitError> {
+        holder.try_reserve(new_bytes(definition)).ok_or_else(|| self.no_memory())
     }
 
     /// Keeps what is reserved for a large saga until it is on disk, also if it ends before, or if no client waits any more.

@@ -6,7 +6,7 @@
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     branch::Destination,
-    memory::Reserved,
+    memory::{self, Reserved},
     saga::{BranchOp, Definition, Event, InFlight, Pins, Saga, Status, Timestamp, compaction},
     store::{Batch, Store, Ticket, sync::lock},
 };
@@ -47,12 +47,9 @@ pub(super) enum Submitter {
 }
 
 impl Submitter {
-    /// The client at an address. Those of one network of IPv6 (64 bits) are one: a single machine has as many addresses.
+    /// The client at an address.
     pub fn client(address: Option<IpAddr>) -> Self {
-        Self::Client(address.map(|address| match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        }))
+        Self::Client(address.map(memory::client_at))
     }
 }
 

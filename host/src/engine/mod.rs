@@ -70,7 +70,7 @@ pub use self::{
 };
 use crate::{
     branch::{Destination, Directory},
-    memory::{Budget, Reserved},
+    memory::{Budget, Holder, Reserved},
     saga::{Definition, Event, Policy, Saga, Timestamp},
     store::{Condition, Store},
 };
@@ -120,7 +120,12 @@ impl Engine {
 
     /// Stores a saga that is to be submitted later.
     pub async fn prepare(&self, definition: Definition) -> Result<(), SubmitError> {
-        match self.0.prepare(definition) {
+        self.prepare_from(None, definition).await
+    }
+
+    /// As [`Engine::prepare`], for a client with this address.
+    pub async fn prepare_from(&self, client: Option<IpAddr>, definition: Definition) -> Result<(), SubmitError> {
+        match self.0.prepare(definition, client) {
             Ok(ticket) => Ok(self.0.durable(&ticket).await?),
             Err(refusal) => Err(self.0.refuse(refusal).await),
         }
@@ -273,22 +278,24 @@ impl Engine {
             sagas.push(saga);
             Taken::AndMore
         };
-        let listed = self.0.list(filter, take).inspect_err(|error| self.0.notice(error))?;
+        let listed =
+            self.0.list(filter, &self.0.memory.requests_of(None), take).inspect_err(|error| self.0.notice(error))?;
         self.0.durable(&self.0.store.barrier()).await?;
         Ok(Page { sagas, next: listed.next })
     }
 
     /// What `show` makes of the saga with this gid. `show` runs off the async workers, and gets the reservation of all that
-    /// is read and of `copies` of it in all. What it makes is returned when what the saga says is on disk.
+    /// is read and of `copies` of it in all, which `room` holds. What it makes is returned when what the saga says is on disk.
     pub async fn show<T: Send + 'static>(
         &self,
         gid: &str,
         copies: usize,
+        room: Arc<Holder>,
         show: impl FnOnce(Option<Record>, Reserved) -> T + Send + 'static,
     ) -> Result<T, ShowError> {
         let (engine, gid) = (self.0.clone(), gid.to_owned());
         let shown = self.0.off_the_workers(&self.0.views, move || {
-            let found = engine.find_within(&gid, copies)?;
+            let found = engine.find_within(&gid, copies, &room)?;
             Ok(found.map(|(record, room)| show(record, room)))
         });
         shown.await?.ok_or(ShowError::Memory)
@@ -299,12 +306,13 @@ impl Engine {
     pub async fn show_list<L: Send + 'static>(
         &self,
         filter: Filter,
+        room: Arc<Holder>,
         mut list: L,
         push: impl Fn(&mut L, Record, Reserved) -> Taken + Send + 'static,
     ) -> Result<(L, Listed), Error> {
         let engine = self.0.clone();
         let listed = self.0.off_the_workers(&self.0.lists, move || {
-            let listed = engine.list(&filter, |record, room| push(&mut list, record, room))?;
+            let listed = engine.list(&filter, &room, |record, room| push(&mut list, record, room))?;
             Ok((list, listed))
         });
         listed.await

@@ -1,5 +1,7 @@
 //! Queries: one saga by gid, and the list by time and status.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tracing::error;
 
@@ -10,7 +12,7 @@ use super::{
     live::{Chunk, Core},
 };
 use crate::{
-    memory::Reserved,
+    memory::{Holder, Reserved},
     saga::{Gid, Status, Timestamp},
     store::{self, Range},
 };
@@ -87,19 +89,27 @@ impl Inner {
     }
 
     /// As [`Inner::find`], with room for what is read and `copies` of it in all; `None` if there is no room.
-    pub fn find_within(&self, gid: &str, copies: usize) -> Result<Option<(Option<Record>, Reserved)>, Error> {
-        let Some((gid, id)) = self.id_of_saved(gid)? else {
-            return Ok(Some((None, self.memory.requests().nothing())));
-        };
+    pub fn find_within(
+        &self,
+        gid: &str,
+        copies: usize,
+        holder: &Arc<Holder>,
+    ) -> Result<Option<(Option<Record>, Reserved)>, Error> {
+        let Some((gid, id)) = self.id_of_saved(gid)? else { return Ok(Some((None, holder.nothing()))) };
         let chunks = self.chunks(id)?;
-        let Some(room) = self.room_for_reading(&chunks, copies) else { return Ok(None) };
+        let Some(room) = room_for_reading(&chunks, copies, holder) else { return Ok(None) };
         Ok(Some((decode(id, gid.as_str(), &chunks)?.map(|(record, _)| record), room)))
     }
 
     /// Gives the sagas that match to `take`, newest first and one at a time, until it takes the last, `filter.limit` is
     /// reached, or there is no room in memory. `take` gets the reservation of a saga as
     /// it is stored, decoded and encoded.
-    pub fn list(&self, filter: &Filter, mut take: impl FnMut(Record, Reserved) -> Taken) -> Result<Listed, Error> {
+    pub fn list(
+        &self,
+        filter: &Filter,
+        holder: &Arc<Holder>,
+        mut take: impl FnMut(Record, Reserved) -> Taken,
+    ) -> Result<Listed, Error> {
         let prefix = match filter.status {
             None | Some(Status::Succeed) => LOGS,
             Some(Status::Failed) => FAILED,
@@ -124,7 +134,7 @@ impl Inner {
                         .is_ok_and(|open| Some(open.status) == filter.status.and_then(OpenStatus::of));
                 if is_wanted {
                     let chunks = self.chunks(id)?;
-                    let Some(room) = self.room_for_reading(&chunks, LIST_COPIES) else {
+                    let Some(room) = room_for_reading(&chunks, LIST_COPIES, holder) else {
                         return Ok(Listed { is_cut: true, ..listed });
                     };
                     if let Some(found) = decode_if_sound(id, &chunks)?
@@ -154,11 +164,6 @@ impl Inner {
             return Ok(self.store.scan(range, limit)?);
         }
         Ok(self.store.keys(range, limit)?.into_iter().map(|key| (key, Bytes::new())).collect())
-    }
-
-    fn room_for_reading(&self, chunks: &[Bytes], copies: usize) -> Option<Reserved> {
-        let bytes: usize = chunks.iter().map(Bytes::len).sum();
-        self.memory.requests().try_reserve(bytes.saturating_mul(copies))
     }
 
     /// The saga with this gid, ready to be driven: waits that were recorded ahead of the clock have begun anew. The caller
@@ -219,6 +224,11 @@ impl Inner {
             chunks.extend(page.into_iter().map(|(_, chunk)| chunk));
         }
     }
+}
+
+fn room_for_reading(chunks: &[Bytes], copies: usize, holder: &Arc<Holder>) -> Option<Reserved> {
+    let bytes: usize = chunks.iter().map(Bytes::len).sum();
+    holder.try_reserve(bytes.saturating_mul(copies))
 }
 
 /// Replays a saga from the chunks of its log; `None` if there are none. Also returns the newest chunk with its number.

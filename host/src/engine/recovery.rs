@@ -129,7 +129,7 @@ impl Inner {
     ) {
         let turn = attempt_place.as_ref().map(|place| Submitter::Turn(place.holder().clone()));
         let place = self.place_for(turn.unwrap_or(Submitter::Due)).await;
-        if let Err(bytes) = self.wake_or_set_aside(id, place, attempt_place, self.memory.payloads().nothing()) {
+        if let Err(bytes) = self.wake_or_set_aside(id, place, attempt_place, self.memory.payloads_of_due().nothing()) {
             // The receiver lives as long as this task.
             let _ = large.send((id, bytes));
         }
@@ -139,7 +139,7 @@ impl Inner {
     async fn wake_what_waits_for_room(self: &Arc<Self>, mut waiting: mpsc::UnboundedReceiver<(SagaId, usize)>) {
         while let Some((id, mut bytes)) = waiting.recv().await {
             loop {
-                let room = self.memory.payloads().reserve(bytes).await;
+                let room = self.memory.payloads_of_due().reserve(bytes).await;
                 let place = self.place_for(Submitter::Due).await;
                 match self.wake_or_set_aside(id, place, None, room) {
                     Ok(()) => break,

@@ -1,45 +1,115 @@
-//! A share of the budget: reservations of bytes, without locks.
+//! A share of the budget, and its holders: reservations of bytes, without locks unless something waits.
+//!
+//! **No holder takes the room of others.** A holder may have at most [`LARGE`] times the bytes that are free after it has taken
+//! more, so the more others hold, the less it may have: one alone has at most three quarters of the share, two that take what
+//! they can three sevenths each, and there is always room for one that has little. These are the dynamic thresholds of
+//! A. K. Choudhury and E. L. Hahne, "Dynamic Queue Length Thresholds for Shared-Memory Packet Switches", IEEE/ACM
+//! Transactions on Networking 6 (1998). For small items the factor is [`SMALL`]: a few large items do not stop many small ones.
+//!
+//! **An item counts at most half of the share**, so that each gets room at some time, however large it is.
+//!
+//! **What waits** gets room in the order in which it began among the items of its holder, and stands in the way of no other
+//! holder, with one exception, or a large item would wait for ever while others take small ones all the time. Room gathers for
+//! the item that has waited longest among those of holders that would have no more than an equal part of the share, or have
+//! nothing. Meanwhile each other holder takes no new item beyond its equal part of what will be left; what it has begun goes on.
+//!
+//! Invariants:
+//!
+//! 1. What is counted in a share is the sum over its holders, and of a holder the sum over its items.
+//! 2. It is at most the limit, except for what [`Reserved::grow_over`] has added.
+//! 3. Nothing waits while it could have room: each release looks at what waits, and what begins to wait looks once more.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use tokio::sync::{Mutex, Notify};
+use tokio::sync::oneshot;
 
-/// Part of a share that large items leave to small ones: one of so many.
-const PART_FOR_SMALL: usize = 8;
+use crate::store::sync::lock;
+
+/// How many times the free bytes a holder may have that takes a large item.
+const LARGE: usize = 3;
+
+/// The same with a small item.
+const SMALL: usize = 7;
+
+/// An item counts at most one part of so many.
+const ITEM: usize = 2;
+
+/// Room gathers for no item.
+const UNBOUNDED: usize = usize::MAX;
 
 /// One kind of use, and how many bytes it may hold.
 #[derive(Debug)]
 pub struct Share {
     limit: usize,
-    /// Items up to so many bytes may use the whole share, larger ones leave an eighth of it to them: a few large items
-    /// do not stop many small ones.
+    /// The longest small item, in bytes.
     small: usize,
     used: AtomicUsize,
     refused: AtomicU64,
-    /// Held by the first of those that wait; the others wait for the lock, in their order.
-    turn: Mutex<()>,
-    /// Bytes that the first of those that wait needs; 0 if none waits. Large items that need not wait leave that room, so
-    /// that it gathers.
-    wanted: AtomicUsize,
-    /// Told of every release while `wanted` is not 0.
-    released: Notify,
+    /// How many items wait, to be read without the lock.
+    waiting: AtomicUsize,
+    /// Holders that have anything.
+    active: AtomicUsize,
+    /// The most that a holder may have after it has taken a new item, while room gathers for an item of another.
+    bound: AtomicUsize,
+    waits: Mutex<Waits>,
+}
+
+/// The holders that wait, by the tickets of their first items.
+#[derive(Debug, Default)]
+struct Waits {
+    next_ticket: u64,
+    /// The first ticket of the holder for which room gathers.
+    gathers_for: Option<u64>,
+    by_first: BTreeMap<u64, Waiting>,
+}
+
+/// The items of one holder that wait, in their order. Never empty.
+#[derive(Debug)]
+struct Waiting {
+    holder: Arc<Holder>,
+    items: VecDeque<Item>,
+}
+
+#[derive(Debug)]
+struct Item {
+    ticket: u64,
+    bytes: usize,
+    room: oneshot::Sender<Reserved>,
+}
+
+/// What one client or plugin, say, has of a share.
+#[derive(Debug)]
+pub struct Holder {
+    share: Arc<Share>,
+    used: AtomicUsize,
+    /// How many of its items wait.
+    waiting: AtomicUsize,
 }
 
 impl Share {
-    /// An unused share of `limit` bytes, in which items up to `small` bytes have room of their own.
+    /// An unused share of `limit` bytes, in which items up to `small` bytes are small.
     pub fn new(limit: usize, small: usize) -> Arc<Self> {
         Arc::new(Self {
             limit,
             small,
             used: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
-            turn: Mutex::default(),
-            wanted: AtomicUsize::new(0),
-            released: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            active: AtomicUsize::new(0),
+            bound: AtomicUsize::new(UNBOUNDED),
+            waits: Mutex::default(),
         })
+    }
+
+    /// A holder that has nothing yet.
+    pub fn holder(self: &Arc<Self>) -> Arc<Holder> {
+        Arc::new(Holder { share: self.clone(), used: AtomicUsize::new(0), waiting: AtomicUsize::new(0) })
     }
 
     /// The bytes of the share.
@@ -47,7 +117,7 @@ impl Share {
         self.limit
     }
 
-    /// The bytes that are reserved now.
+    /// The bytes that are reserved now. An item larger than half of the share counts as half of it.
     pub fn used(&self) -> usize {
         self.used.load(Ordering::SeqCst)
     }
@@ -57,82 +127,208 @@ impl Share {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// A reservation of nothing, to be grown.
-    pub fn nothing(self: &Arc<Self>) -> Reserved {
-        Reserved { share: self.clone(), bytes: 0 }
+    /// What an item of so many bytes counts.
+    fn counted(&self, bytes: usize) -> usize {
+        bytes.min(self.limit / ITEM)
     }
 
-    /// Reserves bytes; `None` if there is no room now. An item that is larger than the share gets it while it is unused.
+    /// Gives what waits the room that there is, the holder first that has waited longest.
+    fn grant(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        // Sent without the lock: a reservation whose receiver has gone is released at once, which comes back here.
+        for (room, reserved) in self.granted() {
+            // If nothing receives it, it is dropped.
+            let _ = room.send(reserved);
+        }
+    }
+
+    fn granted(&self) -> Vec<(oneshot::Sender<Reserved>, Reserved)> {
+        let mut waits = lock(&self.waits);
+        self.gather(&mut waits);
+        let mut granted = Vec::new();
+        let mut from = 0;
+        while let Some((&ticket, waiting)) = waits.by_first.range(from..).next() {
+            let is_gathered_for = waits.gathers_for == Some(ticket);
+            let bound = if is_gathered_for { UNBOUNDED } else { self.bound.load(Ordering::SeqCst) };
+            let reserved = waiting.items.front().and_then(|item| waiting.holder.take_new(item.bytes, bound));
+            // Others may have room now that it need not gather for this one; else what is granted gives none to others.
+            from = if is_gathered_for && reserved.is_some() { 0 } else { ticket + 1 };
+            if let Some(reserved) = reserved
+                && let Some(item) = self.forget(&mut waits, ticket, 0)
+            {
+                granted.push((item.room, reserved));
+            }
+        }
+        granted
+    }
+
+    /// Takes an item out of those that wait.
+    fn forget(&self, waits: &mut Waits, first: u64, index: usize) -> Option<Item> {
+        let mut waiting = waits.by_first.remove(&first)?;
+        let item = waiting.items.remove(index);
+        if item.is_some() {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+            waiting.holder.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+        if let Some(next) = waiting.items.front() {
+            waits.by_first.insert(next.ticket, waiting);
+        }
+        self.gather(waits);
+        item
+    }
+
+    /// Chooses for which item room gathers, and what the others may have meanwhile.
+    fn gather(&self, waits: &mut Waits) {
+        let active = self.active.load(Ordering::SeqCst);
+        let equal_part = self.limit / (active + 1);
+        let chosen = waits.by_first.iter().find_map(|(ticket, waiting)| {
+            let held = waiting.holder.used();
+            let after = held.saturating_add(self.counted(waiting.items.front()?.bytes));
+            (held == 0 || after <= equal_part).then_some((*ticket, held, after))
+        });
+        waits.gathers_for = chosen.map(|(ticket, ..)| ticket);
+        let bound = chosen.map_or(UNBOUNDED, |(_, held, after)| {
+            // It gets room when a third of what its holder then has is free, see `LARGE`.
+            let left = self.limit.saturating_sub(after).saturating_sub(after.div_ceil(LARGE));
+            let others = active - usize::from(held > 0).min(active);
+            left / (others + 1)
+        });
+        self.bound.store(bound, Ordering::SeqCst);
+    }
+}
+
+impl Holder {
+    /// The bytes that it has.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::SeqCst)
+    }
+
+    /// A reservation of nothing, to be grown.
+    pub fn nothing(self: &Arc<Self>) -> Reserved {
+        Reserved { holder: self.clone(), bytes: 0, counted: 0 }
+    }
+
+    /// Reserves bytes; `None` if there is no room now.
     pub fn try_reserve(self: &Arc<Self>, bytes: usize) -> Option<Reserved> {
         let mut reserved = self.nothing();
         reserved.try_grow(bytes).then_some(reserved)
     }
 
-    /// Reserves bytes, and waits until there is room. Small items do not wait behind large ones; large ones get room in
-    /// their order.
+    /// Reserves bytes, and waits until there is room.
     pub async fn reserve(self: &Arc<Self>, bytes: usize) -> Reserved {
-        let mut reserved = self.nothing();
-        if self.take(0, bytes, self.wanted.load(Ordering::SeqCst)) {
-            reserved.bytes = bytes;
+        if self.waiting.load(Ordering::SeqCst) == 0
+            && let Some(reserved) = self.take_new(bytes, self.share.bound.load(Ordering::SeqCst))
+        {
             return reserved;
         }
-        let _turn = self.turn.lock().await;
-        let _wanted = Wanted::new(self, bytes);
-        loop {
-            // Before the look: a release after it is then not missed.
-            let released = self.released.notified();
-            if self.take(0, bytes, 0) {
-                reserved.bytes = bytes;
-                return reserved;
-            }
-            released.await;
-        }
+        let (ticket, room) = self.wait(bytes);
+        let wait = Wait { holder: self, ticket };
+        // Between the look above and the wait there may have been a release.
+        self.share.grant();
+        let reserved = room.await;
+        drop(wait);
+        // The sender is dropped only with the wait.
+        reserved.unwrap_or_else(|_| self.nothing())
     }
 
-    /// Adds `more` bytes to an item that holds `own`, unless there is no room. Large items leave `kept` bytes free.
-    fn take(&self, own: usize, more: usize, kept: usize) -> bool {
-        let is_small = own.saturating_add(more) <= self.small;
-        let ceiling =
-            if is_small { self.limit } else { (self.limit - self.limit / PART_FOR_SMALL).saturating_sub(kept) };
+    fn wait(self: &Arc<Self>, bytes: usize) -> (u64, oneshot::Receiver<Reserved>) {
+        let (room, receiver) = oneshot::channel();
+        let mut waits = lock(&self.share.waits);
+        let ticket = waits.next_ticket;
+        waits.next_ticket += 1;
+        let item = Item { ticket, bytes, room };
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        self.share.waiting.fetch_add(1, Ordering::SeqCst);
+        if let Some(own) = waits.by_first.values_mut().find(|waiting| Arc::ptr_eq(&waiting.holder, self)) {
+            own.items.push_back(item);
+        } else {
+            waits.by_first.insert(ticket, Waiting { holder: self.clone(), items: VecDeque::from([item]) });
+        }
+        self.share.gather(&mut waits);
+        (ticket, receiver)
+    }
+
+    /// A new item of so many bytes, unless there is no room, or the holder would have more than `bound`.
+    fn take_new(self: &Arc<Self>, bytes: usize, bound: usize) -> Option<Reserved> {
+        let mut reserved = self.nothing();
+        let counted = self.share.counted(bytes);
+        if !self.take(counted, bytes <= self.share.small, bound) {
+            return None;
+        }
+        (reserved.bytes, reserved.counted) = (bytes, counted);
+        Some(reserved)
+    }
+
+    /// Counts `more` bytes, unless there is no room, or the holder would have more than `bound`.
+    fn take(&self, more: usize, is_small: bool, bound: usize) -> bool {
+        if more == 0 {
+            return true;
+        }
+        let factor = if is_small { SMALL } else { LARGE };
         let added = |used: usize| {
-            let after = used.saturating_add(more);
-            (after <= ceiling || used == own).then_some(after)
+            let (after, held) = (used.saturating_add(more), self.used().saturating_add(more));
+            let free = self.share.limit.saturating_sub(after);
+            (held <= free.saturating_mul(factor) && held <= bound).then_some(after)
         };
-        self.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, added).is_ok()
+        let fits = self.share.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, added).is_ok();
+        if fits {
+            self.add(more);
+        }
+        fits
     }
 
-    fn release(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
+    /// Counts bytes that are counted in the share already.
+    fn add(&self, more: usize) {
+        if more > 0 && self.used.fetch_add(more, Ordering::SeqCst) == 0 {
+            self.share.active.fetch_add(1, Ordering::SeqCst);
         }
-        self.used.fetch_sub(bytes, Ordering::SeqCst);
-        if self.wanted.load(Ordering::SeqCst) > 0 {
-            self.released.notify_one();
+    }
+
+    fn release(&self, counted: usize) {
+        if counted > 0 {
+            if self.used.fetch_sub(counted, Ordering::SeqCst) == counted {
+                self.share.active.fetch_sub(1, Ordering::SeqCst);
+            }
+            self.share.used.fetch_sub(counted, Ordering::SeqCst);
+            self.share.grant();
         }
     }
 }
 
-/// The need of the first of those that wait, for as long as it waits.
-struct Wanted<'a>(&'a Share);
-
-impl<'a> Wanted<'a> {
-    fn new(share: &'a Share, bytes: usize) -> Self {
-        share.wanted.store(bytes.max(1), Ordering::SeqCst);
-        Self(share)
-    }
+/// An item that waits. Dropping it ends the wait.
+struct Wait<'a> {
+    holder: &'a Arc<Holder>,
+    ticket: u64,
 }
 
-impl Drop for Wanted<'_> {
+impl Drop for Wait<'_> {
     fn drop(&mut self) {
-        self.0.wanted.store(0, Ordering::SeqCst);
+        let share = &self.holder.share;
+        let forgotten = {
+            let mut waits = lock(&share.waits);
+            let place = waits.by_first.iter().find_map(|(first, waiting)| {
+                let own = Arc::ptr_eq(&waiting.holder, self.holder);
+                let index = own.then(|| waiting.items.iter().position(|item| item.ticket == self.ticket));
+                index.flatten().map(|index| (*first, index))
+            });
+            place.and_then(|(first, index)| share.forget(&mut waits, first, index))
+        };
+        if forgotten.is_some() {
+            // Room may have gathered for it.
+            share.grant();
+        }
     }
 }
 
 /// Bytes of a share that one item holds. Dropping it releases them.
 #[derive(Debug)]
 pub struct Reserved {
-    share: Arc<Share>,
+    holder: Arc<Holder>,
     bytes: usize,
+    /// What of them counts in the share.
+    counted: usize,
 }
 
 impl Reserved {
@@ -143,190 +339,43 @@ impl Reserved {
 
     /// Reserves `more` bytes for the same item. `false`: there is no room now, and nothing has changed.
     pub fn try_grow(&mut self, more: usize) -> bool {
-        let fits = self.share.take(self.bytes, more, self.share.wanted.load(Ordering::SeqCst));
+        let bytes = self.bytes.saturating_add(more);
+        let share = &self.holder.share;
+        let missing = share.counted(bytes).saturating_sub(self.counted);
+        // What has begun is not held up by what has not.
+        let bound = if self.bytes > 0 { UNBOUNDED } else { share.bound.load(Ordering::SeqCst) };
+        let fits = self.holder.take(missing, bytes <= share.small, bound);
         if fits {
-            self.bytes += more;
+            self.counted += missing;
+            self.bytes = bytes;
         } else {
-            self.share.refused.fetch_add(1, Ordering::Relaxed);
+            share.refused.fetch_add(1, Ordering::Relaxed);
         }
         fits
     }
 
     /// Counts `more` bytes that are held already, also beyond the limit: others then wait or are refused.
     pub fn grow_over(&mut self, more: usize) {
-        self.share.used.fetch_add(more, Ordering::SeqCst);
+        self.holder.share.used.fetch_add(more, Ordering::SeqCst);
+        self.holder.add(more);
+        self.counted += more;
         self.bytes += more;
     }
 
     /// Releases all but `bytes`.
     pub fn shrink_to(&mut self, bytes: usize) {
-        let released = self.bytes.saturating_sub(bytes);
-        self.bytes -= released;
-        self.share.release(released);
+        self.bytes = self.bytes.min(bytes);
+        let released = self.counted.saturating_sub(self.bytes);
+        self.counted -= released;
+        self.holder.release(released);
     }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.share.release(self.bytes);
+        self.holder.release(self.counted);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{thread, time::Duration};
-
-    use futures_util::{FutureExt, poll};
-
-    use super::*;
-
-    /// A share without room of their own for small items.
-    fn share(limit: usize) -> Arc<Share> {
-        Share::new(limit, usize::MAX)
-    }
-
-    #[test]
-    fn what_is_dropped_is_released() {
-        let share = share(100);
-        let other = share.try_reserve(10).unwrap();
-        let mut first = share.try_reserve(50).unwrap();
-        assert!(share.try_reserve(41).is_none());
-        assert!(!first.try_grow(41));
-        assert!(first.try_grow(40));
-        assert_eq!((share.used(), share.refused()), (100, 2));
-        first.shrink_to(10);
-        first.shrink_to(20);
-        assert_eq!(first.bytes(), 10);
-        let second = share.try_reserve(80).unwrap();
-        drop((first, second));
-        assert_eq!(share.used(), 10);
-        drop(other);
-        assert_eq!(share.used(), 0);
-    }
-
-    #[test]
-    fn what_is_larger_than_the_share_gets_it_alone() {
-        let share = share(100);
-        let mut large = share.try_reserve(1000).unwrap();
-        assert!(large.try_grow(1000));
-        assert!(share.try_reserve(1).is_none());
-        drop(large);
-        let small = share.try_reserve(1).unwrap();
-        assert!(share.try_reserve(1000).is_none());
-        drop(small);
-        assert_eq!(share.used(), 0);
-    }
-
-    #[test]
-    fn large_items_leave_room_for_small_ones() {
-        let share = Share::new(800, 10);
-        let mut large: Vec<_> = std::iter::from_fn(|| share.try_reserve(100)).collect();
-        assert_eq!(large.len(), 7);
-        let small: Vec<_> = std::iter::from_fn(|| share.try_reserve(10)).collect();
-        assert_eq!(small.len(), 10);
-        large.clear();
-        // A small item that grows is a large one.
-        let mut grows = share.try_reserve(10).unwrap();
-        assert!(grows.try_grow(580) && !grows.try_grow(100));
-    }
-
-    #[test]
-    fn what_cannot_be_refused_is_counted() {
-        let share = share(100);
-        let mut over = share.nothing();
-        over.grow_over(150);
-        assert!(share.try_reserve(1).is_none());
-        drop(over);
-        assert_eq!(share.used(), 0);
-    }
-
-    #[tokio::test]
-    async fn those_that_wait_get_room_in_their_order() {
-        let share = Share::new(800, 10);
-        let first = share.try_reserve(300).unwrap();
-        let second = share.try_reserve(300).unwrap();
-        let mut large = Box::pin(share.reserve(600));
-        let mut next = Box::pin(share.reserve(100));
-        assert!(poll!(&mut large).is_pending() && poll!(&mut next).is_pending());
-        drop(first);
-        // The room gathers for the first one: neither another that waits nor a large one that does not takes it.
-        assert!(poll!(&mut large).is_pending() && poll!(&mut next).is_pending());
-        assert!(share.try_reserve(100).is_none());
-        assert!(share.reserve(10).now_or_never().is_some(), "a small one does not wait behind large ones");
-        drop(second);
-        let large = large.await;
-        assert_eq!(large.bytes(), 600);
-        assert_eq!(next.await.bytes(), 100);
-    }
-
-    #[tokio::test]
-    async fn one_that_gives_up_waiting_stands_in_nobodys_way() {
-        let share = Share::new(800, 10);
-        let held = share.try_reserve(700).unwrap();
-        let mut gives_up = Box::pin(share.reserve(700));
-        let mut next = Box::pin(share.reserve(100));
-        assert!(poll!(&mut gives_up).is_pending() && poll!(&mut next).is_pending());
-        drop(gives_up);
-        drop(held);
-        assert_eq!(next.await.bytes(), 100);
-        assert_eq!(share.used(), 0);
-        assert!(share.try_reserve(700).is_some());
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-    async fn reservations_are_never_more_than_the_limit_and_end_at_zero() {
-        const LIMIT: usize = 10_000;
-        let share = Share::new(LIMIT, 64);
-        let tasks = (0..8).map(|seed| {
-            let share = share.clone();
-            tokio::spawn(async move {
-                let mut rng = fastrand::Rng::with_seed(seed);
-                let mut held: Vec<Reserved> = Vec::new();
-                for _ in 0..5_000 {
-                    match rng.u32(0..6) {
-                        0 => held.extend(share.try_reserve(rng.usize(0..3_000))),
-                        1 => held.extend(share.try_reserve(rng.usize(0..64))),
-                        2 => {
-                            // Waits with empty hands, so that no two wait for each other; sometimes not to the end.
-                            held.clear();
-                            let wait = share.reserve(rng.usize(0..3_000));
-                            held.extend(tokio::time::timeout(Duration::from_micros(rng.u64(0..500)), wait).await);
-                        }
-                        3 => drop(held.pop()),
-                        4 => {
-                            // One that is larger than the share may have it alone.
-                            if let Some(last) = held.last_mut().filter(|last| last.bytes() < 4_000) {
-                                last.try_grow(rng.usize(0..1_000));
-                            }
-                        }
-                        _ => {
-                            if let Some(last) = held.last_mut() {
-                                last.shrink_to(rng.usize(0..1_000));
-                            }
-                        }
-                    }
-                    let used = share.used();
-                    assert!(used <= LIMIT, "{used}");
-                    assert!(held.iter().map(Reserved::bytes).sum::<usize>() <= used);
-                }
-            })
-        });
-        for task in tasks.collect::<Vec<_>>() {
-            task.await.unwrap();
-        }
-        assert_eq!(share.used(), 0);
-        assert_eq!(share.wanted.load(Ordering::SeqCst), 0);
-    }
-
-    #[test]
-    fn a_panic_releases_too() {
-        let share = share(100);
-        let panicking = share.clone();
-        let ended = thread::spawn(move || {
-            let _held = panicking.try_reserve(50).unwrap();
-            panic!("with bytes in its hands");
-        });
-        assert!(ended.join().is_err());
-        assert_eq!(share.used(), 0);
-    }
-}
+mod tests;

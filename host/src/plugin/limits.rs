@@ -234,7 +234,7 @@ mod tests {
     use crate::memory::Share;
 
     fn room(share: &Arc<Share>) -> Arc<Room> {
-        Room::new(share.nothing())
+        Room::new(share.holder().nothing())
     }
 
     fn meter(limits: &Limits) -> MemoryMeter {
@@ -243,16 +243,16 @@ mod tests {
 
     #[test]
     fn a_guest_ends_when_the_host_has_no_room_and_its_next_run_uses_the_same_room() {
-        let share = Share::new(100, usize::MAX);
+        let share = Share::new(200, usize::MAX);
         let room = room(&share);
         let mut first = MemoryMeter::new(&Limits::default(), room.clone());
-        assert!(first.memory_growing(0, 60, None).unwrap());
+        assert!(first.memory_growing(0, 50, None).unwrap());
         drop(first);
         let mut second = MemoryMeter::new(&Limits::default(), room.clone());
-        assert!(second.memory_growing(0, 80, None).unwrap());
-        assert_eq!((share.used(), room.peak()), (80, 80));
-        let other = share.try_reserve(10).unwrap();
-        assert!(second.memory_growing(80, 95, None).is_err());
+        assert!(second.memory_growing(0, 70, None).unwrap());
+        assert_eq!((share.used(), room.peak()), (70, 70));
+        let other = share.holder().try_reserve(110).unwrap();
+        assert!(second.memory_growing(70, 95, None).is_err());
         assert_eq!(second.denied(), Some(DeniedGrowth::Host));
         drop((second, room, other));
         assert_eq!(share.used(), 0);

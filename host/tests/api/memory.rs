@@ -1,6 +1,6 @@
 //! The budget of memory: what does not fit is refused with 503 or waits, nothing of it is stored, and all is released.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -8,6 +8,8 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
+
+use wasaga::api::serve::Peer;
 
 use crate::host::{Answer, Host, saga};
 
@@ -51,7 +53,7 @@ async fn bodies_that_are_not_finished_leave_room_for_small_ones_and_release_thei
     let host = Host::start_within(16 * MIB);
     let clients: Vec<_> = (0..20)
         .map(|_| {
-            let (router, body) = (host.router.clone(), unfinished(870_000));
+            let (router, body) = (host.router.clone(), unfinished(100_000));
             let request = axum::http::Request::post("/api/dtmsvr/submit").body(body).unwrap();
             tokio::spawn(tower::ServiceExt::oneshot(router, request))
         })
@@ -70,6 +72,50 @@ async fn bodies_that_are_not_finished_leave_room_for_small_ones_and_release_thei
     released(&host).await;
     assert_eq!(host.submit(with_payload("large", "http://a/try", 900_000, wait)).await.parts().0, 200);
     released(&host).await;
+}
+
+#[tokio::test]
+async fn a_client_with_unfinished_bodies_leaves_room_for_large_ones_of_others() {
+    let host = Host::start_within(16 * MIB);
+    let submission = |client: [u8; 4], body| {
+        let mut request = axum::http::Request::post("/api/dtmsvr/submit").body(body).unwrap();
+        request.extensions_mut().insert(Peer(IpAddr::from(client)));
+        request
+    };
+    let (greedy, other) = ([127, 0, 0, 1], [127, 0, 0, 2]);
+    let clients: Vec<_> = (0..20)
+        .map(|_| tokio::spawn(tower::ServiceExt::oneshot(host.router.clone(), submission(greedy, unfinished(100_000)))))
+        .collect();
+    while host.engine.memory().requests().refused() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let large = |gid: &str| Body::from(with_payload(gid, "http://a/try", 300_000, r#","wait_result":true"#));
+    refused(&host.send_whole(submission(greedy, large("greedy"))).await);
+    for number in 0..20 {
+        let answer = host.send_whole(submission(other, large(&number.to_string()))).await;
+        assert_eq!(answer.status, 200, "{number}: {}", answer.body);
+    }
+    clients.iter().for_each(tokio::task::JoinHandle::abort);
+    released(&host).await;
+}
+
+#[tokio::test]
+async fn a_client_whose_sagas_hang_leaves_room_for_large_ones_of_others() {
+    let host = Host::start_within(16 * MIB);
+    let submit = async |client: [u8; 4], body| {
+        let mut request = axum::http::Request::post("/api/dtmsvr/submit").body(Body::from(body)).unwrap();
+        request.extensions_mut().insert(Peer(IpAddr::from(client)));
+        host.send_whole(request).await.status.as_u16()
+    };
+    let mut answers = Vec::new();
+    for number in 0..30 {
+        answers.push(submit([127, 0, 0, 1], with_payload(&format!("g{number}"), "http://a/hang", 300_000, "")).await);
+    }
+    assert_eq!((answers.first(), answers.last()), (Some(&200), Some(&503)));
+    for number in 0..20 {
+        let body = with_payload(&format!("s{number}"), "http://a/try", 150_000, r#","wait_result":true"#);
+        assert_eq!(submit([127, 0, 0, 2], body).await, 200, "{number}");
+    }
 }
 
 #[tokio::test]
@@ -179,7 +225,8 @@ async fn an_answer_is_counted_until_it_has_been_read() {
     }
 
     let share = host.engine.memory().requests();
-    let held = share.try_reserve(share.limit() / 8 * 7 - 100_000).unwrap();
+    let mut held = share.holder().nothing();
+    held.grow_over(share.limit() / 8 * 7 - 100_000);
     for path in ["/api/dtmsvr/all", "/api/dtmsvr/query?gid=s0", "/api/dtmsvr/all?gid=s0", "/api/v1/sagas/s0"] {
         refused(&host.get(path).await);
     }
@@ -191,7 +238,7 @@ async fn an_answer_is_counted_until_it_has_been_read() {
 #[tokio::test]
 async fn metrics_show_every_share() {
     let host = Host::start_within(16 * MIB);
-    let _held = host.engine.memory().guests().try_reserve(1234).unwrap();
+    let _held = host.engine.memory().guests_of("p").try_reserve(1234).unwrap();
     let metrics = host.get("/api/metrics").await.body;
     for line in [
         r#"wasaga_memory_reserved_bytes{share="guests"} 1234"#,

@@ -27,13 +27,13 @@ async fn memory_of_the_host() {
     let registry = chaos(&Settings { memory: memory.clone(), ..Settings::default() });
     assert_eq!(share.used(), 0, "the start check is not counted");
     // A guest that is alone could have more than the share.
-    let other = share.try_reserve(1 << 20).unwrap();
+    let other = share.holder().try_reserve(share.limit() / 2).unwrap();
     let error = unknown(try_(&registry, "chaos", &json!({"try": "allocate"})).await);
     assert!(error.contains("budget_bytes") && error.contains("called again"), "{error}");
     drop(other);
 
     // It waits until as much is free as it needed, before its time limit starts.
-    let held = share.try_reserve(share.limit() / 2).unwrap();
+    let held = share.holder().try_reserve(share.limit() / 2).unwrap();
     let payload = json!({"try": "count"});
     let mut waiting = Box::pin(try_(&registry, "chaos", &payload));
     assert!(futures_util::poll!(&mut waiting).is_pending());
@@ -42,13 +42,44 @@ async fn memory_of_the_host() {
     assert_eq!(output(waiting.await), json!(1));
 
     // It has needed little now, and gets that where there is little.
-    let held = share.try_reserve(share.limit() / 8 * 7).unwrap();
+    let mut held = share.holder().nothing();
+    held.grow_over(share.limit() / 8 * 7);
     assert_eq!(output(try_(&registry, "chaos", &payload).await), json!(1));
     let end = std::time::Instant::now() + PATIENCE;
     while share.used() != held.bytes() {
         assert!(std::time::Instant::now() < end, "{share:?}");
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plugin_whose_guests_are_stuck_leaves_memory_for_those_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    for plugin in ["stuck", "other"] {
+        std::fs::copy(component_dir("fixtures").join("chaos.wasm"), dir.path().join(format!("{plugin}.wasm"))).unwrap();
+    }
+    let memory = Budget::of(64 << 20);
+    let (share, stuck) = (memory.guests(), memory.guests_of("stuck"));
+    let registry = Arc::new(load(&Settings { memory: memory.clone(), ..Settings::default() }, dir.path()));
+    let hour = json!({"try": "sleep", "ms": 3_600_000});
+    // The first says how much memory the others wait for.
+    output(try_(&registry, "stuck", &json!({"try": "count"})).await);
+    let guests: Vec<_> = (0..50)
+        .map(|_| {
+            let (registry, hour) = (registry.clone(), hour.clone());
+            tokio::spawn(async move { try_(&registry, "stuck", &hour).await })
+        })
+        .collect();
+    let end = std::time::Instant::now() + PATIENCE;
+    while stuck.used() < share.limit() / 2 {
+        assert!(std::time::Instant::now() < end, "{share:?}");
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..200 {
+        assert_eq!(output(try_(&registry, "other", &json!({"try": "count"})).await), json!(1));
+    }
+    assert!(stuck.used() <= share.limit() / 8 * 7 && guests.iter().all(|guest| !guest.is_finished()));
+    guests.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test]

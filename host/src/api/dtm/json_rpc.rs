@@ -105,9 +105,9 @@ async fn perform(context: &Context, client: Client, call: &RpcRequest<'_>) -> Re
     let params = call.params.map_or("{}", RawValue::get).as_bytes();
     match &*call.method {
         "newGid" => return Ok(Some(Gid { gid: context.gids().next(context.engine().now()) })),
-        "prepare" => operations::prepare_json(context, params).await,
+        "prepare" => operations::prepare_json(context, client, params).await,
         "submit" => operations::submit_json(context, client, params).await,
-        "abort" => Err(operations::refuse_abort_json(context, params).await),
+        "abort" => Err(operations::refuse_abort_json(context, client, params).await),
         "registerBranch" => Err(Error::OtherModes { endpoint: "registerBranch" }),
         unknown => {
             let name: String = unknown.chars().take(request::EXCERPT_CHARS_MAX).collect();

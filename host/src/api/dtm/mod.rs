@@ -97,8 +97,8 @@ async fn new_gid(State(context): State<Context>) -> Response {
     json::response(StatusCode::OK, json::encode(&NewGid { dtm_result: "SUCCESS", gid }))
 }
 
-async fn prepare(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
-    operations::prepare_json(&context, &body).await?;
+async fn prepare(State(context): State<Context>, client: Client, Body(body): Body) -> Result<Response, Error> {
+    operations::prepare_json(&context, client, &body).await?;
     Ok(success())
 }
 
@@ -107,8 +107,8 @@ async fn submit(State(context): State<Context>, client: Client, Body(body): Body
     Ok(success())
 }
 
-async fn abort(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
-    Err(operations::refuse_abort_json(&context, &body).await)
+async fn abort(State(context): State<Context>, client: Client, Body(body): Body) -> Result<Response, Error> {
+    Err(operations::refuse_abort_json(&context, client, &body).await)
 }
 
 async fn force_stop(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
@@ -150,25 +150,35 @@ async fn reset_cron_time(State(context): State<Context>, Query(params): Query<Pa
     Ok(json::response(StatusCode::OK, json::encode(&body)))
 }
 
-async fn query(State(context): State<Context>, Query(params): Query<Params>) -> Result<Response, Error> {
+async fn query(
+    State(context): State<Context>,
+    Client(client): Client,
+    Query(params): Query<Params>,
+) -> Result<Response, Error> {
     let gid = first(&params, "gid");
     if gid.is_empty() {
         return Err(Error::NoGid);
     }
     let policy = *context.engine().policy();
     let encode = move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), &policy), room);
-    let json = context.engine().show(gid, view::QUERY_COPIES, encode).await??;
+    let room = context.memory().requests_of(client);
+    let json = context.engine().show(gid, view::QUERY_COPIES, room, encode).await??;
     Ok(json::response(StatusCode::OK, json))
 }
 
-async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Result<Response, Error> {
+async fn all(
+    State(context): State<Context>,
+    Client(client): Client,
+    Query(params): Query<Params>,
+) -> Result<Response, Error> {
     let engine = context.engine();
     let (gid, position) = (first(&params, "gid"), first(&params, "position").to_owned());
-    let list = view::List::new(context.memory().requests());
+    let holder = context.memory().requests_of(client);
+    let list = view::List::new(&holder);
     let policy = *engine.policy();
     if !gid.is_empty() {
         let encode = move |record: Option<Record>, room| one(list, record.as_ref(), room, &policy, &position);
-        let body = engine.show(gid, view::LIST_COPIES, encode).await??;
+        let body = engine.show(gid, view::LIST_COPIES, holder, encode).await??;
         return Ok(json::response(StatusCode::OK, body));
     }
     let Some(filter) = filter(&params)? else {
@@ -179,7 +189,7 @@ async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Re
         true if list.bytes() < LIST_BYTES => Taken::AndMore,
         true => Taken::AsLast,
     };
-    let (list, listed) = engine.show_list(filter, list, push).await?;
+    let (list, listed) = engine.show_list(filter, holder, list, push).await?;
     // The position is where this page began if not one saga was added.
     if listed.count == 0 && listed.is_cut {
         return Err(Error::AnswerMemory);

@@ -11,14 +11,14 @@ use crate::{
 pub const STATUS_COPIES: usize = 2;
 
 /// Stores the saga that a JSON body describes.
-pub async fn prepare_json(context: &Context, body: &[u8]) -> Result<(), Error> {
+pub async fn prepare_json(context: &Context, client: Client, body: &[u8]) -> Result<(), Error> {
     let definition = request::decode(body, context.engine().now())?;
-    prepare(context, definition).await
+    prepare(context, client, definition).await
 }
 
 /// Stores a saga.
-pub async fn prepare(context: &Context, definition: Definition) -> Result<(), Error> {
-    context.engine().prepare(definition).await.map_err(Error::Prepare)
+pub async fn prepare(context: &Context, Client(client): Client, definition: Definition) -> Result<(), Error> {
+    context.engine().prepare_from(client, definition).await.map_err(Error::Prepare)
 }
 
 /// Runs the saga that a JSON body describes. Frees the body before it waits for the saga.
@@ -61,17 +61,18 @@ fn with_failure_suffix(mut reason: String) -> String {
 }
 
 /// The refusal of `abort` for the saga that a JSON body names.
-pub async fn refuse_abort_json(context: &Context, body: &[u8]) -> Error {
+pub async fn refuse_abort_json(context: &Context, client: Client, body: &[u8]) -> Error {
     match request::decode_gid(body) {
-        Ok(gid) => refuse_abort(context, &gid).await,
+        Ok(gid) => refuse_abort(context, client, &gid).await,
         Err(error) => error.into(),
     }
 }
 
 /// The refusal of `abort`, in DTM's words: as under DTM, clients cannot abort a saga.
-pub async fn refuse_abort(context: &Context, gid: &str) -> Error {
+pub async fn refuse_abort(context: &Context, Client(client): Client, gid: &str) -> Error {
     let status = |record: Option<Record>, _| record.map(|record| record.saga.status());
-    match context.engine().show(gid, STATUS_COPIES, status).await {
+    let room = context.memory().requests_of(client);
+    match context.engine().show(gid, STATUS_COPIES, room, status).await {
         Ok(Some(status)) => Error::Abort(status),
         Ok(None) => Error::Unknown { gid: gid.to_owned() },
         Err(error) => error.into(),

@@ -19,7 +19,7 @@ use crate::{
         time::Time,
     },
     engine::Record,
-    memory::{Reserved, Share},
+    memory::{Holder, Reserved},
     saga::{
         BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
         state::{OpState, Progress},
@@ -59,16 +59,16 @@ pub struct List {
     /// The piece that grows.
     piece: Vec<u8>,
     room: Reserved,
-    share: Arc<Share>,
+    holder: Arc<Holder>,
     /// Of all pieces.
     bytes: usize,
 }
 
 impl List {
-    /// An empty list, for whose memory `share` is asked.
-    pub fn new(share: &Arc<Share>) -> Self {
+    /// An empty list, whose memory `holder` has.
+    pub fn new(holder: &Arc<Holder>) -> Self {
         let (pieces, piece) = (VecDeque::new(), Vec::new());
-        Self { pieces, piece, room: share.nothing(), share: share.clone(), bytes: 0 }
+        Self { pieces, piece, room: holder.nothing(), holder: holder.clone(), bytes: 0 }
     }
 
     /// Adds a saga, with the reservation of what it holds itself. `false`: there is no room for it in memory, and nothing was
@@ -116,7 +116,7 @@ impl List {
 
     fn end_piece(&mut self) {
         if !self.piece.is_empty() {
-            let room = std::mem::replace(&mut self.room, self.share.nothing());
+            let room = std::mem::replace(&mut self.room, self.holder.nothing());
             self.pieces.push_back(answer::held_by(std::mem::take(&mut self.piece), room));
         }
     }
@@ -373,6 +373,7 @@ mod tests {
     use super::*;
     use crate::{
         engine::SagaId,
+        memory::Share,
         saga::{Event, Failure, Gid, Order, Results},
     };
 
@@ -493,11 +494,12 @@ mod tests {
     #[tokio::test]
     async fn a_list_is_one_body_whatever_its_pieces() {
         let share = Share::new(1 << 20, usize::MAX);
-        assert_eq!(body(List::new(&share)).await, r#"{"next_position":"7","transactions":[]}"#);
+        let holder = share.holder();
+        assert_eq!(body(List::new(&holder)).await, r#"{"next_position":"7","transactions":[]}"#);
         let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
-        let mut list = List::new(&share);
+        let mut list = List::new(&holder);
         for _ in 0..200 {
-            assert!(list.push(&saga, share.nothing(), &Policy::default()));
+            assert!(list.push(&saga, holder.nothing(), &Policy::default()));
         }
         let (bytes, pieces) = (list.bytes(), list.pieces.len());
         assert!(pieces > 0, "{bytes} bytes are more than one piece");
@@ -510,21 +512,22 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_ends_where_memory_does() {
-        let share = Share::new(100 << 10, usize::MAX);
-        // One item alone could have more than the share.
-        let other = share.try_reserve(1).unwrap();
+        let share = Share::new(200 << 10, usize::MAX);
+        let holder = share.holder();
+        let mut other = share.holder().nothing();
+        other.grow_over(110 << 10);
         // Four times as long when it is encoded as it was expected to be.
         let options = Options { query_prepared: "<".repeat(20 << 10), ..Options::default() };
         let saga = record(options, vec![Event::Submitted { at: at(0) }]);
-        let mut list = List::new(&share);
-        assert!(!list.push(&saga, share.nothing(), &Policy::default()), "120 KiB");
+        let mut list = List::new(&holder);
+        assert!(!list.push(&saga, holder.nothing(), &Policy::default()), "120 KiB");
         assert_eq!(body(list).await, r#"{"next_position":"7","transactions":[]}"#);
         let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
-        let mut list = List::new(&share);
-        let pushed = std::iter::repeat_with(|| list.push(&saga, share.nothing(), &Policy::default()))
+        let mut list = List::new(&holder);
+        let pushed = std::iter::repeat_with(|| list.push(&saga, holder.nothing(), &Policy::default()))
             .take_while(|fits| *fits)
             .count();
-        assert!(share.used() > 50 << 10);
+        assert!(holder.used() > 50 << 10);
         let json: serde_json::Value = serde_json::from_str(&body(list).await).unwrap();
         assert_eq!(json["transactions"].as_array().unwrap().len(), pushed);
         drop(other);

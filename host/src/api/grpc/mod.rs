@@ -60,8 +60,8 @@ async fn new_gid(State(context): State<Context>, request: Request) -> Response {
 }
 
 async fn prepare(State(context): State<Context>, request: Request) -> Response {
-    let prepare = async |context: Context, _: Client, request: DtmRequest| {
-        operations::prepare(&context, request.into_definition(context.engine().now())?).await
+    let prepare = async |context: Context, client: Client, request: DtmRequest| {
+        operations::prepare(&context, client, request.into_definition(context.engine().now())?).await
     };
     handle(context, request, prepare).await
 }
@@ -74,8 +74,8 @@ async fn submit(State(context): State<Context>, request: Request) -> Response {
 }
 
 async fn abort(State(context): State<Context>, request: Request) -> Response {
-    let abort = async |context: Context, _: Client, request: DtmRequest| {
-        Err::<(), _>(operations::refuse_abort(&context, &request.gid).await)
+    let abort = async |context: Context, client: Client, request: DtmRequest| {
+        Err::<(), _>(operations::refuse_abort(&context, client, &request.gid).await)
     };
     handle(context, request, abort).await
 }
@@ -99,12 +99,14 @@ where
 {
     let (parts, body) = request.into_parts();
     let client = Client::of(&parts.extensions);
-    let body = match Body::from_request(Request::new(body), &context).await {
+    let mut whole = Request::new(body);
+    *whole.extensions_mut() = parts.extensions.clone();
+    let body = match Body::from_request(whole, &context).await {
         Ok(Body(bytes)) => bytes,
         Err(error) => return status(error).into_http(),
     };
     // For the copy that tonic takes the message from, until it is decoded.
-    let Some(room) = context.memory().requests().try_reserve(body.len()) else {
+    let Some(room) = context.memory().requests_of(client.0).try_reserve(body.len()) else {
         return status(Error::RequestMemory).into_http();
     };
     let (body, room) = (HttpBody::from(body), Mutex::new(Some(room)));

@@ -17,7 +17,7 @@ use axum::{
 
 use bytes::Bytes;
 
-use super::{answer, context::Context, error::Error, json};
+use super::{answer, client::Client, context::Context, error::Error, json};
 use crate::{
     engine::{self, Record},
     saga::{IllegalEvent, render},
@@ -32,7 +32,7 @@ pub fn routes() -> Router<Context> {
         // `plan` is also a valid gid, so a GET reads the saga of that name.
         .route(
             "/api/v1/sagas/plan",
-            post(plan::plan).get(async |context| saga(context, Ok(Path("plan".to_owned()))).await),
+            post(plan::plan).get(async |context, client| saga(context, client, Ok(Path("plan".to_owned()))).await),
         )
         .route("/api/v1/sagas/{gid}", get(saga))
         .route("/api/v1/sagas/{gid}/log", get(log))
@@ -42,16 +42,16 @@ pub fn routes() -> Router<Context> {
 const COPIES: usize = 3;
 
 /// A saga with the outputs of its branches.
-async fn saga(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
+async fn saga(State(context): State<Context>, client: Client, gid: Gid) -> Result<Response, Error> {
     let engine = context.engine().clone();
-    let json = show(&context, gid, move |record| Ok(saga::encode(&record.saga, &engine))).await?;
+    let json = show(&context, client, gid, move |record| Ok(saga::encode(&record.saga, &engine))).await?;
     Ok(json::response(StatusCode::OK, json))
 }
 
 /// A saga's log as text.
-async fn log(State(context): State<Context>, gid: Gid) -> Result<Response, Error> {
+async fn log(State(context): State<Context>, client: Client, gid: Gid) -> Result<Response, Error> {
     let render = |record: &Record| render::log(record.saga.definition(), &record.log).map(String::into_bytes);
-    let log = show(&context, gid, render).await?;
+    let log = show(&context, client, gid, render).await?;
     Ok((StatusCode::OK, [(CONTENT_TYPE, "text/plain; charset=utf-8")], log).into_response())
 }
 
@@ -61,6 +61,7 @@ type Gid = Result<Path<String>, PathRejection>;
 /// A saga as `encode` shows it.
 async fn show(
     context: &Context,
+    Client(client): Client,
     gid: Gid,
     encode: impl FnOnce(&Record) -> Result<Vec<u8>, IllegalEvent> + Send + 'static,
 ) -> Result<Bytes, Error> {
@@ -69,5 +70,9 @@ async fn show(
     let encode = move |record: Option<Record>, room| {
         record.map(|record| answer::hold(encode(&record).map_err(engine::Error::Illegal)?, room))
     };
-    context.engine().show(&gid, COPIES, encode).await?.ok_or(Error::NotFound { gid })?
+    context
+        .engine()
+        .show(&gid, COPIES, context.memory().requests_of(client), encode)
+        .await?
+        .ok_or(Error::NotFound { gid })?
 }

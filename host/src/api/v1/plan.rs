@@ -11,6 +11,7 @@ use crate::{
     api::{
         answer,
         body::Body,
+        client::Client,
         context::Context,
         dtm::{operations::STATUS_COPIES, request},
         error::Error,
@@ -22,16 +23,21 @@ use crate::{
 
 /// `POST /api/v1/sagas/plan`: takes the body of a submission and returns what the saga would do, without doing it.
 /// `host/docs/plan.md` describes every field of the response.
-pub(super) async fn plan(State(context): State<Context>, Body(body): Body) -> Result<Response, Error> {
+pub(super) async fn plan(
+    State(context): State<Context>,
+    Client(client): Client,
+    Body(body): Body,
+) -> Result<Response, Error> {
     let engine = context.engine();
     let now = engine.now();
     let definition = request::decode_or_name(&body, now, || context.gids().next(now))?;
     drop(body);
     let plan = engine.plan(definition).await?;
+    let room = context.memory().requests_of(client);
     let status = |record: Option<Record>, _| record.map(|record| record.saga.status().as_str());
-    let existing = engine.show(plan.saga.gid().as_str(), STATUS_COPIES, status).await?;
+    let existing = engine.show(plan.saga.gid().as_str(), STATUS_COPIES, room.clone(), status).await?;
     let json = json::encode(&PlanView::new(&plan, existing));
-    Ok(json::response(StatusCode::OK, answer::hold(json, context.memory().requests().nothing())?))
+    Ok(json::response(StatusCode::OK, answer::hold(json, room.nothing())?))
 }
 
 #[derive(Serialize)]

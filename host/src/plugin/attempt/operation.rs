@@ -72,7 +72,7 @@ impl Branch for Operation {
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host) -> Outcome {
     // Before the time limit starts: the guest is not responsible for a full host.
     // For as much as the attempt before has needed; more is reserved as the guest grows.
-    let room = plugin.runtime.memory().reserve(plugin.memory_estimate.load(Ordering::Relaxed)).await;
+    let room = plugin.memory.reserve(plugin.memory_estimate.load(Ordering::Relaxed)).await;
     let mut scope = AttemptScope::new(plugin, call, host, room);
     let handles = scope.handles.clone();
     let limit = call.timeout.min(plugin.policy.limits.attempt_timeout);

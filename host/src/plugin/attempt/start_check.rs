@@ -60,7 +60,7 @@ fn check_start(plugin: &Plugin) -> Result<(), Error> {
     let outgoing = Outgoing::new(policy.clone(), Identity { saga, branch_op, attempt: 1 }, gate, stdio.clone());
     let cpu_meter = CpuMeter::new(cancelled);
     // Not in the budget: there is one at a time, and a host that is short of memory now must not refuse a component.
-    let room = Room::new(Share::new(usize::MAX, 0).nothing());
+    let room = Room::new(Share::new(usize::MAX, 0).holder().nothing());
     let mut store = plugin.runtime.store(Parts { stdio: stdio.clone(), key_value, outgoing, cpu_meter, room });
     let end = Instant::now() + TIME_MAX;
     store.epoch_deadline_callback(move |_| {

@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     branch::Containment,
+    memory::Holder,
     plugin::{
         grants::containment::{self, Classification},
         imports::http::outgoing::Policy,
@@ -26,6 +27,8 @@ pub struct Plugin {
     pub(crate) cpu_estimate: CpuEstimate,
     /// Bytes of memory that the attempt before has needed.
     pub(crate) memory_estimate: AtomicUsize,
+    /// What its guests have of the memory for guests, those of its other versions included.
+    pub(crate) memory: Arc<Holder>,
     /// Its name, grants and limits, which its HTTP requests share.
     pub(crate) policy: Arc<Policy>,
 }
@@ -48,6 +51,7 @@ impl Plugin {
             classification,
             cpu_estimate: CpuEstimate::default(),
             memory_estimate: AtomicUsize::new(0),
+            memory: runtime.memory_of(name),
             policy: Arc::new(policy),
         }))
     }

@@ -22,7 +22,7 @@ use super::{
     scheduler::Scheduler,
 };
 use crate::{
-    memory::{Budget, Share},
+    memory::{Budget, Holder},
     plugin::{
         grants::entry::Grants,
         imports::http::client::{Clients, Tls},
@@ -124,7 +124,7 @@ struct Shared {
     cache: Option<Cache>,
     component_store: Option<ComponentStore>,
     spare_versions: usize,
-    memory: Arc<Share>,
+    memory: Budget,
     compilers: Compilers,
     _ticker: Ticker,
 }
@@ -157,7 +157,7 @@ impl Runtime {
                 .transpose()
                 .map_err(Error::ComponentStore)?,
             spare_versions: settings.spare_versions,
-            memory: settings.memory.guests().clone(),
+            memory: settings.memory.clone(),
             compilers: Compilers::default(),
             _ticker: Ticker::start(engine.clone(), settings.tick.max(TICK_MIN)).map_err(Error::Ticker)?,
             linker,
@@ -221,9 +221,9 @@ impl Runtime {
         self.0.compilers.run(compile)
     }
 
-    /// The share of memory for guests.
-    pub(crate) fn memory(&self) -> &Arc<Share> {
-        &self.0.memory
+    /// What the guests of a plugin have of the memory for guests.
+    pub(crate) fn memory_of(&self, plugin: &str) -> Arc<Holder> {
+        self.0.memory.guests_of(plugin)
     }
 
     /// The scheduler of guests that compute for long.
