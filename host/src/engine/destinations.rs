@@ -74,10 +74,7 @@ impl Destinations {
 
     /// A place, after a wait if need be.
     pub async fn enter(&self, destination: Destination) -> AttemptPlace {
-        match self.bulkhead(&destination).enter(destination, None) {
-            Ok(place) => place,
-            Err(waiting) => waiting.await,
-        }
+        self.bulkhead(&destination).enter_or_wait(destination).await
     }
 
     /// Whether there may be a destination for which at least this many attempts wait. Takes no lock.

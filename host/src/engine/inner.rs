@@ -30,6 +30,9 @@ use crate::{
 /// Lists that are read at once; further ones wait. Few, as they leave the processors to sagas.
 const LISTS_AT_ONCE: usize = 2;
 
+/// Part of the places of live sagas that is kept for those that are due: one of so many.
+const PART_FOR_DUE: usize = 8;
+
 /// Sagas that are read at once for clients; further ones wait.
 const VIEWS_AT_ONCE: usize = 16;
 
@@ -48,6 +51,9 @@ pub(super) struct Inner {
     pub timer: Timer,
     /// One place for every live saga.
     pub live: Bulkhead<Submitter>,
+    /// Of these places those that only sagas have that are due: however many clients submit, retries go on. `None`: the host
+    /// has too few places to keep some.
+    pub live_due: Option<Bulkhead<Submitter>>,
     /// One place for every attempt.
     pub destinations: Destinations,
     pub parked_waiters: ParkedWaiters,
@@ -79,11 +85,15 @@ impl Inner {
         memory: Budget,
     ) -> (Self, mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>) {
         let (destinations, granted) = Destinations::new(settings.attempts, settings.live_max);
-        let limits = Limits { total: settings.live_max, per_holder: settings.live_max };
-        // Nothing parks here: a client is refused, and a saga that is due is awaited.
-        let (unused, _) = mpsc::unbounded_channel();
+        let places = |total| {
+            // Nothing parks here: a client is refused, and a saga that is due is awaited.
+            let (unused, _) = mpsc::unbounded_channel();
+            Bulkhead::new(Limits { total, per_holder: total }, unused)
+        };
+        let due = settings.live_max / PART_FOR_DUE;
         let inner = Self {
-            live: Bulkhead::new(limits, unused),
+            live: places(settings.live_max - due),
+            live_due: (due > 0).then(|| places(due)),
             destinations,
             parked_waiters: ParkedWaiters::default(),
             plans: Semaphore::new(settings.plan.at_once.min(Semaphore::MAX_PERMITS)),

@@ -151,10 +151,13 @@ impl Inner {
 
     /// A place for a saga that is due.
     async fn place_for(&self, submitter: Submitter) -> Place<Submitter> {
-        match self.live.enter(submitter, None) {
-            Ok(place) => place,
-            Err(waiting) => waiting.await,
+        if let Some(kept) = &self.live_due {
+            if let Some(place) = self.live.try_enter(submitter.clone()) {
+                return place;
+            }
+            return kept.enter_or_wait(submitter).await;
         }
+        self.live.enter_or_wait(submitter).await
     }
 
     /// Wakes a saga that is due. An error: it needs room for so many bytes.

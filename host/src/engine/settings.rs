@@ -22,8 +22,8 @@ pub struct Settings {
     /// service that does not answer keeps its places.
     #[serde(with = "duration")]
     pub request_timeout_max: Duration,
-    /// Most sagas driven at once; more are answered "busy". A quarter is a reserve for clients that have few, and for sagas
-    /// that are due: no client takes the places of all others. What they hold has a limit in the
+    /// Most sagas driven at once; more are answered "busy". An eighth is kept for sagas that are due, and a quarter of the others
+    /// is a reserve for clients that have few: no client takes the places of all others. What they hold has a limit in the
     /// budget of memory.
     pub live_max: usize,
     /// Most unfinished sagas, those that wait for a retry included; more are answered "busy". A quarter of it may wait for
