@@ -62,6 +62,7 @@ pub struct Budget {
     requests: Arc<Holders<Option<IpAddr>>>,
     payloads: Arc<Holders<Option<IpAddr>>>,
     due: Arc<Holder>,
+    large_due: Arc<Holder>,
     guests: Arc<Holders<String>>,
 }
 
@@ -82,10 +83,12 @@ impl Budget {
         };
         let payloads = eighths(3, SMALL_BYTES);
         Self {
-            requests: Arc::new(Holders::new(eighths(2, SMALL_BYTES))),
+            requests: Arc::new(Holders::new(eighths(2, SMALL_BYTES), Share::holder)),
             due: payloads.holder(),
-            payloads: Arc::new(Holders::new(payloads)),
-            guests: Arc::new(Holders::new(eighths(3, SMALL_GUEST_BYTES))),
+            large_due: payloads.holder(),
+            // What is due has an eighth for itself.
+            payloads: Arc::new(Holders::new(payloads, Share::holder_of_most)),
+            guests: Arc::new(Holders::new(eighths(3, SMALL_GUEST_BYTES), Share::holder)),
         }
     }
 
@@ -112,6 +115,11 @@ impl Budget {
     /// What the sagas have of it that were parked and are due.
     pub fn payloads_of_due(&self) -> &Arc<Holder> {
         &self.due
+    }
+
+    /// The same of those for which there was no room: they wait here in their order, behind no other.
+    pub fn payloads_of_large_due(&self) -> &Arc<Holder> {
+        &self.large_due
     }
 
     /// The share of guests.

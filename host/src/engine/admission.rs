@@ -72,18 +72,17 @@ impl Inner {
             self.busy()
         })?;
         let wait = definition.options().wait_result;
-        let mut room = self.room_for(&definition, &holder)?;
+        let room = self.room_for(&definition, &holder)?;
         let is_large = is_large(&definition);
         let gid = definition.gid().clone();
         let mut shard = self.shard(gid.as_str())?;
         let (live, entered, is_first) = if let Some(live) = self.existing(&shard, gid.as_str())? {
             if !shard.contains_key(gid.as_str()) {
                 // A submission may name a saga that was prepared, without its steps.
-                let missing = live.core().live_bytes().saturating_sub(room.bytes());
-                if !room.try_grow(missing) {
-                    return Err(self.no_memory());
-                }
-                live.core().hold(room);
+                drop(room);
+                let bytes = live.core().live_bytes();
+                let whole = holder.try_reserve(bytes).ok_or_else(|| self.no_memory())?;
+                live.core().hold(whole);
             }
             let resubmitted = live.core().resubmit(&definition, self.clock.now());
             if resubmitted.is_err() {
@@ -109,7 +108,7 @@ impl Inner {
         if let (true, Entered::Durable(ticket)) = (is_large, &entered) {
             self.release_copies_later(live.clone(), ticket);
         }
-        self.drive(&mut shard, live, place, None);
+        self.drive(&mut shard, live, place.begin(), None);
         Ok(entered)
     }
 

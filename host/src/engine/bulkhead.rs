@@ -5,7 +5,7 @@
 //! first place gets one, even if others would take all that there are. This is max-min fairness with equal weights, as in
 //! D. Bertsekas and R. Gallager, "Data Networks" (1992), section 6.5.2, for the reserve only, and without taking back.
 //!
-//! The last half of the reserve is for holders that have returned their last place within a second. Otherwise one client could
+//! The last half of the reserve is for holders that have used their last place for less than a second. Otherwise one client could
 //! take all places with sagas that name thousands of services that do not answer.
 //!
 //! Invariants:
@@ -20,7 +20,6 @@ mod state;
 use std::{
     collections::VecDeque,
     fmt,
-    hash::Hash,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -34,42 +33,17 @@ use tokio::{
     time::Instant,
 };
 
+pub use self::state::{Holder, Limits, Load};
 use self::state::{State, Waiter};
 use super::format::SagaId;
 use crate::store::sync::lock;
-
-/// How many places there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// In all. 0 counts as 1.
-    pub total: usize,
-    /// The most of one holder. 0 counts as 1.
-    pub per_holder: usize,
-}
-
-/// The use that a holder makes of a bulkhead.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Load<K> {
-    pub holder: K,
-    /// Places in use.
-    pub running: usize,
-    /// Waits for a place, those of parked sagas included.
-    pub waiting: usize,
-    /// Submissions that were refused since the holder is remembered.
-    pub refused: u64,
-}
-
-/// What can hold places.
-pub trait Holder: Clone + Eq + Hash + Unpin {}
-
-impl<K: Clone + Eq + Hash + Unpin> Holder for K {}
 
 /// The places, and what waits for them. Clones are handles of the same.
 #[derive(Clone)]
 pub struct Bulkhead<K: Holder>(Arc<Shared<K>>);
 
 struct Shared<K: Holder> {
-    state: Mutex<State<K>>,
+    state: Mutex<State<K, oneshot::Sender<Place<K>>>>,
     /// The waits of all holders, to be read without the lock.
     waiting: AtomicUsize,
     granted: mpsc::UnboundedSender<(SagaId, Place<K>)>,
@@ -140,20 +114,20 @@ impl<K: Holder> Bulkhead<K> {
     }
 
     fn place(&self, holder: K) -> Place<K> {
-        Place { bulkhead: self.clone(), holder, since: Instant::now(), is_returned: false }
+        Place { bulkhead: self.clone(), holder, since: None, is_returned: false }
     }
 
     /// Takes back a place. What may have it, or another, is taken off its queue.
-    fn free(&self, place: &Place<K>) -> Vec<(K, Waiter<K>)> {
-        let held_for = place.since.elapsed();
+    fn free(&self, place: &Place<K>) -> Vec<(K, Waiter<oneshot::Sender<Place<K>>>)> {
+        let used_for = place.since.map(|since| since.elapsed());
         let mut state = lock(&self.0.state);
-        state.free(&place.holder, held_for);
+        state.free(&place.holder, used_for);
         state.grant()
     }
 
     /// Sends places to what has waited. Without the lock, which the drop of a place takes. In a loop, as a place that is not
     /// wanted any more passes on to the next, of which there may be millions when the host stops.
-    fn hand_out(&self, granted: Vec<(K, Waiter<K>)>) {
+    fn hand_out(&self, granted: Vec<(K, Waiter<oneshot::Sender<Place<K>>>)>) {
         let mut granted = VecDeque::from(granted);
         while let Some((holder, waiter)) = granted.pop_front() {
             self.0.waiting.fetch_sub(1, Relaxed);
@@ -208,7 +182,8 @@ impl<K: Holder> Bulkhead<K> {
 pub struct Place<K: Holder> {
     bulkhead: Bulkhead<K>,
     holder: K,
-    since: Instant,
+    /// When its use began.
+    since: Option<Instant>,
     is_returned: bool,
 }
 
@@ -216,6 +191,12 @@ impl<K: Holder> Place<K> {
     /// What holds the place.
     pub fn holder(&self) -> &K {
         &self.holder
+    }
+
+    /// The use of the place begins: how long it lasts tells whether the holder is quick.
+    pub fn begin(mut self) -> Self {
+        self.since = Some(Instant::now());
+        self
     }
 }
 

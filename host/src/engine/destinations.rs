@@ -115,10 +115,10 @@ impl Places {
         id: SagaId,
     ) -> Option<AttemptPlace> {
         if let Some(at) = self.granted.iter().position(|place| *place.holder() == destination) {
-            return Some(self.granted.swap_remove(at));
+            return Some(self.granted.swap_remove(at).begin());
         }
         match destinations.bulkhead(&destination).enter(destination, Some(id)) {
-            Ok(place) => Some(place),
+            Ok(place) => Some(place.begin()),
             Err(waiting) => {
                 let Ahead { parked, waits } = waiting.ahead();
                 let is_short = !parked && waits < destinations.live_waits_max;

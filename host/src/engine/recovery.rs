@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
@@ -114,8 +115,17 @@ impl Inner {
         mut granted: mpsc::UnboundedReceiver<(SagaId, AttemptPlace)>,
         large: mpsc::UnboundedSender<(SagaId, usize)>,
     ) {
-        while let Some((id, attempt_place)) = granted.recv().await {
-            self.wake_or_pass_on(id, Some(attempt_place), &large).await;
+        // Each waits for its own place: a destination whose sagas have theirs does not hold up the next.
+        let mut waking = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                biased;
+                Some(()) = waking.next() => {}
+                next = granted.recv() => match next {
+                    Some((id, attempt_place)) => waking.push(self.wake_or_pass_on(id, Some(attempt_place), &large)),
+                    None => return,
+                },
+            }
         }
     }
 
@@ -139,8 +149,8 @@ impl Inner {
     async fn wake_what_waits_for_room(self: &Arc<Self>, mut waiting: mpsc::UnboundedReceiver<(SagaId, usize)>) {
         while let Some((id, mut bytes)) = waiting.recv().await {
             loop {
-                let room = self.memory.payloads_of_due().reserve(bytes).await;
                 let place = self.place_for(Submitter::Due).await;
+                let room = self.memory.payloads_of_large_due().reserve(bytes).await;
                 match self.wake_or_set_aside(id, place, None, room) {
                     Ok(()) => break,
                     Err(needed) => bytes = needed,
@@ -151,13 +161,12 @@ impl Inner {
 
     /// A place for a saga that is due.
     async fn place_for(&self, submitter: Submitter) -> Place<Submitter> {
-        if let Some(kept) = &self.live_due {
-            if let Some(place) = self.live.try_enter(submitter.clone()) {
-                return place;
-            }
-            return kept.enter_or_wait(submitter).await;
+        let Some(kept) = &self.live_due else { return self.live.enter_or_wait(submitter).await };
+        tokio::select! {
+            biased;
+            place = self.live.enter_or_wait(submitter.clone()) => place,
+            place = kept.enter_or_wait(submitter) => place,
         }
-        self.live.enter_or_wait(submitter).await
     }
 
     /// Wakes a saga that is due. An error: it needs room for so many bytes.

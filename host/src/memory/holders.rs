@@ -17,6 +17,7 @@ const REMEMBERED: usize = 1000;
 #[derive(Debug)]
 pub struct Holders<K> {
     share: Arc<Share>,
+    new: fn(&Arc<Share>) -> Arc<Holder>,
     by_name: Mutex<ByName<K>>,
 }
 
@@ -28,9 +29,9 @@ struct ByName<K> {
 }
 
 impl<K: Eq + Hash> Holders<K> {
-    /// No holders yet.
-    pub fn new(share: Arc<Share>) -> Self {
-        Self { share, by_name: Mutex::new(ByName { holders: HashMap::new(), most: REMEMBERED }) }
+    /// No holders yet; `new` makes one.
+    pub fn new(share: Arc<Share>, new: fn(&Arc<Share>) -> Arc<Holder>) -> Self {
+        Self { share, new, by_name: Mutex::new(ByName { holders: HashMap::new(), most: REMEMBERED }) }
     }
 
     /// The share.
@@ -53,7 +54,7 @@ impl<K: Eq + Hash> Holders<K> {
             by_name.holders.retain(|_, holder| Arc::strong_count(holder) > 1);
             by_name.most = by_name.holders.len().saturating_mul(2).max(REMEMBERED);
         }
-        by_name.holders.entry(name.to_owned()).or_insert_with(|| self.share.holder()).clone()
+        by_name.holders.entry(name.to_owned()).or_insert_with(|| (self.new)(&self.share)).clone()
     }
 }
 
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn holders_without_bytes_are_forgotten_and_others_are_not() {
-        let holders = Holders::new(Share::new(1 << 20, 0));
+        let holders = Holders::new(Share::new(1 << 20, 0), Share::holder);
         let held = holders.of(&7).try_reserve(100).unwrap();
         for name in 0..10_000 {
             holders.of(&name);

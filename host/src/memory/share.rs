@@ -40,6 +40,9 @@ const SMALL: usize = 7;
 /// An item counts at most one part of so many.
 const ITEM: usize = 2;
 
+/// Part of a share that is for holders of all of it: one of so many.
+const KEPT: usize = 8;
+
 /// Room gathers for no item.
 const UNBOUNDED: usize = usize::MAX;
 
@@ -87,6 +90,8 @@ struct Item {
 #[derive(Debug)]
 pub struct Holder {
     share: Arc<Share>,
+    /// It takes nothing if more than that would be used in the share.
+    ceiling: usize,
     used: AtomicUsize,
     /// How many of its items wait.
     waiting: AtomicUsize,
@@ -109,7 +114,16 @@ impl Share {
 
     /// A holder that has nothing yet.
     pub fn holder(self: &Arc<Self>) -> Arc<Holder> {
-        Arc::new(Holder { share: self.clone(), used: AtomicUsize::new(0), waiting: AtomicUsize::new(0) })
+        self.holder_up_to(self.limit)
+    }
+
+    /// The same, of all but an eighth of the share, which is left to the others however many such holders there are.
+    pub fn holder_of_most(self: &Arc<Self>) -> Arc<Holder> {
+        self.holder_up_to(self.limit - self.limit / KEPT)
+    }
+
+    fn holder_up_to(self: &Arc<Self>, ceiling: usize) -> Arc<Holder> {
+        Arc::new(Holder { share: self.clone(), ceiling, used: AtomicUsize::new(0), waiting: AtomicUsize::new(0) })
     }
 
     /// The bytes of the share.
@@ -150,11 +164,10 @@ impl Share {
         let mut granted = Vec::new();
         let mut from = 0;
         while let Some((&ticket, waiting)) = waits.by_first.range(from..).next() {
-            let is_gathered_for = waits.gathers_for == Some(ticket);
-            let bound = if is_gathered_for { UNBOUNDED } else { self.bound.load(Ordering::SeqCst) };
+            let bound = if waits.gathers_for == Some(ticket) { UNBOUNDED } else { self.bound.load(Ordering::SeqCst) };
             let reserved = waiting.items.front().and_then(|item| waiting.holder.take_new(item.bytes, bound));
-            // Others may have room now that it need not gather for this one; else what is granted gives none to others.
-            from = if is_gathered_for && reserved.is_some() { 0 } else { ticket + 1 };
+            // What is granted changes for which item room gathers, and so what the others may have.
+            from = if reserved.is_some() { 0 } else { ticket + 1 };
             if let Some(reserved) = reserved
                 && let Some(item) = self.forget(&mut waits, ticket, 0)
             {
@@ -267,30 +280,38 @@ impl Holder {
             return true;
         }
         let factor = if is_small { SMALL } else { LARGE };
+        // Counted before it is judged, so that two items of one holder see each other.
+        let held = self.add(more);
         let added = |used: usize| {
-            let (after, held) = (used.saturating_add(more), self.used().saturating_add(more));
-            let free = self.share.limit.saturating_sub(after);
+            let after = used.saturating_add(more);
+            let free = self.ceiling.saturating_sub(after);
             (held <= free.saturating_mul(factor) && held <= bound).then_some(after)
         };
         let fits = self.share.used.fetch_update(Ordering::SeqCst, Ordering::SeqCst, added).is_ok();
-        if fits {
-            self.add(more);
+        if !fits {
+            self.subtract(more);
         }
         fits
     }
 
-    /// Counts bytes that are counted in the share already.
-    fn add(&self, more: usize) {
-        if more > 0 && self.used.fetch_add(more, Ordering::SeqCst) == 0 {
+    /// Counts bytes of the holder, and returns what it has then.
+    fn add(&self, more: usize) -> usize {
+        let before = self.used.fetch_add(more, Ordering::SeqCst);
+        if before == 0 && more > 0 {
             self.share.active.fetch_add(1, Ordering::SeqCst);
+        }
+        before.saturating_add(more)
+    }
+
+    fn subtract(&self, less: usize) {
+        if less > 0 && self.used.fetch_sub(less, Ordering::SeqCst) == less {
+            self.share.active.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
     fn release(&self, counted: usize) {
         if counted > 0 {
-            if self.used.fetch_sub(counted, Ordering::SeqCst) == counted {
-                self.share.active.fetch_sub(1, Ordering::SeqCst);
-            }
+            self.subtract(counted);
             self.share.used.fetch_sub(counted, Ordering::SeqCst);
             self.share.grant();
         }
@@ -350,6 +371,8 @@ impl Reserved {
             self.bytes = bytes;
         } else {
             share.refused.fetch_add(1, Ordering::Relaxed);
+            // What was counted for a moment may have been in the way of what waits.
+            share.grant();
         }
         fits
     }

@@ -135,7 +135,7 @@ async fn live_sagas_reserve_what_they_hold_until_they_end() {
         assert!(share.used() <= share.limit());
     }
     // What its copies had is free again once a saga is on disk.
-    assert!(accepted.len() >= 3, "{accepted:?}");
+    assert!(accepted.len() >= 2, "{accepted:?}");
     assert!(share.used() >= accepted.len() * 900_000);
     let small = host.submit(saga("small", &["http://a/try"], r#","wait_result":true"#)).await;
     assert_eq!(small.parts().0, 200, "small sagas have room of their own");

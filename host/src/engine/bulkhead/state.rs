@@ -2,12 +2,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::Hash,
     time::Duration,
 };
 
-use tokio::sync::oneshot;
-
-use super::{Holder, Limits, Load, Place};
 use crate::engine::format::SagaId;
 
 /// The reserve is one part of so many.
@@ -20,16 +18,43 @@ const QUICK: usize = 2;
 const QUICK_TIME: Duration = Duration::from_secs(1);
 
 /// Most holders without places and waits that are remembered, for their counts of refusals and for being quick.
-const IDLE_MAX: usize = 1000;
+const IDLE_MAX: usize = 10_000;
 
-pub struct State<K: Holder> {
+/// How many places there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all. 0 counts as 1.
+    pub total: usize,
+    /// The most of one holder. 0 counts as 1.
+    pub per_holder: usize,
+}
+
+/// The use that a holder makes of a bulkhead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load<K> {
+    pub holder: K,
+    /// Places in use.
+    pub running: usize,
+    /// Waits for a place, those of parked sagas included.
+    pub waiting: usize,
+    /// Submissions that were refused since the holder is remembered.
+    pub refused: u64,
+}
+
+/// What can hold places.
+pub trait Holder: Clone + Eq + Hash + Unpin {}
+
+impl<K: Clone + Eq + Hash + Unpin> Holder for K {}
+
+/// All holders. `W` stands for what a live saga waits with.
+pub struct State<K: Holder, W> {
     pub limits: Limits,
     pub used: usize,
     /// Holders that have places or wait for some, and the quick ones of them.
     pub active: usize,
     pub active_quick: usize,
     next: u64,
-    holders: HashMap<K, Entry<K>>,
+    holders: HashMap<K, Entry<W>>,
     /// The holders that wait: those with the fewest places first, and of these the one that has been there longest. If the
     /// first has no room, none has.
     slow: BTreeMap<Turn, K>,
@@ -45,11 +70,11 @@ struct Turn {
 }
 
 /// One holder's places and waits.
-pub struct Entry<K: Holder> {
+pub struct Entry<W> {
     pub running: usize,
     pub refused: u64,
     /// By ticket, and so in the order in which the waits began.
-    pub queue: BTreeMap<u64, Waiter<K>>,
+    pub queue: BTreeMap<u64, Waiter<W>>,
     /// The tickets of parked sagas: each waits once.
     pub parked: HashMap<SagaId, u64>,
     is_quick: bool,
@@ -57,25 +82,26 @@ pub struct Entry<K: Holder> {
     turn: Option<(bool, Turn)>,
 }
 
-pub enum Waiter<K: Holder> {
-    Live(oneshot::Sender<Place<K>>),
+/// What waits for a place.
+pub enum Waiter<W> {
+    Live(W),
     Parked(SagaId),
 }
 
-impl<K: Holder> Default for Entry<K> {
+impl<W> Default for Entry<W> {
     fn default() -> Self {
         let (queue, parked) = (BTreeMap::new(), HashMap::new());
         Self { running: 0, refused: 0, queue, parked, is_quick: false, turn: None }
     }
 }
 
-impl<K: Holder> Entry<K> {
+impl<W> Entry<W> {
     fn is_active(&self) -> bool {
         self.running > 0 || !self.queue.is_empty()
     }
 }
 
-impl<K: Holder> State<K> {
+impl<K: Holder, W> State<K, W> {
     /// All places are free.
     pub fn new(limits: Limits) -> Self {
         let (holders, slow, quick) = (HashMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -104,7 +130,7 @@ impl<K: Holder> State<K> {
     }
 
     /// Changes a holder's entry, and keeps what depends on it: the numbers of active holders, and where it stands.
-    pub fn change<R>(&mut self, holder: &K, change: impl FnOnce(&mut Entry<K>) -> R) -> R {
+    pub fn change<R>(&mut self, holder: &K, change: impl FnOnce(&mut Entry<W>) -> R) -> R {
         let entry = match self.holders.get_mut(holder) {
             Some(entry) => entry,
             None => self.holders.entry(holder.clone()).or_default(),
@@ -161,12 +187,12 @@ impl<K: Holder> State<K> {
         takes
     }
 
-    /// Takes back a place of a holder, which it has held for so long.
-    pub fn free(&mut self, holder: &K, held_for: Duration) {
+    /// Takes back a place of a holder, which it has made use of for so long, if it has.
+    pub fn free(&mut self, holder: &K, used_for: Option<Duration>) {
         self.used = self.used.saturating_sub(1);
         self.change(holder, |entry| {
             entry.running = entry.running.saturating_sub(1);
-            entry.is_quick = held_for < QUICK_TIME;
+            entry.is_quick = used_for.map_or(entry.is_quick, |time| time < QUICK_TIME);
         });
     }
 
@@ -187,7 +213,7 @@ impl<K: Holder> State<K> {
     }
 
     /// Takes places for those that wait and may have one.
-    pub fn grant(&mut self) -> Vec<(K, Waiter<K>)> {
+    pub fn grant(&mut self) -> Vec<(K, Waiter<W>)> {
         let mut granted = Vec::new();
         while let Some(holder) = self.next() {
             let waiter = self.change(&holder, |entry| {
@@ -205,12 +231,13 @@ impl<K: Holder> State<K> {
     }
 }
 
-/// How many places of the reserve one holder may have: an equal part for each that is active, or of those for quick holders for
-/// each of these, if it is one. One part more is made, so that the next one to come finds a place.
+/// How many places of the reserve one holder may have: an equal part of its first half for each that is active, or of its last
+/// half for each that is quick, if it is quick. One part more is made, so that the next one to come finds a place.
 fn share(limits: Limits, active: usize, active_quick: Option<usize>) -> usize {
     let reserve = limits.total / RESERVE;
-    let quick = active_quick.map_or(0, |active| reserve / QUICK / active.saturating_add(1));
-    (reserve / active.saturating_add(1)).max(quick).max(1)
+    let for_quick = reserve / QUICK;
+    let quick = active_quick.map_or(0, |active| for_quick / active.saturating_add(1));
+    ((reserve - for_quick) / active.saturating_add(1)).max(quick).max(1)
 }
 
 /// Whether a holder with this many places may have one more: outside the reserve as long as there are any; of the reserve,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
+use futures_util::FutureExt;
 
 use super::*;
 
@@ -174,7 +174,7 @@ fn with_total(total: usize) -> (Bulkhead<u32>, mpsc::UnboundedReceiver<(SagaId, 
 fn thousands_of_slow_holders_leave_places_for_quick_ones() {
     let (bulkhead, _granted) = with_total(64);
     for holder in [1, 2] {
-        drop(bulkhead.try_enter(holder).unwrap());
+        drop(bulkhead.try_enter(holder).unwrap().begin());
     }
     let slow: Vec<_> = (100..10_000).filter_map(|holder| bulkhead.try_enter(holder)).collect();
     assert_eq!(slow.len(), 56, "the last half of the reserve is not for them");
@@ -192,7 +192,7 @@ fn thousands_of_slow_holders_leave_places_for_quick_ones() {
 async fn a_holder_is_quick_by_its_last_place() {
     let (bulkhead, _granted) = with_total(16);
     let hold = async |time| {
-        let place = bulkhead.try_enter(1).unwrap();
+        let place = bulkhead.try_enter(1).unwrap().begin();
         tokio::time::sleep(time).await;
         drop(place);
         let others: Vec<_> = (100..200).filter_map(|holder| bulkhead.try_enter(holder)).collect();
@@ -201,7 +201,21 @@ async fn a_holder_is_quick_by_its_last_place() {
     };
     assert!(hold(Duration::from_millis(900)).await);
     assert!(!hold(Duration::from_millis(1100)).await);
+    drop(bulkhead.try_enter(1));
+    assert!(!hold(Duration::from_millis(1100)).await, "a place that was not used says nothing");
     assert!(hold(Duration::ZERO).await);
+}
+
+#[test]
+fn a_slow_holder_finds_a_place_beside_greedy_ones() {
+    for total in [16, 64, 128, 3584] {
+        let (bulkhead, _granted) = with_total(total);
+        let mut places = Vec::new();
+        for holder in 0..4 {
+            places.extend(std::iter::from_fn(|| bulkhead.try_enter(holder)));
+        }
+        assert!(total < 64 || bulkhead.try_enter(4).is_some(), "{total}");
+    }
 }
 
 #[test]
@@ -211,7 +225,7 @@ fn holders_with_the_fewest_places_come_first() {
     let last = bulkhead.try_enter(3).unwrap();
     let mut waits = [1, 2, 4].map(|holder| bulkhead.enter(holder, None).err().unwrap());
     drop(last);
-    let ready = waits.each_mut().map(|wait| wait.now_or_never());
+    let ready = waits.each_mut().map(FutureExt::now_or_never);
     assert_eq!(ready.map(|place| place.is_some()), [false, false, true]);
     places.clear();
 }

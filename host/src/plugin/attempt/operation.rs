@@ -69,10 +69,13 @@ impl Branch for Operation {
     }
 }
 
+/// What each attempt reserves at least, in bytes: a page. What has begun to reserve is not held up by what waits.
+const LEAST_BYTES: usize = 64 << 10;
+
 async fn attempt(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host) -> Outcome {
     // Before the time limit starts: the guest is not responsible for a full host.
     // For as much as the attempt before has needed; more is reserved as the guest grows.
-    let room = plugin.memory.reserve(plugin.memory_estimate.load(Ordering::Relaxed)).await;
+    let room = plugin.memory.reserve(plugin.memory_estimate.load(Ordering::Relaxed).max(LEAST_BYTES)).await;
     let mut scope = AttemptScope::new(plugin, call, host, room);
     let handles = scope.handles.clone();
     let limit = call.timeout.min(plugin.policy.limits.attempt_timeout);

@@ -126,7 +126,7 @@ pub(crate) struct Copy {
     records: u64,
     bytes: u64,
     unsynced: usize,
-    /// Bytes to copy before the follower goes on, see [`SPEED`].
+    /// Bytes still to copy for what was written meanwhile, see [`SPEED`].
     owed: usize,
     /// The last key copied.
     cursor: Option<Bytes>,
@@ -174,19 +174,13 @@ impl Copy {
         self.owed = self.owed.saturating_add(bytes.saturating_mul(SPEED));
     }
 
-    /// Copies the next slices, as many as what was written meanwhile asks for, and one at least. `false`: nothing was left.
-    pub(crate) fn step(&mut self, state: &State) -> Result<bool, Failure> {
-        loop {
-            let copied = self.slice(state)?;
-            self.owed = self.owed.saturating_sub(copied);
-            if copied == 0 || self.owed == 0 {
-                return Ok(copied > 0);
-            }
-        }
+    /// Whether the follower is to copy another slice before it goes on: what was written meanwhile asks for it.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.owed > 0
     }
 
-    /// Copies the next slice, and returns its bytes. 0: nothing was left.
-    fn slice(&mut self, state: &State) -> Result<usize, Failure> {
+    /// Copies the next slice. `false`: nothing was left.
+    pub(crate) fn step(&mut self, state: &State) -> Result<bool, Failure> {
         let rest = self.cursor.as_ref().map_or_else(Range::default, |cursor| Range::default().beyond(cursor));
         let mut slice = Vec::new();
         for row in state.rows(&rest) {
@@ -202,14 +196,15 @@ impl Copy {
             }
         }
         if slice.is_empty() {
-            return Ok(0);
+            return Ok(false);
         }
+        self.owed = self.owed.saturating_sub(slice.len());
         self.records += 1;
         self.append(self.records, &slice)?;
         if self.unsynced >= SYNC_BYTES {
             self.sync()?;
         }
-        Ok(slice.len())
+        Ok(true)
     }
 
     /// The file that is being written, to remove it when the copy is given up.

@@ -90,6 +90,9 @@ impl Follower {
                 self.checkpoint()?;
             }
             self.keep_base()?;
+            while self.copy.as_ref().is_some_and(Copy::is_behind) && !shared.lag.is_over(|| shared.has_failed()) {
+                self.keep_base()?;
+            }
         }
     }
 

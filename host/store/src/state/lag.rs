@@ -97,6 +97,11 @@ impl Lag {
         }
     }
 
+    /// Whether nothing is to follow: the journal thread has ended, or the store `has_failed`.
+    pub(crate) fn is_over(&self, has_failed: impl Fn() -> bool) -> bool {
+        has_failed() || self.lock().closed
+    }
+
     /// Records of `bytes` have been applied.
     pub(crate) fn applied(&self, bytes: usize) {
         let mut pending = self.lock();
