@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Buf as _;
+use bytes::Buf;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 use tokio::time::timeout;
@@ -23,6 +23,6 @@ async fn read(mut body: impl Body + Unpin) {
     while let Some(Ok(frame)) = body.frame().await
         && bytes <= BYTES_MAX
     {
-        bytes = bytes.saturating_add(frame.data_ref().map_or(0, |data| data.remaining()));
+        bytes = bytes.saturating_add(frame.data_ref().map_or(0, Buf::remaining));
     }
 }

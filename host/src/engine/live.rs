@@ -49,10 +49,15 @@ pub(super) enum Submitter {
 impl Submitter {
     /// The client at an address. Those of one network of IPv6 (64 bits) are one: a single machine has as many addresses.
     pub fn client(address: Option<IpAddr>) -> Self {
-        Self::Client(address.map(|address| match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
-        }))
+        Self::Client(address.map(client_of))
+    }
+}
+
+/// What counts as one client: an address of IPv4, or a network of IPv6 (64 bits).
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 

@@ -49,6 +49,7 @@ use std::{
 
 use tracing::{error, info};
 
+pub(crate) use self::live::client_of;
 use self::{
     admission::Entered,
     inner::Inner,

@@ -114,6 +114,7 @@ impl Told {
         told.insert(text);
     }
 
+    /// How many were logged.
     #[cfg(test)]
     pub fn count(&self) -> usize {
         self.0.lock().unwrap().len()
