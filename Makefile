@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component test-web lint bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := account rust service-a service-b
@@ -45,6 +45,10 @@ test-oscrash: ## Crash the file system under the store and look for what was ack
 test-cargo-component: plugins ## Build the plugins and a new one with `cargo component build`, and run the tutorial on them
 	@cargo build --release -p wasaga --bin wasaga
 	@plugins/cargo-component.sh
+
+test-web: plugins ## Open web pages in Chromium that may not use the host, and some that may; installs it from Debian
+	@.ci/chromium.sh
+	cargo test --release -p wasaga --test process browser -- --include-ignored
 
 lint: ## Check format and lints
 	cargo fmt --all -- --check

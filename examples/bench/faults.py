@@ -204,7 +204,7 @@ def most(idle, peak):
 def bodies(host):
     """Connections whose request's body lacks a few bytes, and then all of them close."""
     address, port = host.address.split(":")
-    head = b"POST /api/dtmsvr/submit HTTP/1.1\r\nHost: a\r\nContent-Length: 4194304\r\n\r\n"
+    head = b"POST /api/dtmsvr/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4194304\r\n\r\n"
 
     def unfinished(_):
         stream = socket.create_connection((address, int(port)), timeout=2)

@@ -17,7 +17,10 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    api,
+    api::{
+        self,
+        web::{self, HostName, Origin},
+    },
     branch::http,
     data_folder,
     descriptors::Shares,
@@ -39,6 +42,9 @@ pub struct Flags {
     /// Address and port of the gRPC API, "next" or "off" [default: next, the port after that of --listen]
     #[arg(long, env = "WASAGA_GRPC_LISTEN", value_name = "ADDRESS")]
     pub grpc_listen: Option<String>,
+    /// Names by which clients call the host, separated by commas; addresses and localhost need none [default: none]
+    #[arg(long, env = "WASAGA_HOST_NAMES", value_name = "NAMES", value_delimiter = ',')]
+    pub host_names: Option<Vec<HostName>>,
     /// Folder of the journal, the state and the components of sagas [default: wasaga-data]
     #[arg(long, env = "WASAGA_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
@@ -139,6 +145,13 @@ pub struct Store {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Api {
+    /// Names by which clients call the host: others are refused, since a web page of that name can be behind it (DNS
+    /// rebinding). Addresses of IP, `localhost` and the name in `listen` need no entry. `*`: any name, which is safe only
+    /// if no browser reaches the host.
+    pub host_names: Vec<HostName>,
+    /// Origins of web pages that may send requests, besides the host's own. No answer has headers of CORS, so their
+    /// browsers keep the answers from them.
+    pub origins: Vec<Origin>,
     pub requests: api::Limits,
     pub connections: api::serve::Settings,
 }
@@ -213,9 +226,10 @@ impl Config {
             Some(file) => Self::read(file)?,
             None => Self::default(),
         };
-        let Flags { config: _, listen, grpc_listen, data, plugins, log } = flags;
+        let Flags { config: _, listen, grpc_listen, host_names, data, plugins, log } = flags;
         override_with(&mut config.listen, listen);
         override_with(&mut config.grpc_listen, grpc_listen);
+        override_with(&mut config.api.host_names, host_names);
         override_with(&mut config.data, data);
         override_with(&mut config.plugins.dir, plugins);
         override_with(&mut config.log.filter, log);
@@ -248,6 +262,13 @@ impl Config {
             }
             address => Some(address.to_owned()),
         }
+    }
+
+    /// Which requests are taken over HTTP. The name in `listen` is one of the host's.
+    pub fn web_rules(&self) -> web::Rules {
+        let Api { host_names, origins, .. } = &self.api;
+        let host_names = host_names.iter().cloned().chain(HostName::of_address(&self.listen)).collect();
+        web::Rules::new(host_names, origins.clone())
     }
 
     /// The settings of the engine. At most `calls` services are called at once, whatever the settings say.

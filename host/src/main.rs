@@ -294,7 +294,7 @@ impl Front {
         let listener = listen(&config.listen, config.listen_patience).await?;
         let address = listener.local_addr()?;
         // At once: `/healthz` is answered while the host waits for the other port.
-        let routes = Routes::starting(health.starting_routes());
+        let routes = Routes::starting(health.starting_routes()).under(config.web_rules());
         let http = api::serve(listener, routes.clone(), connections.clone(), stopping.clone().cancelled_owned());
         let http = tokio::spawn(http);
         let grpc_listener = match config.grpc_address(address) {

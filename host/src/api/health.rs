@@ -11,27 +11,21 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::{
     Router,
-    body::{Body, BodyDataStream},
+    body::Body,
     extract::{Request, State},
     http::{HeaderValue, StatusCode, header::RETRY_AFTER},
     response::Response,
     routing::get,
 };
-use futures_util::StreamExt;
 use serde::Serialize;
 use tonic::Status;
 
-use super::json;
-
-/// Bytes of the body of a request that a starting host reads before it answers, and how long. A client that still sends
-/// when the connection closes may not read the answer.
-const DRAIN_BYTES_MAX: usize = 32 << 20;
-const DRAIN_TIME_MAX: Duration = Duration::from_secs(5);
+use super::{drain::drain, json};
 
 /// What a host is doing. Clones share it.
 #[derive(Clone)]
@@ -150,17 +144,8 @@ async fn starting(request: Request) -> Response {
     struct Starting {
         message: &'static str,
     }
-    let _ = tokio::time::timeout(DRAIN_TIME_MAX, drain(request.into_body().into_data_stream())).await;
+    drain(request.into_body()).await;
     unavailable(json::encode(&Starting { message: STARTING }))
-}
-
-async fn drain(mut body: BodyDataStream) {
-    let mut bytes = 0;
-    while let Some(Ok(piece)) = body.next().await
-        && bytes <= DRAIN_BYTES_MAX
-    {
-        bytes = bytes.saturating_add(piece.len());
-    }
 }
 
 fn unavailable(body: Vec<u8>) -> Response {

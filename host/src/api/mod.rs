@@ -1,20 +1,23 @@
 //! The API: DTM's over HTTP ([`dtm`]) and gRPC ([`grpc`]), Wasaga's own (`/api/v1`), and [`metrics`].
 //!
 //! ```text
-//!  connection ──> router ──> body ──> dtm::request ──> engine ──> dtm::view, json ──> response
-//!    (serve)        │                      │             │                               ^
-//!                   └── 404                └─── error ───┴───────────────────────────────┘
+//!  connection ──> web ──> router ──> body ──> dtm::request ──> engine ──> dtm::view, json ──> response
+//!    (serve)       │        │                      │             │                               ^
+//!                  └── 403  └── 404                └─── error ───┴───────────────────────────────┘
 //! ```
 //!
 //! While the host starts, a connection is served by the routes of [`health`] alone.
 //!
 //! Invariants: the types of the wire formats are defined here and nowhere else; a refused request has changed nothing;
-//! every refusal is one [`Error`], and `error.rs` alone chooses its status and text.
+//! every refusal is one [`Error`], and `error.rs` alone chooses its status and text; but for what [`web`] refuses before
+//! the request has a route.
 
 mod answer;
+mod authority;
 mod body;
 mod client;
 mod context;
+mod drain;
 pub mod dtm;
 mod error;
 pub mod grpc;
@@ -25,6 +28,7 @@ mod rollback;
 pub mod serve;
 mod time;
 mod v1;
+pub mod web;
 
 use axum::{
     Router,

@@ -318,10 +318,11 @@ impl Engine {
         listed.await
     }
 
-    /// Retries now up to `limit` unfinished sagas that wait until later than `time`, the oldest first.
+    /// Retries now up to `limit` unfinished sagas that wait until later than `time`, but no more than 10,000: those that
+    /// would wait longest.
     ///
-    /// Prepared and running sagas do not count. Scans the unfinished sagas until it has found one more than `limit`,
-    /// about a second for a million of them, and yields to other tasks after each page.
+    /// Prepared and running sagas do not count. Scans all unfinished sagas, about a second for a million of them, and
+    /// yields to other tasks after each page.
     pub async fn retry_all_due_after(&self, time: Timestamp, limit: u64) -> Result<Retried, Error> {
         self.0.retry_all_due_after(time, limit).await
     }

@@ -156,6 +156,23 @@ async fn a_new_connection_gets_the_place_of_the_one_that_is_idle_longest() {
 }
 
 #[tokio::test]
+async fn slow_headers_keep_no_client_waiting() {
+    let server = server(serve::Settings { connections_max: 100, ..serve::Settings::default() }).await;
+    let mut slow = Vec::new();
+    for _ in 0..100 {
+        let mut stream = server.connect().await;
+        stream.write_all(b"GET / HTTP/1.1\r\nX:").await.unwrap();
+        slow.push(stream);
+    }
+    // A fifth of `header_timeout`, within which none of them ends of its own.
+    for _ in 0..10 {
+        let mut honest = server.connect().await;
+        honest.write_all(PING.as_bytes()).await.unwrap();
+        answer(&mut honest, PONG).await;
+    }
+}
+
+#[tokio::test]
 async fn connections_beyond_the_limit_wait_while_all_have_requests() {
     let server = server(serve::Settings { connections_max: 1, ..serve::Settings::default() }).await;
     let mut first = server.connect().await;

@@ -151,3 +151,20 @@ fn a_misspelt_grant_is_an_error_that_names_it() {
         assert!(error.contains(word), "{error}");
     }
 }
+
+#[test]
+fn names_and_origins_that_are_none_are_errors_that_show_how_to_write_them() {
+    for (entry, words) in [
+        ("host_names = [\"http://wasaga\"]", "write the name alone, as in \"wasaga.example\""),
+        ("host_names = [\"127.0.0.1\"]", "always passes: leave it out"),
+        ("origins = [\"console.example\"]", "as in \"https://console.example:8443\""),
+        ("connections.proxies = [\"ingress\"]", "\"10.0.0.0/8\""),
+    ] {
+        let error = toml::from_str::<Config>(&format!("[api]\n{entry}")).unwrap_err().to_string();
+        assert!(error.contains(words), "{entry}: {error}");
+    }
+    let names = |flag: &str| <Flags as clap::Parser>::try_parse_from(["wasaga", "--host-names", flag]);
+    let config = Config::load(names("wasaga,wasaga.example").unwrap()).unwrap();
+    assert_eq!(config.api.host_names, ["wasaga", "wasaga.example"].map(|name| name.parse().unwrap()));
+    assert!(names("http://wasaga").unwrap_err().to_string().contains("write the name alone"));
+}

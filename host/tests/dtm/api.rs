@@ -142,7 +142,7 @@ async fn dtm_metrics() {
 async fn api_reset_cron_time() {
     let world = World::new().await;
     world.participant.always("TransOut", 500, "");
-    for (gid, retry_interval) in [("a", 1000), ("b", 1000), ("soon", 10), ("c", 1000)] {
+    for (gid, retry_interval) in [("soon", 10), ("c", 1000), ("a", 4000), ("b", 3000)] {
         world.submit_and_settle(&world.transfer(gid, json!({ "retry_interval": retry_interval }))).await;
     }
     let prepared = world.transfer("prepared", json!({}));
@@ -156,21 +156,40 @@ async fn api_reset_cron_time() {
         world.settle().await;
     };
 
-    reset("?timeout=2000&limit=10", false, 0).await;
+    reset("?timeout=6000&limit=10", false, 0).await;
     reset("?timeout=500&limit=0", true, 0).await;
     reset("?timeout=500&limit=2", true, 2).await;
     for (gid, status) in [("a", "succeed"), ("b", "succeed"), ("soon", "submitted"), ("c", "submitted")] {
         assert_eq!(world.statuses(gid).await.0, status, "{gid}");
     }
-    // Without parameters: those that wait for more than 105 s, up to 100 of them.
-    reset("", false, 1).await;
+    reset("?limit=1", true, 1).await;
     world.assert_saga("c", "succeed", "PSPS").await;
+    reset("?timeout=105", false, 0).await;
     reset("?timeout=0", false, 1).await;
     world.assert_saga("soon", "succeed", "PSPS").await;
-    reset("?timeout=0", false, 0).await;
+    reset("", false, 0).await;
     world.assert_saga("prepared", "prepared", "PPPP").await;
     let wrong = world.get("/api/dtmsvr/resetCronTime?timeout=x").await;
     assert_eq!(wrong.parts(), (500, r#"{"message":"convert to int error: x"}"#));
+}
+
+/// Deviation: DTM's default of `timeout` is longer than any wait under default settings.
+#[tokio::test(start_paused = true)]
+async fn api_reset_cron_time_without_parameters() {
+    let world = World::new().await;
+    world.participant.always("TransOut", 500, "");
+    for gid in ["a", "b", "c"] {
+        world.submit_and_settle(&world.transfer(gid, json!({}))).await;
+    }
+    // Their waits grow to the longest that there is.
+    world.pass(Duration::from_mins(10)).await;
+    world.participant.always("TransOut", 200, "");
+    let answer = world.get("/api/dtmsvr/resetCronTime").await;
+    assert_eq!(answer.parts(), (200, r#"{"has_remaining":false,"succeed_count":3}"#));
+    world.settle().await;
+    for gid in ["a", "b", "c"] {
+        world.assert_saga(gid, "succeed", "PSPS").await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

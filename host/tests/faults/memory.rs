@@ -87,7 +87,7 @@ async fn unfinished_bodies_keep_nobody_out() {
     let host = world.start();
     let idle = peak_bytes(&host);
     let probe = Probe::start(&host, "honest");
-    let head = b"POST /api/dtmsvr/submit HTTP/1.1\r\nHost: a\r\nContent-Length: 4194304\r\n\r\n";
+    let head = b"POST /api/dtmsvr/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4194304\r\n\r\n";
     let (begun, bodies_begun) = watch::channel(0);
     let mut bodies = JoinSet::new();
     for _ in 0..100 {

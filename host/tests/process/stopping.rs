@@ -54,7 +54,8 @@ fn ask_until_closed(address: SocketAddr, number: usize, began: &Barrier) -> usiz
     let mut answered = 0;
     loop {
         let body = transfer(&format!("kept-{number}-{answered}"), [1, 1], answered % 2 == 0);
-        let head = format!("POST /api/dtmsvr/submit HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", body.len());
+        let head =
+            format!("POST /api/dtmsvr/submit HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n", body.len());
         stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
         let mut reader = BufReader::new(&stream);
         let mut head = Vec::new();

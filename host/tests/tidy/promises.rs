@@ -72,6 +72,6 @@ fn tests_are_found_where_they_are() {
     assert!(exists(&format!("tidy::promises::{name}")));
     assert!(!exists(&format!("tidy::words::{name}")) && !exists("tidy::promises::numbers"));
     assert!(exists("tidy::no_file_is_too_long"));
-    assert!(exists("wasaga::api::v1::uploads::tests::only_this_machine_is_loopback"));
+    assert!(exists("wasaga::api::authority::tests::only_this_machine_is_loopback"));
     assert!(exists("exhaustive::every_saga_of_one_step"));
 }

@@ -36,8 +36,9 @@ use crate::{
     saga::{Policy, Status, Timestamp},
 };
 
-/// Default `timeout` of `resetCronTime`, in seconds: as in DTM, three times the timeout of its other modes.
-const RETRY_DUE_AFTER_S: u64 = 105;
+/// Default `timeout` of `resetCronTime`, in seconds: all that wait count. DTM has 105, and no limit of its waits; here none
+/// is longer than `retry_interval_max` and a quarter, which is 75 s by default.
+const RETRY_DUE_AFTER_S: u64 = 0;
 
 /// Default `limit` of `resetCronTime`, in sagas.
 const RETRY_LIMIT_DEFAULT: u64 = 100;
@@ -131,7 +132,7 @@ async fn reset_next_cron_time(State(context): State<Context>, Body(body): Body) 
     }
 }
 
-/// Retries up to `limit` sagas whose next retry is more than `timeout` seconds away.
+/// Retries up to `limit` sagas whose next retry is more than `timeout` seconds away, those first that would wait longest.
 async fn reset_cron_time(State(context): State<Context>, Query(params): Query<Params>) -> Result<Response, Error> {
     #[derive(Serialize)]
     struct ResetCronTime {

@@ -69,11 +69,17 @@ pub(super) fn service(
     service_fn(move |mut request: Request<Incoming>| {
         let under_way = entry.request();
         request.extensions_mut().insert(Peer(entry.peer()));
-        // A router is always ready.
-        let answer = routes.current().call(request);
+        let answer = match routes.refuse(&request) {
+            // A router is always ready.
+            None => Ok(routes.current().call(request)),
+            Some(refusal) => Err(refusal.answer(request.into_body()).boxed()),
+        };
         let connections = connections.clone();
         async move {
-            let mut answer = answer.await?;
+            let mut answer = match answer {
+                Ok(answer) => answer.await?,
+                Err(refused) => refused.await,
+            };
             if farewell == Farewell::Header && connections.is_closing() {
                 answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }

@@ -24,7 +24,7 @@ pub use self::{
     connection::Peer,
     places::{Connections, Counts},
     routes::Routes,
-    settings::Settings,
+    settings::{Network, NoNetwork, Settings},
 };
 use self::{
     connection::{Farewell, Watched},

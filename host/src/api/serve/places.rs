@@ -4,7 +4,12 @@
 //! half a header. If all places are taken, a new connection gets the place of an idle one: of the address with the most
 //! idle connections, there first of those that never made a request, and of these the one that has been idle longest. So
 //! silent connections, however many, displace each other, and neither the requests under way nor the kept connections of
-//! others.
+//! others. A network of IPv6 counts as one address ([`client_at`]). Proxies are named in the settings: as they speak for
+//! many, theirs are closed last.
+//!
+//! Invariant: one address, unless it is a proxy, has no more connections that have sent no complete header since they
+//! were made than [`Settings::silent_per_client`] and those that are younger than [`SLOW`]. A further one takes the place
+//! of the oldest of them, also if other places are free: a crowd of them leaves the places of others alone.
 //!
 //! Finding them looks at all connections, which happens once for many places if there are many connections: the order is
 //! kept for a while, and each is looked at again before it is closed.
@@ -14,7 +19,7 @@ use std::{
     collections::{BinaryHeap, HashMap, VecDeque},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -24,6 +29,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::settings::Settings;
+use crate::memory::client_at;
 
 /// Most idle connections that one search finds: an eighth of them. More makes a search rarer, and its order older.
 const FOUND_MAX: usize = 256;
@@ -39,6 +45,12 @@ const SEARCH_PAUSE: Duration = Duration::from_millis(50);
 /// Time without progress after which an answer that its client does not read no longer counts as a request.
 const STALLED: Duration = Duration::from_secs(10);
 
+/// Age from which a connection without a complete header counts as slow: many may be made at once, and then ask.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// The share of one client in the places for connections that have sent no complete header, unless the settings say it.
+const SILENT_PART: usize = 4;
+
 /// All accepted connections of the host, over all listeners. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Connections(Arc<Shared>);
@@ -48,6 +60,7 @@ struct Shared {
     settings: Settings,
     places: Arc<Semaphore>,
     open: Mutex<HashMap<u64, Arc<Entry>>>,
+    silent: Arc<Silent>,
     next_id: AtomicU64,
     /// Idle connections in the order in which they are closed.
     found: Mutex<VecDeque<Idle>>,
@@ -76,6 +89,7 @@ impl Connections {
             settings,
             places,
             open: Mutex::default(),
+            silent: Arc::default(),
             next_id: AtomicU64::new(0),
             found: Mutex::default(),
             displaced: AtomicU64::new(0),
@@ -145,8 +159,15 @@ impl Connections {
 
     fn take(&self, peer: IpAddr, permit: OwnedSemaphorePermit) -> Place {
         let id = self.0.next_id.fetch_add(1, Relaxed);
+        let peer = peer.to_canonical();
+        let Settings { connections_max, silent_per_client, proxies, .. } = &self.0.settings;
+        let is_proxy = proxies.iter().any(|network| network.contains(peer));
         let entry = Arc::new(Entry {
-            peer: peer.to_canonical(),
+            peer,
+            client: client_at(peer),
+            is_proxy,
+            silent: self.0.silent.clone(),
+            is_silent: AtomicBool::new(!is_proxy),
             began: self.0.began,
             requests: AtomicU32::new(0),
             has_asked: AtomicBool::new(false),
@@ -156,6 +177,10 @@ impl Connections {
             is_chosen: AtomicBool::new(false),
             displace: Notify::new(),
         });
+        if !is_proxy {
+            let share = if *silent_per_client == 0 { connections_max / SILENT_PART } else { *silent_per_client };
+            self.0.silent.join(&entry, share.max(1));
+        }
         lock(&self.0.open).insert(id, entry.clone());
         Place { connections: self.clone(), id, entry, _permit: permit }
     }
@@ -183,19 +208,19 @@ impl Connections {
 
     /// The idle connections that are closed first, in order.
     fn search(&self) -> VecDeque<Idle> {
-        let mut by_peer: HashMap<IpAddr, Vec<Idle>> = HashMap::new();
+        let mut by_peer: HashMap<(Reverse<bool>, IpAddr), Vec<Idle>> = HashMap::new();
         for entry in lock(&self.0.open).values() {
             if entry.is_idle() && !entry.is_chosen.load(Relaxed) {
-                by_peer.entry(entry.peer).or_default().push(Idle::new(entry));
+                by_peer.entry((Reverse(entry.is_proxy), entry.client)).or_default().push(Idle::new(entry));
             }
         }
-        let mut lists: Vec<_> = by_peer.into_values().collect();
-        for list in &mut lists {
+        let mut lists: Vec<_> = by_peer.into_iter().map(|((is_proxy, _), list)| (is_proxy, list)).collect();
+        for (_, list) in &mut lists {
             // The last one is closed first.
             list.sort_unstable_by_key(Idle::rank);
         }
-        let rank = |list: &Vec<Idle>| (list.len(), list.last().map(Idle::rank));
-        let idle: usize = lists.iter().map(Vec::len).sum();
+        let rank = |(is_proxy, list): &(Reverse<bool>, Vec<Idle>)| (*is_proxy, list.len(), list.last().map(Idle::rank));
+        let idle: usize = lists.iter().map(|(_, list)| list.len()).sum();
         let (least, most) = (idle / FOUND_LEAST_PART, (idle / FOUND_PART).clamp(1, FOUND_MAX));
         let mut heap: BinaryHeap<_> = lists.iter().enumerate().map(|(index, list)| (rank(list), index)).collect();
         let mut found = VecDeque::new();
@@ -203,7 +228,7 @@ impl Connections {
         while found.len() < most
             && let Some((_, index)) = heap.pop()
             && let Some(list) = lists.get_mut(index)
-            && let Some(idle) = list.pop()
+            && let Some(idle) = list.1.pop()
         {
             // By the time that these are needed, there may be new silent ones.
             if some_are_silent && !idle.is_silent && found.len() >= least {
@@ -266,6 +291,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.entry.leave_silent();
         lock(&self.connections.0.open).remove(&self.id);
     }
 }
@@ -274,6 +300,11 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct Entry {
     peer: IpAddr,
+    client: IpAddr,
+    is_proxy: bool,
+    silent: Arc<Silent>,
+    /// Whether it counts in `silent`.
+    is_silent: AtomicBool,
     began: Instant,
     /// Requests under way: from the end of their head until the body of the answer is written or dropped.
     requests: AtomicU32,
@@ -323,7 +354,15 @@ impl Entry {
     pub fn request(self: &Arc<Self>) -> UnderWay {
         self.requests.fetch_add(1, Relaxed);
         self.has_asked.store(true, Relaxed);
+        self.leave_silent();
         UnderWay(self.clone())
+    }
+
+    fn leave_silent(&self) {
+        // Read first, as this is done for every request.
+        if self.is_silent.load(Relaxed) && self.is_silent.swap(false, Relaxed) {
+            self.silent.leave(self.client);
+        }
     }
 
     /// Whether no request is under way.
@@ -341,6 +380,62 @@ impl Entry {
 
     fn now(&self) -> u64 {
         ms(self.began.elapsed())
+    }
+}
+
+/// The connections that have sent no complete header, by client.
+#[derive(Debug, Default)]
+struct Silent(Mutex<HashMap<IpAddr, OfClient>>);
+
+#[derive(Debug, Default)]
+struct OfClient {
+    count: usize,
+    /// In the order in which they were made; some of them have asked or ended since.
+    queue: VecDeque<Weak<Entry>>,
+}
+
+impl Silent {
+    /// Counts a new connection. If its client has its share, asks the oldest of them to end.
+    fn join(&self, entry: &Arc<Entry>, share: usize) {
+        let mut clients = lock(&self.0);
+        let of_client = clients.entry(entry.client).or_default();
+        if of_client.count >= share {
+            of_client.displace_oldest();
+        }
+        of_client.count += 1;
+        of_client.queue.push_back(Arc::downgrade(entry));
+        // At most half of it is of no use, so that this costs a step for each connection.
+        if of_client.queue.len() > of_client.count.saturating_mul(2) {
+            of_client.queue.retain(|entry| entry.upgrade().is_some_and(|entry| entry.is_silent.load(Relaxed)));
+        }
+    }
+
+    fn leave(&self, client: IpAddr) {
+        let mut clients = lock(&self.0);
+        if let Some(of_client) = clients.get_mut(&client) {
+            of_client.count = of_client.count.saturating_sub(1);
+            if of_client.count == 0 {
+                clients.remove(&client);
+            }
+        }
+    }
+}
+
+impl OfClient {
+    fn displace_oldest(&mut self) {
+        while let Some(oldest) = self.queue.front() {
+            let oldest = oldest.upgrade().filter(|entry| entry.is_silent.load(Relaxed));
+            if oldest.as_ref().is_some_and(|entry| !entry.is_idle_for(SLOW)) {
+                return;
+            }
+            self.queue.pop_front();
+            if let Some(entry) = oldest
+                && !entry.is_chosen.swap(true, Relaxed)
+            {
+                entry.displace.notify_one();
+                return;
+            }
+        }
     }
 }
 
@@ -364,82 +459,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn connections(connections_max: usize) -> Connections {
-        Connections::new(Settings { connections_max, ..Settings::default() })
-    }
-
-    /// A connection of the address 10.0.0.`host` that has been idle since `ms`.
-    fn idle(connections: &Connections, host: u8, ms: u64) -> Place {
-        let place = connections.try_place([10, 0, 0, host].into()).unwrap();
-        place.entry.idle_since.store(ms, Relaxed);
-        place
-    }
-
-    /// Which of these connections are asked to end, in order, until none is.
-    fn displaced(connections: &Connections, places: &[&Place]) -> Vec<usize> {
-        let mut order = Vec::new();
-        while connections.make_room() {
-            let chosen = |index: &usize| places[*index].entry.is_chosen.load(Relaxed) && !order.contains(index);
-            order.push((0..places.len()).find(chosen).unwrap());
-        }
-        order
-    }
-
-    #[tokio::test]
-    async fn the_longest_idle_one_goes_first_and_one_with_a_request_never() {
-        let connections = connections(10);
-        let places = [idle(&connections, 1, 30), idle(&connections, 1, 10), idle(&connections, 1, 20)];
-        let busy = places[1].entry.request();
-        assert_eq!(displaced(&connections, &places.each_ref()), [2, 0]);
-        drop(busy);
-        assert_eq!(displaced(&connections, &places.each_ref()[1..2]), [0]);
-    }
-
-    #[tokio::test]
-    async fn silent_ones_go_before_those_that_have_asked() {
-        let connections = connections(10);
-        let places = [idle(&connections, 1, 10), idle(&connections, 1, 50)];
-        drop(places[0].entry.request());
-        places[0].entry.idle_since.store(10, Relaxed);
-        assert_eq!(displaced(&connections, &places.each_ref()), [1, 0]);
-    }
-
-    #[tokio::test]
-    async fn the_address_with_the_most_idle_ones_gives_first() {
-        let connections = connections(10);
-        let places = [
-            idle(&connections, 1, 10),
-            idle(&connections, 2, 40),
-            idle(&connections, 2, 30),
-            idle(&connections, 2, 20),
-        ];
-        assert_eq!(displaced(&connections, &places.each_ref()), [3, 2, 0, 1]);
-    }
-
-    #[tokio::test]
-    async fn one_that_was_found_and_has_asked_since_is_passed_over() {
-        let connections = connections(20);
-        // Enough that one search finds two.
-        let places: Vec<_> = (1..=16).map(|since| idle(&connections, 1, since)).collect();
-        assert!(connections.make_room());
-        let busy = places[1].entry.request();
-        assert!(connections.make_room());
-        let chosen = |place: &Place| place.entry.is_chosen.load(Relaxed);
-        assert_eq!(places.iter().map(chosen).collect::<Vec<_>>()[..4], [true, false, true, false]);
-        drop(busy);
-    }
-
-    #[tokio::test]
-    async fn a_place_is_free_when_its_connection_ends() {
-        let connections = connections(1);
-        let first = connections.place([10, 0, 0, 1].into()).await;
-        assert!(connections.try_place([10, 0, 0, 2].into()).is_none());
-        drop(first);
-        let second = connections.place([10, 0, 0, 2].into()).await;
-        assert_eq!(connections.counts(), Counts { open: 1, displaced: 0 });
-        drop(second);
-    }
-}
+mod tests;
