@@ -4,6 +4,7 @@
 mod child;
 mod crash;
 mod crowd;
+mod egress;
 mod starting;
 mod stopping;
 mod tutorial;
