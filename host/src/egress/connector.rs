@@ -166,7 +166,7 @@ mod tests {
             let addresses = answer.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
             Box::pin(std::future::ready(Ok(addresses))) as BoxFuture<'static, _>
         };
-        let connect_timeout = Duration::from_secs(60);
+        let connect_timeout = Duration::from_mins(1);
         (Connector { rules: Arc::new(rules), connect_timeout, lookup: Arc::new(lookup) }, asked)
     }
 

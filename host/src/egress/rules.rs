@@ -232,6 +232,7 @@ pub enum Unlisted {
 
 impl Unlisted {
     /// What `auto` means for a host that listens on loopback addresses only, or not.
+    #[must_use]
     pub fn resolved(self, listens_on_loopback: bool) -> Self {
         match self {
             Self::Auto if listens_on_loopback => Self::All,
@@ -382,18 +383,18 @@ fn other_meaning(address: IpAddr) -> Option<IpAddr> {
     let v4 = |high: u16, low: u16| Some(IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))));
     match address {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Some(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V4(_) => None,
         IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Some(Ipv6Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::LOCALHOST) => None,
-        IpAddr::V6(address) => match address.segments() {
-            [0, 0, 0, 0, 0, 0, high, low]
-            | [0, 0, 0, 0, 0xffff, 0, high, low]
-            | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-            | [0x64, 0xff9b, 1, _, _, _, high, low]
-            | [0x2002, high, low, ..] => v4(high, low),
-            [0x2001, 0, .., high, low] => v4(!high, !low),
-            _ => None,
-        },
+        IpAddr::V4(_) | IpAddr::V6(Ipv6Addr::LOCALHOST) => None,
+        IpAddr::V6(address) => {
+            let segments = address.segments();
+            let [_, second, third, .., high, low] = segments;
+            match segments {
+                [0, 0, 0, 0, 0 | 0xffff, 0, ..] | [0x64, 0xff9b, 0 | 1, ..] => v4(high, low),
+                [0x2002, ..] => v4(second, third),
+                [0x2001, 0, ..] => v4(!high, !low),
+                _ => None,
+            }
+        }
     }
 }
 
