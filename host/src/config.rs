@@ -281,6 +281,11 @@ impl Config {
         engine::Settings { attempts, ..self.saga.clone() }
     }
 
+    /// The settings of services' clients, for a host that listens on loopback addresses only, or not.
+    pub fn http_settings(&self, listens_on_loopback: bool) -> http::Settings {
+        http::Settings { unlisted: self.http.unlisted.resolved(listens_on_loopback), ..self.http.clone() }
+    }
+
     /// The settings of plugins. Reads the secrets that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
@@ -294,6 +299,7 @@ impl Config {
             cache_dir: Some(data_folder::compiled(&self.data)),
             component_store_dir: Some(data_folder::components(&self.data)),
             spare_versions: *spare_versions,
+            ca_file: self.http.ca_file.clone(),
             ..defaults
         })
     }

@@ -63,6 +63,9 @@ pub mod memory;
 // The families of keys in the store.
 pub mod keys;
 
+// Where calls may go, and which servers are trusted.
+pub mod egress;
+
 // The seam between a saga and what does its work; services over HTTP and gRPC.
 pub mod branch;
 

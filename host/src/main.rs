@@ -175,8 +175,8 @@ async fn run(config: Arc<Config>) -> Result<(), Failure> {
         // one are told how far it is.
         let front = Front::open(&config, &connections, &health, &stopping).await?;
         let open = {
-            let (config, health) = (config.clone(), health.clone());
-            move || Opened::open(&config, shares, opening, &health)
+            let (config, health, on_loopback) = (config.clone(), health.clone(), front.listens_on_loopback());
+            move || Opened::open(&config, shares, opening, &health, on_loopback)
         };
         let opened = spawn_blocking(open).await??;
         Ok::<_, Failure>((front, opened))
@@ -318,6 +318,12 @@ impl Front {
         });
         Ok(Self { address, grpc_address, routes, grpc_routes, accepting })
     }
+
+    /// Whether clients on other machines cannot reach the host.
+    fn listens_on_loopback(&self) -> bool {
+        let is_loopback = |address: SocketAddr| address.ip().to_canonical().is_loopback();
+        is_loopback(self.address) && self.grpc_address.is_none_or(is_loopback)
+    }
 }
 
 /// Listens on an address. If it is in use, tries again for `patience`.
@@ -351,7 +357,13 @@ struct Opened {
 
 impl Opened {
     /// Opens the data, loads the plugins and starts to drive sagas. Blocks.
-    fn open(config: &Config, shares: Shares, opening: Arc<Opening>, health: &Health) -> Result<Self, Failure> {
+    fn open(
+        config: &Config,
+        shares: Shares,
+        opening: Arc<Opening>,
+        health: &Health,
+        on_loopback: bool,
+    ) -> Result<Self, Failure> {
         health.set(Condition::Starting("opening the data"));
         // Before sled sees it, which panics if it stands before 1970.
         let clock = Clock::start()?;
@@ -374,9 +386,8 @@ impl Opened {
         let settings = plugin::Settings { egress, memory: memory.clone(), ..config.plugin_settings()? };
         let runtime = Runtime::new(&settings)?;
         let plugins = load_plugins(&runtime, config);
-        let http = http::Settings { pool_idle_per_host_max: idle_per_host, ..config.http.clone() };
-        let branches =
-            Arc::new(Branches::new(plugins.clone(), http::Client::new(&http)?, grpc::Client::new(&config.http)));
+        let http = http::Settings { pool_idle_per_host_max: idle_per_host, ..config.http_settings(on_loopback) };
+        let branches = Arc::new(Branches::new(plugins.clone(), http::Client::new(&http)?, grpc::Client::new(&http)));
         health.set(Condition::Starting("reading unfinished sagas"));
         let settings = config.engine_settings(calls);
         let engine = Engine::start(store.clone() as Arc<dyn Store>, branches, settings, clock, memory)?;

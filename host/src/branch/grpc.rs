@@ -4,7 +4,7 @@
 //! outcomes its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The payload is the encoded message of the request, so the
 //! definition of the service is not needed.
 
-use std::{error, time::Duration};
+use std::{error, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::{Buf, BufMut, Bytes};
@@ -14,7 +14,7 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use hyper_util::{
-    client::legacy::{self, connect::HttpConnector},
+    client::legacy,
     rt::{TokioExecutor, TokioTimer},
 };
 use tonic::{
@@ -29,7 +29,14 @@ use super::{
     Branch, Call, Containment, Destination, EgressRequest, Host, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
 };
-use crate::{causes, saga::Gid};
+use crate::{
+    causes,
+    egress::{
+        connector::{Connector, refusal},
+        rules::{Refused, Rules},
+    },
+    saga::Gid,
+};
 
 /// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
 /// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
@@ -39,18 +46,19 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The host's gRPC client: one connection for each service, which all its calls share. Clones share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
-    http: legacy::Client<HttpConnector, Body>,
+    http: legacy::Client<Connector, Body>,
+    destinations: Arc<Rules>,
+    is_on: bool,
     response_bytes_max: usize,
 }
 
 impl Client {
     /// A client with the limits of HTTP branches, as far as they apply. Opens no connection.
     pub fn new(settings: &Settings) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(settings.connect_timeout));
-        connector.set_nodelay(true);
+        let destinations = Arc::new(settings.destinations());
+        let connector = Connector::new(destinations.clone(), settings.connect_timeout);
         let http = legacy::Client::builder(TokioExecutor::new())
             .http2_only(true)
             .timer(TokioTimer::new())
@@ -59,7 +67,8 @@ impl Client {
             .http2_keep_alive_interval(PING_INTERVAL)
             .http2_keep_alive_timeout(PING_TIMEOUT)
             .build(connector);
-        Self { http, response_bytes_max: settings.response_bytes_max }
+        let Settings { response_bytes_max, grpc_branches: is_on, .. } = *settings;
+        Self { http, destinations, is_on, response_bytes_max }
     }
 
     /// The branch at an address, `host:port/package.Service/Method`, which is checked but not yet connected to.
@@ -70,13 +79,16 @@ impl Client {
         let malformed = || Error::Malformed { address: address.to_owned() };
         let (server, method) = address.split_once('/').ok_or_else(malformed)?;
         let (service, name) = method.split_once('/').ok_or_else(malformed)?;
-        let server: Authority = server.parse().map_err(|_| malformed())?;
-        if server.port().is_none() || server.as_str().contains('@') {
-            return Err(malformed());
-        }
+        // Names of hosts ignore case: one connection, and one destination, for all spellings.
+        let server: Authority = server.to_ascii_lowercase().parse().map_err(|_| malformed())?;
+        let Some(port) = server.port_u16().filter(|_| !server.as_str().contains('@')) else { return Err(malformed()) };
         if service.is_empty() || name.is_empty() || name.contains(['/', '?', '#']) {
             return Err(malformed());
         }
+        if !self.is_on {
+            return Err(Error::Off);
+        }
+        self.destinations.check(server.host(), port)?;
         let path: PathAndQuery = format!("/{method}").parse().map_err(|_| malformed())?;
         let origin = Uri::builder().scheme("http").authority(server).path_and_query("/").build();
         Ok(GrpcBranch { client: self.clone(), origin: origin.map_err(|_| malformed())?, path })
@@ -114,7 +126,7 @@ pub fn metadata(gid: &Gid, given: &[(String, String)]) -> Result<HeaderMap, Erro
 }
 
 /// One method of a gRPC service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct GrpcBranch {
     client: Client,
     origin: Uri,
@@ -177,7 +189,7 @@ fn outcome(status: &Status) -> Outcome {
         code => {
             // A status with a source was made by the client: the service was not reached, or the connection broke.
             let error = match error::Error::source(status) {
-                Some(cause) => causes::in_one_line(cause),
+                Some(cause) => refusal(cause).map_or_else(|| causes::in_one_line(cause), ToString::to_string),
                 None => format!("gRPC {code:?}: {}", http_branch::excerpt(message)),
             };
             Outcome::unknown(error)
@@ -230,6 +242,10 @@ pub enum Error {
     Malformed { address: String },
     #[error("the address has {bytes} bytes, the limit is {URL_BYTES_MAX}")]
     TooLong { bytes: usize },
+    #[error("branches over gRPC are turned off: use plugins, or set grpc_branches = true under [http] in the settings")]
+    Off,
+    #[error(transparent)]
+    Destination(#[from] Refused),
     #[error("the gid holds a control character, which gRPC cannot send: choose another")]
     Gid,
     #[error(transparent)]

@@ -4,20 +4,28 @@
 //! (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Services written for DTM depend on these rules,
 //! even on the odd ones. All rules for responses are in [`outcome`].
 
-use std::{borrow::Cow, str::FromStr, sync::Arc, time::Duration};
+use std::{borrow::Cow, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, TRAILER, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    header::{CONTENT_LENGTH, HOST, InvalidHeaderValue, TRAILER, TRANSFER_ENCODING},
 };
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
-use reqwest::{Url, redirect};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
-use super::{Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, json_rpc};
+use super::{
+    Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, json_rpc,
+    transport::{self, Outgoing, Transport},
+};
 use crate::{
     causes,
+    egress::{
+        rules::{self, Entry, Unlisted},
+        tls::{self, Tls},
+    },
     saga::{Definition, Verdict},
 };
 
@@ -31,6 +39,20 @@ const EXCERPT_BYTES_MAX: usize = 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
+    /// Whether branches may be services over HTTP. If not, sagas with such an address are refused.
+    pub http_branches: bool,
+    /// Whether branches may be services over gRPC.
+    pub grpc_branches: bool,
+    /// Destinations that may be called although `unlisted` does not allow them. Link-local addresses and those of metadata
+    /// services need an entry with their address or network; for all others the name will do.
+    pub allow: Vec<Entry>,
+    /// Destinations that must not be called. Wins over all else. A host may have several names, so deny networks too.
+    pub deny: Vec<Entry>,
+    /// Which destinations may be called that neither list names.
+    pub unlisted: Unlisted,
+    /// A file of certificates (PEM) of authorities that are trusted besides the system's, for branches and for requests of
+    /// plugins. Empty: none.
+    pub ca_file: PathBuf,
     /// Calls of services that run at once, those over gRPC included; further ones wait. Each needs a connection, and so a
     /// file descriptor: fewer run at once if the system allows the process fewer.
     pub calls_max: usize,
@@ -47,7 +69,8 @@ pub struct Settings {
     pub pool_idle_per_host_max: usize,
     /// How much of a response body is read, in bytes. The bodies that DTM defines have less than a hundred.
     pub response_bytes_max: usize,
-    /// Most redirects that one attempt follows.
+    /// Most redirects that one attempt follows. A target on another host, port or scheme gets neither the saga's headers nor
+    /// its credentials.
     pub redirects_max: usize,
     /// The header `User-Agent`, unless the saga's `branch_headers` have one.
     pub user_agent: String,
@@ -62,6 +85,12 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            http_branches: true,
+            grpc_branches: true,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            unlisted: Unlisted::default(),
+            ca_file: PathBuf::new(),
             calls_max: 4096,
             calls_per_destination_max: 512,
             connect_timeout: Duration::from_secs(3),
@@ -76,34 +105,41 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// The destinations that may be called.
+    pub fn destinations(&self) -> rules::Rules {
+        rules::Rules { deny: self.deny.clone(), allow: self.allow.clone(), unlisted: self.unlisted }
+    }
+}
+
 /// The host's HTTP client: a pool of connections that all HTTP branches share. Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    transport: Transport,
+    destinations: Arc<rules::Rules>,
+    is_on: bool,
     response_bytes_max: usize,
     rules: Rules,
 }
 
 impl Client {
-    /// Sets up the pool and TLS. Opens no connection.
+    /// Sets up the pool and TLS. Opens no connection. Proxies named by the environment are not used.
     ///
-    /// Servers are checked against the system's root certificates (or `SSL_CERT_FILE`, `SSL_CERT_DIR`). If there are none,
-    /// `https://` calls fail and a warning is logged. Proxies named by the environment are not used.
+    /// Servers are checked as [`Tls::new`] says.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
-        // An error says that a provider is installed already: that one is used.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = builder(settings).build().or_else(|error| {
-            let client = builder(settings).tls_certs_only([]).build()?;
-            tracing::warn!(
-                error = causes::in_one_line(&error),
-                "no trusted root certificates, https branches will fail: \
-                 install the system's (Debian: ca-certificates) or set SSL_CERT_FILE, then restart"
-            );
-            Ok(client)
-        });
-        let Settings { response_bytes_max, any_2xx_succeeds, rejects_5xx_after, .. } = *settings;
+        let tls = Tls::new(&settings.ca_file).map_err(Error::Tls)?;
+        let destinations = Arc::new(settings.destinations());
+        let connections = transport::Settings {
+            connect_timeout: settings.connect_timeout,
+            pool_idle_timeout: settings.pool_idle_timeout,
+            pool_idle_per_host_max: settings.pool_idle_per_host_max,
+            redirects_max: settings.redirects_max,
+            user_agent: &settings.user_agent,
+        };
+        let transport = Transport::new(&connections, destinations.clone(), &tls).map_err(Error::UserAgent)?;
+        let Settings { response_bytes_max, any_2xx_succeeds, rejects_5xx_after, http_branches: is_on, .. } = *settings;
         let rules = Rules { any_2xx_succeeds, rejects_5xx_after };
-        Ok(Self { http: http.map_err(Error::Setup)?, response_bytes_max, rules })
+        Ok(Self { transport, destinations, is_on, response_bytes_max, rules })
     }
 
     /// The branch at an address, which is checked but not yet resolved.
@@ -125,20 +161,12 @@ impl Client {
             return Err(Error::NoHost);
         }
         let url = Url::parse(url).map_err(Error::Malformed)?;
+        if !self.is_on {
+            return Err(Error::Off);
+        }
+        transport::check(&self.destinations, &url).map_err(Error::Destination)?;
         Ok(HttpBranch { client: self.clone(), url })
     }
-}
-
-fn builder(settings: &Settings) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
-        .connect_timeout(settings.connect_timeout)
-        .pool_idle_timeout(settings.pool_idle_timeout)
-        .pool_max_idle_per_host(settings.pool_idle_per_host_max)
-        .redirect(redirect::Policy::limited(settings.redirects_max))
-        // The address holds the gid and perhaps a token, which the target of a redirect must not see.
-        .referer(false)
-        .user_agent(&settings.user_agent)
-        .no_proxy()
 }
 
 /// The HTTP headers of a saga's `branch_headers`.
@@ -162,7 +190,7 @@ pub fn headers(given: &[(String, String)]) -> Result<HeaderMap, Error> {
 }
 
 /// One operation of an HTTP service.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct HttpBranch {
     client: Client,
     url: Url,
@@ -207,15 +235,14 @@ impl HttpBranch {
     /// Sends the request and reads the response. The error is one line of text without the address and its credentials.
     async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
         let payload = call.payload();
-        let request = match self.json_rpc_method(call) {
-            Some(method) => self.client.http.post(self.url.clone()).body(json_rpc::request(call, &method)?),
-            None if payload.is_empty() => self.client.http.get(self.url_of(call)),
-            None => self.client.http.post(self.url_of(call)).body(payload),
+        let (method, url, body) = match self.json_rpc_method(call) {
+            Some(method) => (Method::POST, self.url.clone(), Bytes::from(json_rpc::request(call, &method)?)),
+            None if payload.is_empty() => (Method::GET, self.url_of(call), Bytes::new()),
+            None => (Method::POST, self.url_of(call), payload),
         };
-        let given = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
-        let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json")).headers(given);
+        let headers = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
+        let response = self.client.transport.send(Outgoing { method, url, headers, body }).await?;
         let in_one_line = |error: reqwest::Error| causes::in_one_line(&error.without_url());
-        let response = request.send().await.map_err(in_one_line)?;
         let response = Response::read(response, self.client.response_bytes_max).await.map_err(in_one_line)?;
         Ok(self.outcome(&response, call))
     }
@@ -383,8 +410,15 @@ pub enum Error {
     /// The value may be a secret, so the error does not contain it.
     #[error("branch_headers: the value of {name} holds a line break or another control character")]
     HeaderValue { name: String },
-    #[error("the HTTP client cannot be set up: check its settings, the user agent first")]
-    Setup(#[source] reqwest::Error),
+    #[error("branches over HTTP are turned off: use plugins, or set http_branches = true under [http] in the settings")]
+    Off,
+    /// It is refused for certain; see [`rules::Rules::check`].
+    #[error("{0}")]
+    Destination(String),
+    #[error("user_agent under [http] holds a line break or another control character: remove it")]
+    UserAgent(#[source] InvalidHeaderValue),
+    #[error(transparent)]
+    Tls(tls::Error),
 }
 
 #[cfg(test)]

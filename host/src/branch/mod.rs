@@ -7,6 +7,7 @@
 pub mod grpc;
 pub mod http;
 mod json_rpc;
+mod transport;
 
 use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 

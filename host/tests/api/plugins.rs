@@ -108,6 +108,23 @@ async fn what_is_no_plugin_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_plugin_cannot_be_named_like_an_address() {
+    let world = World::new(Uploads::On);
+    for name in ["127.0.0.1", "169.254.169.254", "localhost", "api.localhost", "127.1", "2130706433", "0x7f000001"] {
+        let answer = world.put(name, HERE, component("plugins", "service-a")).await;
+        refused(&answer, 400, &["named like an IP address", "localhost", "choose another name"]);
+    }
+    assert!(world.plugins.plugins().is_empty());
+    std::fs::create_dir_all(world.dir.path().join("plugins")).unwrap();
+    std::fs::write(world.dir.path().join("plugins/localhost.wasm"), component("plugins", "service-a")).unwrap();
+    world.plugins.look();
+    world.plugins.look();
+    let list = world.host.get("/api/v1/plugins").await.json();
+    assert!(list["refused"][0]["error"].as_str().unwrap().contains("localhost"), "{list}");
+    assert_eq!(list["plugins"], json!([]));
+}
+
+#[tokio::test]
 async fn only_who_may_replaces_plugins() {
     let good = component("plugins", "service-a");
     for (uploads, host, may) in [

@@ -49,6 +49,14 @@ async fn the_host_of_an_address_may_be_a_plugins_name() {
 }
 
 #[tokio::test]
+async fn names_of_hosts_ignore_case() {
+    for target in ["http://SERVICE-A:8081/try", "HTTPS://Service-a/try", "wasm://SERVICE-A/try", "http://GATEWAY/try"] {
+        assert_eq!(owner(target).await, Some("service-a"), "{target}");
+    }
+    assert_eq!(owner("http://service-a/Try").await, None);
+}
+
+#[tokio::test]
 async fn a_prefix_belongs_to_a_plugin_and_the_longest_wins() {
     assert_eq!(owner("http://gateway/try").await, Some("service-a"));
     assert_eq!(owner("http://gateway/b/try").await, Some("service-b"));

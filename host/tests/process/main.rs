@@ -5,6 +5,7 @@ mod browser;
 mod child;
 mod crash;
 mod crowd;
+mod egress;
 mod starting;
 mod stopping;
 mod tutorial;

@@ -66,7 +66,7 @@ pub async fn upload(
     if !context.uploads().allow(&headers) {
         return Err(Error::UploadForbidden);
     }
-    let Path(name) = name.map_err(|_| Error::Plugin(InvalidName.into()))?;
+    let Path(name) = name.map_err(|_| Error::Plugin(InvalidName::Malformed.into()))?;
     let permit = context.upload_permits().clone().try_acquire_owned().map_err(|_| Error::UploadsBusy)?;
     let plugins = context.plugins().clone();
     let limit = plugins.component_bytes_max();

@@ -23,6 +23,7 @@ use crate::{
             transaction::Transaction,
         },
         limits::Room,
+        name,
         sandbox::{guest::Parts, runtime::Runtime, scheduler::CpuMeter},
     },
     saga::{BranchOp, Definition, Gid, Op, Options, Order, Timestamp},
@@ -36,6 +37,7 @@ impl Plugin {
     /// Makes a plugin of a component that is new to the host: compiles (or finds compiled), checks and starts it. Takes from
     /// milliseconds to seconds. Must not run twice at a time: the pool of instances has room for one start.
     pub fn load(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<Arc<Self>, Error> {
+        name::check(name)?;
         let plugin = Self::load_again(runtime, name, bytes)?;
         check_start(&plugin)?;
         Ok(plugin)

@@ -177,14 +177,14 @@ impl Registry {
     fn pin_in(&self, state: &Versions, target: &str, op: Op) -> Result<Option<Pin>, address::Error> {
         let is_owned = |name: &str| state.current.contains_key(name) || state.refusal(name).is_some();
         let Some(location) = Location::of(target, &self.routes, is_owned) else { return Ok(None) };
-        let Some(current) = state.current.get(location.plugin) else {
-            return Err(state.missing(target, location.plugin));
+        let Some(current) = state.current.get(&*location.plugin) else {
+            return Err(state.missing(target, &location.plugin));
         };
         let pin = match location.digest(target)? {
             Some(digest) => {
-                let pin = Pin { plugin: location.plugin.into(), digest };
+                let pin = Pin { plugin: (&*location.plugin).into(), digest };
                 match state.all.get(&pin).map(|version| &version.callable) {
-                    None => return Err(state.unknown_version(target, location.plugin)),
+                    None => return Err(state.unknown_version(target, &location.plugin)),
                     Some(Err(fault)) => return Err(self.lost(&pin, fault)),
                     Some(Ok(_)) => pin,
                 }

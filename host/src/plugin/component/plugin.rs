@@ -37,7 +37,7 @@ impl Plugin {
     /// Makes a plugin of a component that has passed [`Plugin::load`] before: compiles (or finds compiled) and checks it.
     pub(crate) fn load_again(runtime: &Runtime, name: &str, bytes: &[u8]) -> Result<Arc<Self>, Error> {
         if !is_name(name) {
-            return Err(InvalidName.into());
+            return Err(InvalidName::Malformed.into());
         }
         let component = Loaded::new(runtime, bytes)?;
         let grants = runtime.grants(name);

@@ -22,10 +22,11 @@ use super::{
     scheduler::Scheduler,
 };
 use crate::{
+    egress::tls::{self, Tls},
     memory::{Budget, Holder},
     plugin::{
         grants::entry::Grants,
-        imports::http::client::{Clients, Tls},
+        imports::http::client::Clients,
         limits::Limits,
         storage::{cache::Cache, component_store::ComponentStore},
     },
@@ -57,6 +58,8 @@ pub struct Settings {
     pub memory: Budget,
     /// Limits of the connections of plugins' requests.
     pub egress: Egress,
+    /// Certificates of authorities that requests trust besides the system's; see [`Tls::new`].
+    pub ca_file: PathBuf,
 }
 
 /// Limits of the connections of plugins' requests, all plugins together. Each costs a file descriptor.
@@ -87,6 +90,7 @@ impl Default for Settings {
             component_store_dir: None,
             spare_versions: 1,
             egress: Egress::default(),
+            ca_file: PathBuf::new(),
             memory: Budget::default(),
         }
     }
@@ -98,7 +102,7 @@ pub enum Error {
     #[error("no WebAssembly engine for these settings: {detail}")]
     Engine { detail: String },
     #[error("plugins cannot use TLS")]
-    Tls(#[source] rustls::Error),
+    Tls(#[source] tls::Error),
     #[error("cannot keep components in the data folder")]
     ComponentStore(#[source] std::io::Error),
     #[error("cannot start the thread that limits guests")]
@@ -256,7 +260,7 @@ impl Error {
 
 fn tls(settings: &Settings) -> Result<Option<Tls>, Error> {
     let is_needed = settings.grants.values().any(|grants| !grants.http_rules().is_empty());
-    is_needed.then(Tls::new).transpose().map_err(Error::Tls)
+    is_needed.then(|| Tls::new(&settings.ca_file)).transpose().map_err(Error::Tls)
 }
 
 /// The engine, and whether it has a pool of instances.

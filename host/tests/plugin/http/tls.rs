@@ -34,7 +34,15 @@ async fn self_signed() -> (u16, String) {
 }
 
 async fn ask(port: u16, host: &str) -> Value {
-    let plugins = granted(vec![allowed(&format!("https://{host}:{port}/"), &["GET"], true)], Limits::default());
+    ask_with(port, host, Path::new("")).await
+}
+
+/// With the authorities of this file.
+async fn ask_with(port: u16, host: &str, ca_file: &Path) -> Value {
+    let http = vec![allowed(&format!("https://{host}:{port}/"), &["GET"], true)];
+    let grants = Arc::new(Grants::new("chaos", &grants::Settings { http, ..Default::default() }).unwrap());
+    let grants = BTreeMap::from([("chaos".to_owned(), grants)]);
+    let plugins = chaos(&Settings { grants, ca_file: ca_file.to_owned(), ..Settings::default() });
     let request = json!({"scheme": "https", "authority": format!("{host}:{port}"), "path": "/hello"});
     fetch(&plugins, &[request]).await.remove(0)
 }
@@ -43,6 +51,16 @@ async fn ask(port: u16, host: &str) -> Value {
 async fn a_certificate_that_nobody_vouches_for_is_refused() {
     let (port, _) = self_signed().await;
     assert_eq!(ask(port, "localhost").await["error"], "ErrorCode::TlsCertificateError");
+}
+
+#[tokio::test]
+async fn a_certificate_in_ca_file_is_trusted_for_its_own_name() {
+    let (port, pem) = self_signed().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("authorities.pem");
+    std::fs::write(&file, pem).unwrap();
+    assert_eq!(ask_with(port, "localhost", &file).await["body"], "hello");
+    assert_eq!(ask_with(port, "127.0.0.1", &file).await["error"], "ErrorCode::TlsCertificateError");
 }
 
 #[test]

@@ -25,14 +25,15 @@ use hyper_util::{
     },
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::sync::Semaphore;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
-use super::{body::Outbound, public_address::is_public};
-use crate::causes;
+use super::body::Outbound;
+use crate::{
+    causes,
+    egress::{public_address::is_public, tls::Tls},
+};
 
 /// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -75,7 +76,7 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
     connector.enforce_http(false);
     connector.set_nodelay(true);
     let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(tls.0.clone())
+        .with_tls_config(tls.config())
         .https_or_http()
         .enable_http1()
         .wrap_connector(connector);
@@ -86,31 +87,6 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
         .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
         .build(connector)
-}
-
-/// How servers are verified: by the system's root certificates, or those that `SSL_CERT_FILE` names.
-pub struct Tls(ClientConfig);
-
-impl Tls {
-    /// Reads the certificates. A machine without any can still reach `http://` addresses, so that is a warning.
-    pub fn new() -> Result<Self, rustls::Error> {
-        let builder = || {
-            ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                .with_safe_default_protocol_versions()
-        };
-        let config = match builder()?.with_platform_verifier() {
-            Ok(verifying) => verifying.with_no_client_auth(),
-            Err(error) => {
-                tracing::warn!(
-                    %error,
-                    "no trusted root certificates, https requests of plugins will fail: \
-                     install the system's (Debian: ca-certificates) or set SSL_CERT_FILE, then restart"
-                );
-                builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth()
-            }
-        };
-        Ok(Self(config))
-    }
 }
 
 /// Resolves a name, and keeps the addresses that are allowed.

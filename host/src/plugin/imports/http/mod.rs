@@ -3,7 +3,7 @@
 //! A request passes, in this order: the allow-list of the plugin's grants ([`rule`](crate::plugin::grants::rule)), the
 //! limits of an attempt and the headers that identify it ([`outgoing`], [`identity`]), the output gate, which records
 //! durably that the attempt may have had an effect outside, and a connection to a checked address ([`client`],
-//! [`public_address`]). A request that is refused before the gate has had no effect. The body of a request passes the gate
+//! [`public_address`](crate::egress::public_address)). A request that is refused before the gate has had no effect. The body of a request passes the gate
 //! again if the guest has read something since ([`body`]).
 //!
 //! A repeated attempt repeats its requests, with the same idempotency keys.
@@ -15,7 +15,6 @@ mod body;
 pub(crate) mod client;
 pub(crate) mod identity;
 pub(crate) mod outgoing;
-mod public_address;
 
 use wasmtime::{
     StoreContextMut,

@@ -18,10 +18,10 @@ use super::{
     body::{Inbound, Outbound},
     client::{self, Client, Clients},
     identity::Identity,
-    public_address::is_public,
 };
 use crate::{
     branch::{EgressRequest, Reply},
+    egress::public_address::is_public,
     plugin::{
         grants::{
             entry::Grants,
