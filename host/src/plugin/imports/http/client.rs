@@ -32,7 +32,7 @@ use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
 use super::{body::Outbound, public_address::is_public};
-use crate::causes;
+use crate::{branch::http::ANSWER_HEADERS_MAX, causes};
 
 /// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
@@ -85,6 +85,7 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
+        .http1_max_headers(ANSWER_HEADERS_MAX)
         .build(connector)
 }
 
