@@ -97,7 +97,7 @@ fn brotli_stored(text: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// The object with a member of many different words.
 fn long(text: &str) -> String {
-    let words: String = (0..400).map(|number| format!("{} ", number * 7919 % 1000)).collect();
+    let words = (0..400).map(|number| (number * 7919 % 1000).to_string()).collect::<Vec<_>>().join(" ");
     text.replacen('{', &format!("{{\"words\":\"{words}\","), 1)
 }
 
@@ -105,8 +105,9 @@ fn utf_16(text: &str, to_bytes: fn(u16) -> [u8; 2]) -> Vec<u8> {
     text.encode_utf16().flat_map(to_bytes).collect()
 }
 
-fn cut(bytes: Vec<u8>) -> Vec<u8> {
-    bytes[..bytes.len() - 5].to_vec()
+fn cut(mut bytes: Vec<u8>) -> Vec<u8> {
+    bytes.truncate(bytes.len() - 5);
+    bytes
 }
 
 fn damaged(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -373,7 +374,8 @@ impl Row {
 
     /// The answer as it is sent.
     fn sent(&self) -> Vec<u8> {
-        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers: Vec<_> = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let headers = headers.concat();
         let length = self.body.len();
         let mut sent = format!("HTTP/1.1 {} X\r\n{headers}content-length: {length}\r\n\r\n", self.status).into_bytes();
         sent.extend(&self.body);
