@@ -2,7 +2,7 @@
 //!
 //! Calls follow DTM's `getURLResult` (`dtmsvr/trans_status.go`) and `TransInfo2Ctx` (`client/dtmgrpc/dtmgimp/types.go`),
 //! outcomes its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The payload is the encoded message of the request, so the
-//! definition of the service is not needed.
+//! definition of the service is not needed. A message is read to its end, gzip and deflate decoded, before its status counts.
 
 use std::{error, sync::Arc, time::Duration};
 
@@ -21,13 +21,14 @@ use tonic::{
     Code, Extensions, Request, Status,
     body::Body,
     client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    codec::{Codec, CompressionEncoding, DecodeBuf, Decoder, EncodeBuf, Encoder},
     metadata::MetadataMap,
 };
 
 use super::{
-    Branch, Call, Containment, Destination, EgressRequest, Host, Outcome,
+    Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, answer,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
+    transport::ANSWER_HEADER_LIST_BYTES_MAX,
 };
 use crate::{
     causes,
@@ -61,6 +62,7 @@ impl Client {
         let connector = Connector::new(destinations.clone(), settings.connect_timeout);
         let http = legacy::Client::builder(TokioExecutor::new())
             .http2_only(true)
+            .http2_max_header_list_size(ANSWER_HEADER_LIST_BYTES_MAX)
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(settings.pool_idle_timeout)
@@ -165,10 +167,18 @@ impl GrpcBranch {
         let mut request = Request::from_parts(MetadataMap::from_headers(headers), Extensions::new(), call.payload());
         request.set_timeout(call.timeout);
         let http = self.client.http.clone();
-        let mut grpc =
-            Grpc::with_origin(http, self.origin.clone()).max_decoding_message_size(self.client.response_bytes_max);
+        // The limit counts after decoding too.
+        let mut grpc = Grpc::with_origin(http, self.origin.clone())
+            .max_decoding_message_size(self.client.response_bytes_max)
+            .accept_compressed(CompressionEncoding::Gzip)
+            .accept_compressed(CompressionEncoding::Deflate);
         Ok(match grpc.unary(request, self.path.clone(), Raw).await {
-            Ok(_) => Outcome::succeeded(None),
+            Ok(response) => match Status::from_header_map(response.metadata().as_ref()) {
+                Some(status) if status.code() == Code::Ok => Outcome::succeeded(None),
+                // A status among the headers was followed by another one.
+                Some(status) => outcome(&status),
+                None => Outcome::unknown("the answer has no grpc-status: it is not known how the call ended"),
+            },
             Err(status) => outcome(&status),
         })
     }
@@ -184,15 +194,15 @@ fn outcome(status: &Status) -> Outcome {
         Code::FailedPrecondition => Outcome::ongoing(None),
         Code::Aborted => {
             let reason = message.strip_suffix(" FAILURE").unwrap_or(message);
-            Outcome::rejected(http_branch::excerpt(reason).into_owned())
+            Outcome::rejected(answer::excerpt(reason))
         }
         code => {
             // A status with a source was made by the client: the service was not reached, or the connection broke.
             let error = match error::Error::source(status) {
                 Some(cause) => refusal(cause).map_or_else(|| causes::in_one_line(cause), ToString::to_string),
-                None => format!("gRPC {code:?}: {}", http_branch::excerpt(message)),
+                None => format!("gRPC {code:?}: {}", answer::excerpt(message)),
             };
-            Outcome::unknown(error)
+            Outcome::unknown(answer::cut(error))
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Branches that are HTTP services, called as DTM calls them.
 //!
-//! Requests follow DTM's `getURLResult` (`dtmsvr/trans_status.go`), outcomes its `HTTPResp2DtmError`
-//! (`client/dtmcli/utils.go`), redirects and userinfo Go's `net/http`. Services written for DTM depend on these rules,
-//! even on the odd ones. All rules for responses are in [`outcome`].
+//! Requests follow DTM's `getURLResult` (`dtmsvr/trans_status.go`), redirects and userinfo Go's `net/http`. Services
+//! written for DTM depend on these rules, even on the odd ones. All rules for answers are in [`answer`].
 
-use std::{borrow::Cow, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method,
     header::{CONTENT_LENGTH, HOST, InvalidHeaderValue, TRAILER, TRANSFER_ENCODING},
 };
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
@@ -17,7 +16,9 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use super::{
-    Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, json_rpc,
+    Branch, Call, Containment, Destination, EgressRequest, Host, Outcome,
+    answer::{self, Answer},
+    json_rpc,
     transport::{self, Outgoing, Transport},
 };
 use crate::{
@@ -26,14 +27,13 @@ use crate::{
         rules::{self, Entry, Unlisted},
         tls::{self, Tls},
     },
-    saga::{Definition, Verdict},
+    saga::Definition,
 };
+
+pub use super::transport::ANSWER_HEADERS_MAX;
 
 /// Longest accepted address, in bytes: what RFC 9110 section 4.1 asks every server to support at least.
 pub const URL_BYTES_MAX: usize = 8000;
-
-/// Longest excerpt of a response in a reason or an error, in bytes: the width of DTM's column for the rollback reason.
-const EXCERPT_BYTES_MAX: usize = 1024;
 
 /// Settings of the client for HTTP services.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -67,7 +67,8 @@ pub struct Settings {
     pub pool_idle_timeout: Duration,
     /// Unused connections kept for each host and port. Further concurrent calls open new connections.
     pub pool_idle_per_host_max: usize,
-    /// How much of a response body is read, in bytes. The bodies that DTM defines have less than a hundred.
+    /// How much of a response body is read, in bytes, before and after its content codings are decoded. The bodies that DTM
+    /// defines have less than a hundred.
     pub response_bytes_max: usize,
     /// Most redirects that one attempt follows. A target on another host, port or scheme gets neither the saga's headers nor
     /// its credentials.
@@ -119,7 +120,8 @@ pub struct Client {
     destinations: Arc<rules::Rules>,
     is_on: bool,
     response_bytes_max: usize,
-    rules: Rules,
+    any_2xx_succeeds: bool,
+    rejects_5xx_after: u64,
 }
 
 impl Client {
@@ -138,8 +140,7 @@ impl Client {
         };
         let transport = Transport::new(&connections, destinations.clone(), &tls).map_err(Error::UserAgent)?;
         let Settings { response_bytes_max, any_2xx_succeeds, rejects_5xx_after, http_branches: is_on, .. } = *settings;
-        let rules = Rules { any_2xx_succeeds, rejects_5xx_after };
-        Ok(Self { transport, destinations, is_on, response_bytes_max, rules })
+        Ok(Self { transport, destinations, is_on, response_bytes_max, any_2xx_succeeds, rejects_5xx_after })
     }
 
     /// The branch at an address, which is checked but not yet resolved.
@@ -166,6 +167,20 @@ impl Client {
         }
         transport::check(&self.destinations, &url).map_err(Error::Destination)?;
         Ok(HttpBranch { client: self.clone(), url })
+    }
+
+    /// What counts in the answer to a call: the rules of its saga, where it has any.
+    fn rules(&self, call: &Call, is_json_rpc: bool) -> answer::Rules {
+        let results = call.saga.options().results;
+        let rejects_5xx_after = results.rejects_5xx_after.unwrap_or(self.rejects_5xx_after);
+        let rejects_5xx =
+            rejects_5xx_after != 0 && !call.is_compensation() && u64::from(call.attempt) >= rejects_5xx_after;
+        answer::Rules {
+            any_2xx_succeeds: results.any_2xx_succeeds.unwrap_or(self.any_2xx_succeeds),
+            rejects_5xx,
+            is_json_rpc,
+            bytes_max: self.response_bytes_max,
+        }
     }
 }
 
@@ -235,16 +250,18 @@ impl HttpBranch {
     /// Sends the request and reads the response. The error is one line of text without the address and its credentials.
     async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
         let payload = call.payload();
-        let (method, url, body) = match self.json_rpc_method(call) {
-            Some(method) => (Method::POST, self.url.clone(), Bytes::from(json_rpc::request(call, &method)?)),
+        let json_rpc_method = self.json_rpc_method(call);
+        let (method, url, body) = match &json_rpc_method {
+            Some(method) => (Method::POST, self.url.clone(), Bytes::from(json_rpc::request(call, method)?)),
             None if payload.is_empty() => (Method::GET, self.url_of(call), Bytes::new()),
             None => (Method::POST, self.url_of(call), payload),
         };
         let headers = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let response = self.client.transport.send(Outgoing { method, url, headers, body }).await?;
-        let in_one_line = |error: reqwest::Error| causes::in_one_line(&error.without_url());
-        let response = Response::read(response, self.client.response_bytes_max).await.map_err(in_one_line)?;
-        Ok(self.outcome(&response, call))
+        let answer = read(response, self.client.response_bytes_max)
+            .await
+            .map_err(|error| causes::in_one_line(&error.without_url()))?;
+        Ok(answer::verdict(&answer, self.client.rules(call, json_rpc_method.is_some())).into())
     }
 
     /// The method, if the call is JSON-RPC: the saga's protocol is `json-rpc` and the address has a parameter `method`.
@@ -253,18 +270,6 @@ impl HttpBranch {
             return None;
         }
         self.url.query_pairs().find(|(name, _)| name == "method").map(|(_, method)| method.into_owned())
-    }
-
-    /// The outcome of a response. In JSON-RPC a status of success is not enough: the body must hold no error.
-    fn outcome(&self, response: &Response, call: &Call) -> Outcome {
-        match outcome(response, self.client.rules.of(call), call) {
-            succeeded @ Outcome::Ended { verdict: Verdict::Succeeded { .. }, .. }
-                if self.json_rpc_method(call).is_some() =>
-            {
-                json_rpc::error_outcome(&response.body).unwrap_or(succeeded)
-            }
-            outcome => outcome,
-        }
     }
 
     /// The address with DTM's parameters added to its query.
@@ -283,109 +288,22 @@ impl HttpBranch {
 pub(super) async fn within_timeout(call: &Call, exchange: impl Future<Output = Result<Outcome, String>>) -> Outcome {
     let in_time = tokio::time::timeout(call.timeout, exchange).await;
     let result = in_time.unwrap_or_else(|_| Err(format!("no complete answer within {:?}", call.timeout)));
-    result.unwrap_or_else(Outcome::unknown)
+    result.unwrap_or_else(|error| Outcome::unknown(answer::cut(error)))
 }
 
-/// The response of a service.
-struct Response {
-    status: StatusCode,
-    /// The whole body, unless `is_cut`.
-    body: Vec<u8>,
-    is_cut: bool,
-}
-
-impl Response {
-    /// Reads at most `bytes_max` of the body, which bounds the memory for a body without end.
-    async fn read(mut response: reqwest::Response, bytes_max: usize) -> Result<Self, reqwest::Error> {
-        let mut read = Self { status: response.status(), body: Vec::new(), is_cut: false };
-        while let Some(chunk) = response.chunk().await? {
-            read.body.extend_from_slice(&chunk);
-            if read.body.len() > bytes_max {
-                read.body.truncate(bytes_max);
-                read.is_cut = true;
-                break;
-            }
-        }
-        Ok(read)
-    }
-}
-
-/// The rules that host and sagas can choose; see [`Settings`].
-#[derive(Clone, Copy, Debug)]
-struct Rules {
-    any_2xx_succeeds: bool,
-    rejects_5xx_after: u64,
-}
-
-impl Rules {
-    /// The rules for a call: those of its saga, where it has any.
-    fn of(self, call: &Call) -> Self {
-        let results = call.saga.options().results;
-        Self {
-            any_2xx_succeeds: results.any_2xx_succeeds.unwrap_or(self.any_2xx_succeeds),
-            rejects_5xx_after: results.rejects_5xx_after.unwrap_or(self.rejects_5xx_after),
+/// Reads at most `bytes_max` of the body, which bounds the memory for a body without end.
+async fn read(mut response: reqwest::Response, bytes_max: usize) -> Result<Answer, reqwest::Error> {
+    let headers = std::mem::take(response.headers_mut());
+    let mut answer = Answer { status: response.status(), headers, body: Vec::new(), is_cut: false };
+    while let Some(chunk) = response.chunk().await? {
+        answer.body.extend_from_slice(&chunk);
+        if answer.body.len() > bytes_max {
+            answer.body.truncate(bytes_max);
+            answer.is_cut = true;
+            break;
         }
     }
-
-    fn is_success(self, status: StatusCode) -> bool {
-        if self.any_2xx_succeeds { status.is_success() } else { status == StatusCode::OK }
-    }
-
-    /// Whether the body holds this word: anywhere, or as its `dtm_result`.
-    fn has_word(self, body: &str, word: &str) -> bool {
-        if self.any_2xx_succeeds { dtm_result(body) == Some(word) } else { body.contains(word) }
-    }
-
-    fn is_rejection(self, status: StatusCode, call: &Call) -> bool {
-        self.rejects_5xx_after != 0
-            && status.is_server_error()
-            && !call.is_compensation()
-            && u64::from(call.attempt) >= self.rejects_5xx_after
-    }
-}
-
-/// The `dtm_result` of a body that is a JSON object, if it is one of DTM's words.
-fn dtm_result(body: &str) -> Option<&'static str> {
-    #[derive(Deserialize)]
-    struct Body<'a> {
-        #[serde(borrow)]
-        dtm_result: Cow<'a, str>,
-    }
-    // The decoder also accepts an array with one string.
-    let object = body.trim_ascii_start().strip_prefix('{').map(|_| body)?;
-    let Body { dtm_result } = serde_json::from_str(object).ok()?;
-    ["FAILURE", "ONGOING"].into_iter().find(|word| *word == dtm_result)
-}
-
-/// The outcome of a response, by DTM's rules in DTM's order unless `rules` differ: the words count in any body, and only
-/// status 200 means success.
-///
-/// A success whose body was cut is no success, since the rest may hold one of the words.
-fn outcome(response: &Response, rules: Rules, call: &Call) -> Outcome {
-    let body = String::from_utf8_lossy(&response.body);
-    let failed = || format!("HTTP {}: {}", response.status.as_u16(), excerpt(&body));
-    match response.status {
-        status if status == StatusCode::TOO_EARLY || rules.has_word(&body, "ONGOING") => Outcome::ongoing(None),
-        status if status == StatusCode::CONFLICT || rules.has_word(&body, "FAILURE") => {
-            Outcome::rejected(excerpt(&body).into_owned())
-        }
-        status if rules.is_success(status) && !response.is_cut => Outcome::succeeded(None),
-        status if rules.is_success(status) => {
-            let bytes = response.body.len();
-            Outcome::unknown(format!("the answer is longer than the limit of {bytes} bytes"))
-        }
-        status if rules.is_rejection(status, call) => Outcome::rejected(failed()),
-        _ => Outcome::unknown(failed()),
-    }
-}
-
-/// The text, or its beginning followed by `…`.
-pub(super) fn excerpt(text: &str) -> Cow<'_, str> {
-    if text.len() <= EXCERPT_BYTES_MAX {
-        return Cow::Borrowed(text);
-    }
-    let (kept, _) = text.split_at(text.floor_char_boundary(EXCERPT_BYTES_MAX));
-    Cow::Owned(format!("{kept}…"))
+    Ok(answer)
 }
 
 /// Why an HTTP branch cannot be called. Addresses may hold passwords, so errors do not contain them.
@@ -419,34 +337,4 @@ pub enum Error {
     UserAgent(#[source] InvalidHeaderValue),
     #[error(transparent)]
     Tls(tls::Error),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_long_reason_is_cut_between_characters() {
-        let body = format!("x{}", "é".repeat(EXCERPT_BYTES_MAX));
-        assert_eq!(excerpt(&body), format!("x{}…", "é".repeat((EXCERPT_BYTES_MAX - 1) / 2)));
-    }
-
-    #[test]
-    fn dtm_result_counts_as_a_whole() {
-        for (body, word) in [
-            (r#"{"dtm_result":"FAILURE"}"#, Some("FAILURE")),
-            (r#" {"a":{"dtm_result":1},"dtm_result":"ONGOING"} "#, Some("ONGOING")),
-            (r#"{"dtm_result":"\u0046AILURE"}"#, Some("FAILURE")),
-            (r#"{"dtm_result":"SUCCESS"}"#, None),
-            (r#"{"dtm_result":"a FAILURE"}"#, None),
-            (r#"{"dtm_result":["FAILURE"]}"#, None),
-            (r#"{"message":"FAILURE"}"#, None),
-            (r#"[{"dtm_result":"FAILURE"}]"#, None),
-            (r#"["FAILURE"]"#, None),
-            ("FAILURE", None),
-            ("", None),
-        ] {
-            assert_eq!(dtm_result(body), word, "{body}");
-        }
-    }
 }

@@ -2,16 +2,12 @@
 //! whose `protocol` is `json-rpc`, if the address has a parameter `method`.
 //!
 //! The payload must be an object. Its members are the parameters of the method, together with the four that DTM adds to
-//! the query of other HTTP branches; here the query is unchanged.
+//! the query of other HTTP branches; here the query is unchanged. `answer` reads what comes back.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Call, Outcome};
-
-/// DTM's codes. With any other error the outcome is unknown.
-const FAILURE: i64 = -32901;
-const ONGOING: i64 = -32902;
+use super::Call;
 
 /// The body of the request. The error is a text for people.
 pub(super) fn request(call: &Call, method: &str) -> Result<String, String> {
@@ -38,19 +34,4 @@ pub(super) fn request(call: &Call, method: &str) -> Result<String, String> {
     params.extend(dtm_params.map(|(name, value)| (name.to_owned(), value.into())));
     let request = Request { jsonrpc: "2.0", id: call.idempotency_key(), method, params };
     serde_json::to_string(&request).map_err(|error| error.to_string())
-}
-
-/// The outcome of a response whose status is a success and whose body holds an error or is not JSON; `None` for a
-/// success.
-pub(super) fn error_outcome(body: &[u8]) -> Option<Outcome> {
-    let response: Value = match serde_json::from_slice(body) {
-        Ok(response) => response,
-        Err(error) => return Some(Outcome::unknown(format!("the answer is not JSON-RPC: {error}"))),
-    };
-    let error = response.get("error").filter(|error| !error.is_null())?;
-    Some(match error.get("code").and_then(Value::as_i64) {
-        Some(FAILURE) => Outcome::rejected(error.to_string()),
-        Some(ONGOING) => Outcome::ongoing(None),
-        _ => Outcome::unknown(error.to_string()),
-    })
 }

@@ -4,6 +4,7 @@
 //! gRPC ([`grpc`]); tests use scripts. A branch never decides about the saga: it is called once per attempt and returns
 //! the attempt's outcome.
 
+pub mod answer;
 pub mod grpc;
 pub mod http;
 mod json_rpc;

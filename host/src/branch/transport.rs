@@ -27,6 +27,13 @@ use crate::{
     },
 };
 
+/// Most headers of an answer: 1,000 of the service's own, and those that servers and proxies add.
+pub const ANSWER_HEADERS_MAX: usize = 1024;
+
+/// Longest headers of an answer over HTTP/2, in bytes as RFC 9113 counts them: enough for [`ANSWER_HEADERS_MAX`] of 256
+/// bytes each. Over HTTP/1 `hyper` takes about 400 KiB.
+pub(super) const ANSWER_HEADER_LIST_BYTES_MAX: u32 = 256 << 10;
+
 /// A pool of connections that all HTTP branches share. Clones share it.
 #[derive(Clone)]
 pub(super) struct Transport {
@@ -68,6 +75,8 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(settings.pool_idle_timeout)
             .pool_max_idle_per_host(settings.pool_idle_per_host_max)
+            .http1_max_headers(ANSWER_HEADERS_MAX)
+            .http2_max_header_list_size(ANSWER_HEADER_LIST_BYTES_MAX)
             .build(Timed::new(connector, settings.connect_timeout));
         let user_agent = HeaderValue::from_str(settings.user_agent)?;
         Ok(Self { client, rules, user_agent, redirects_max: settings.redirects_max })
@@ -139,6 +148,9 @@ pub(super) fn check(rules: &Rules, url: &Url) -> Result<(), String> {
 
 /// Why there is no answer, in one line.
 fn reason(error: &legacy::Error) -> String {
+    if causes::chain(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse_too_large)) {
+        return format!("the answer has more than {ANSWER_HEADERS_MAX} headers, or more than 400 KiB of them");
+    }
     match refusal(error) {
         Some(refused) => refused.to_string(),
         None => tls::distrust(error).unwrap_or_else(|| causes::in_one_line(error)),

@@ -366,7 +366,7 @@ async fn an_endless_body_is_cut_and_no_success() {
     let client = Client::new(&Settings { response_bytes_max: 100_000, ..Settings::default() }).unwrap();
     let branch = client.branch(&service.url).unwrap();
     let error = error_of(branch.call(&call("1"), &host()).await);
-    assert_eq!(error, "the answer is longer than the limit of 100000 bytes");
+    assert_eq!(error, "the answer is longer than the limit of 100000 bytes (response_bytes_max)");
     let Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } = branch.call(&call("words"), &host()).await
     else {
         panic!("not rejected")

@@ -20,6 +20,9 @@ use crate::{
     saga::{Op, Verdict},
 };
 
+/// How deep an output may be nested, in arrays and objects: what common JSON decoders accept, `serde_json` among them.
+const NESTING_MAX: usize = 127;
+
 /// A guest's answer: the output of `try`, nothing for `cancel`.
 pub type Answer = Result<Option<String>, Failure>;
 
@@ -48,12 +51,37 @@ fn succeeded(output: Option<String>, plugin: &Plugin) -> Outcome {
         if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
             return Outcome::unknown(format!("its output is not JSON: {error}"));
         }
+        let levels = nesting(text);
+        if levels > NESTING_MAX {
+            let error = format!("its output is nested {levels} levels deep, over {NESTING_MAX}, which few could read");
+            return Outcome::unknown(error);
+        }
         if let Some(key) = plugin.policy.grants.revealed_by(text) {
             let error = format!("its output holds the secret {key:?}, and outputs are stored and shown: leave it out");
             return Outcome::unknown(error);
         }
     }
     Outcome::succeeded(output)
+}
+
+/// The most arrays and objects of a JSON text that are within each other.
+fn nesting(json: &str) -> usize {
+    let (mut level, mut deepest) = (0_usize, 0);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b'[' | b'{' if !is_text => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' if !is_text => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// The outcome of an error of the host. It ends with the guest's last lines of standard error, where languages write the
@@ -123,4 +151,22 @@ pub fn explain(error: &wasmtime::Error, denied: Option<DeniedGrowth>, limits: &L
 /// A text as people may see it: without secrets, and within the limit.
 fn text(text: &str, plugin: &Plugin) -> String {
     plugin.policy.grants.shown(text, plugin.policy.limits.text_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brackets_count_outside_of_texts() {
+        for (json, levels) in [
+            ("1", 0),
+            ("[]", 1),
+            (r#"{"a":[{}],"b":[]}"#, 3),
+            (r#"["[[[", "\"[[", "\\", [1]]"#, 2),
+            (r#"{"[{":"{{"}"#, 1),
+        ] {
+            assert_eq!(nesting(json), levels, "{json}");
+        }
+    }
 }

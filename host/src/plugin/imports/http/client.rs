@@ -31,6 +31,7 @@ use wasmtime_wasi_http::Error;
 
 use super::body::Outbound;
 use crate::{
+    branch::http::ANSWER_HEADERS_MAX,
     causes,
     egress::{public_address::is_public, tls::Tls},
 };
@@ -86,6 +87,7 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
+        .http1_max_headers(ANSWER_HEADERS_MAX)
         .build(connector)
 }
 
