@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component lint check-release fuzz bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := account rust service-a service-b
@@ -50,6 +50,9 @@ lint: ## Check format and lints
 	cargo fmt --all -- --check
 	@mkdir -p target && .ci/features.sh
 	cargo clippy --release --workspace --all-targets -- -D warnings
+
+check-release: ## Check licences, banned crates and sources; advisories with ADVISORY_DB=<clone of RustSec/advisory-db>
+	@.ci/release.sh
 
 test-readme: ## Run the commands of the README
 	@examples/readme.sh
