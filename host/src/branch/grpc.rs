@@ -71,7 +71,9 @@ impl Client {
         let (server, method) = address.split_once('/').ok_or_else(malformed)?;
         let (service, name) = method.split_once('/').ok_or_else(malformed)?;
         let server: Authority = server.parse().map_err(|_| malformed())?;
-        if server.port().is_none() || server.as_str().contains('@') {
+        // The parser also takes a user, and brackets within a name, which it cuts off.
+        let has_port = |host: &str, port: &str| server.as_str() == format!("{host}:{port}");
+        if !server.port().is_some_and(|port| has_port(server.host(), port.as_str())) {
             return Err(malformed());
         }
         if service.is_empty() || name.is_empty() || name.contains(['/', '?', '#']) {

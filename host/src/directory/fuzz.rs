@@ -1,5 +1,7 @@
 //! Fuzz target: addresses of branches, which several parsers read.
 
+use std::net::Ipv4Addr;
+
 use wasaga_fuzz::Target;
 
 use crate::{
@@ -67,7 +69,10 @@ fn fuzz_addresses() {
                 if let Ok(branch) = http.branch(target) {
                     let host = place(&branch);
                     let (host, _) = host.rsplit_once(':').unwrap();
-                    assert_eq!(location.plugin, host, "{target:?} names a plugin that is not its host");
+                    // A number is an address to an HTTP client, so no plugin should have such a name.
+                    if host.parse::<Ipv4Addr>().is_err() {
+                        assert_eq!(location.plugin, host, "{target:?} names a plugin that is not its host");
+                    }
                 }
             }
             if let Some(location) = Location::of(target, &routes, |_| false) {
@@ -84,7 +89,9 @@ fn fuzz_addresses() {
             if let Ok(branch) = grpc.branch(target) {
                 let place = place(&branch);
                 let (authority, _) = target.split_once('/').unwrap();
-                assert!(authority.eq_ignore_ascii_case(&place), "{target:?} goes to {place}");
+                let (host, port) = authority.rsplit_once(':').unwrap();
+                let port: u16 = port.parse().unwrap();
+                assert!(format!("{host}:{port}").eq_ignore_ascii_case(&place), "{target:?} goes to {place}");
             }
         });
 }

@@ -7,3 +7,4 @@ mod crowd;
 mod starting;
 mod stopping;
 mod tutorial;
+mod words;

@@ -53,7 +53,10 @@ fn fuzz_rules() {
                 Ok(permission) => {
                     let (host, path) = (permission.uri.host().unwrap(), permission.uri.path());
                     assert!(host.eq_ignore_ascii_case(itself.host().unwrap()), "{request:?} under {url:?}");
-                    assert_eq!(permission.uri.path_and_query(), uri.path_and_query());
+                    assert_eq!(
+                        (path, permission.uri.query().unwrap_or_default()),
+                        (uri.path(), uri.query().unwrap_or_default())
+                    );
                     assert_eq!(permission.uri.scheme(), itself.scheme());
                     let port =
                         |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
@@ -104,7 +107,10 @@ fn fuzz_redaction() {
             for case in [Case::Matters, Case::IsIgnored] {
                 let shown = redact(named(), &text, bytes_max, case);
                 assert!(shown.len() <= bytes_max + "[secret key]…".len(), "{} bytes of {bytes_max}", shown.len());
-                assert_eq!(found_in(named(), &shown), None, "{shown:?} of {text:?}");
+                // Piece by piece, and without the backslashes at their ends: those are no longer what they were in the text.
+                for piece in shown.trim_end_matches('…').split("[secret key]") {
+                    assert_eq!(found_in(named(), piece.trim_end_matches('\\')), None, "{shown:?} of {text:?}");
+                }
                 if case == Case::Matters && text.len() <= bytes_max && !shown.contains("[secret ") {
                     assert_eq!(shown, text);
                 }
