@@ -1,7 +1,7 @@
 # Run `make help` for what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component test-web lint bench toolchain plugins fixtures
+.PHONY: help run test test-clients test-languages test-money test-faults test-readme test-oscrash test-cargo-component test-web lint check-release fuzz bench toolchain plugins fixtures
 
 GUEST_TARGET := wasm32-wasip2
 PLUGINS := account rust service-a service-b
@@ -16,7 +16,7 @@ run: plugins ## Build everything and serve on 127.0.0.1:36789
 	@exec target/release/wasaga
 
 test: plugins fixtures ## Run all tests that need nothing but Rust
-	cargo test --release -p wasaga -p wasaga-saga -p wasaga-store -p wasaga-testkit -p wasaga-seed --no-fail-fast
+	cargo test --release -p wasaga -p wasaga-saga -p wasaga-store -p wasaga-testkit -p wasaga-seed -p wasaga-fuzz --no-fail-fast
 
 test-money: plugins ## The money test for a minute with kills, and a minute with a disk that loses what was not synced
 	WASAGA_MONEY_SECONDS=60 cargo test --release -p wasaga --test money -- --test-threads 1 --nocapture
@@ -55,8 +55,17 @@ lint: ## Check format and lints
 	@mkdir -p target && .ci/features.sh
 	cargo clippy --release --workspace --all-targets -- -D warnings
 
+check-release: ## Check licences, banned crates and sources; advisories with ADVISORY_DB=<clone of RustSec/advisory-db>
+	@.ci/release.sh
+
 test-readme: ## Run the commands of the README
 	@examples/readme.sh
+
+# FUZZ_SECONDS is for each target; FUZZ=NAME takes those with this name.
+FUZZ_SECONDS := 300
+FUZZ := fuzz_
+fuzz: ## Run the fuzz targets for longer (options: FUZZ_SECONDS=300 FUZZ=fuzz_rules)
+	WASAGA_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release -p wasaga-store -p wasaga --lib -- --test-threads 1 $(FUZZ)
 
 bench: plugins fixtures ## Measure speed (needs wrk; options: BENCH="--quick --only c,d")
 	@cargo build --release -p wasaga --bin wasaga --example bench_peer

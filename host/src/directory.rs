@@ -1,5 +1,8 @@
 //! Where branches are: plugins by name or by the addresses they own, everything else over HTTP or gRPC.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::{borrow::Cow, error::Error, sync::Arc};
 
 use crate::{

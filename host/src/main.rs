@@ -370,7 +370,16 @@ impl Opened {
         data_folder::open(&config.data, &Os)?;
         // Before anything else, as it keeps a second host from the same data.
         let (store, recovery) = LocalStore::open(wasaga::store::Settings { opening, ..config.store_settings() })?;
-        info!(?recovery, "store opened");
+        info!(
+            state = %recovery.state,
+            replayed = recovery.replayed,
+            last_seq = recovery.last_seq,
+            entries = recovery.entries,
+            torn_bytes = recovery.torn.map(|torn| torn.bytes),
+            salvaged = recovery.salvaged.map(tracing::field::display),
+            took_ms = u64::try_from(recovery.took.as_millis()).unwrap_or(u64::MAX),
+            "store opened"
+        );
         // Before plugins are loaded, which may write to the data folder; the engine checks the same again.
         if let Some(unknown) = keys::find_unknown(&store)? {
             return Err(engine::Error::from(unknown).into());

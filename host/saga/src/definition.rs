@@ -28,8 +28,9 @@ impl Timestamp {
 pub struct Gid(Arc<str>);
 
 impl Gid {
-    /// Longest accepted gid, in bytes.
-    pub const BYTES_MAX: usize = 128;
+    /// Longest accepted gid, in characters, as in DTM's column. In bytes that is four times as much at most, which keys of
+    /// the store and headers have room for.
+    pub const CHARS_MAX: usize = 128;
 
     /// Removes the characters that DTM removes. An error: the rest is empty, too long, or has characters that hide text
     /// in a log.
@@ -38,7 +39,9 @@ impl Gid {
         let gid: Arc<str> = if raw.contains(dropped) { raw.replace(dropped, "").into() } else { raw.into() };
         match gid.len() {
             0 => Err(Invalid::GidEmpty),
-            n if n > Self::BYTES_MAX => Err(Invalid::GidTooLong { bytes: n }),
+            bytes if bytes > Self::CHARS_MAX && gid.chars().count() > Self::CHARS_MAX => {
+                Err(Invalid::GidTooLong { chars: gid.chars().count() })
+            }
             _ if gid.chars().any(is_invisible) => Err(Invalid::GidInvisible),
             _ => Ok(Self(gid)),
         }
@@ -313,8 +316,8 @@ pub enum Invalid {
     #[error("gid is empty: choose one, or ask GET /api/dtmsvr/newGid for one")]
     GidEmpty,
     /// The gid is too long.
-    #[error("gid has {bytes} bytes, the limit is {}", Gid::BYTES_MAX)]
-    GidTooLong { bytes: usize },
+    #[error("gid has {chars} characters, the limit is {}", Gid::CHARS_MAX)]
+    GidTooLong { chars: usize },
     /// The gid has characters that change how the text around it is shown.
     #[error("gid holds a control or a text direction character: remove it")]
     GidInvisible,
@@ -356,7 +359,10 @@ mod tests {
     fn a_gid_loses_what_dtm_drops_and_must_not_be_empty() {
         assert_eq!(Gid::new("a\n;b\r").unwrap().as_str(), "ab");
         assert_eq!(Gid::new(";\n"), Err(Invalid::GidEmpty));
-        assert_eq!(Gid::new(&"x".repeat(129)), Err(Invalid::GidTooLong { bytes: 129 }));
+        for character in ["x", "\u{1f600}"] {
+            assert!(Gid::new(&character.repeat(128)).is_ok());
+            assert_eq!(Gid::new(&character.repeat(129)), Err(Invalid::GidTooLong { chars: 129 }));
+        }
         for invisible in ["a\0b", "\u{1b}[31m", "a\u{202e}b"] {
             assert_eq!(Gid::new(invisible), Err(Invalid::GidInvisible));
         }

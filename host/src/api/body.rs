@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::{
     body::{Body as HttpBody, HttpBody as _},
     extract::{FromRequest, Request},
+    http::{HeaderMap, header::CONTENT_ENCODING},
 };
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -38,6 +39,9 @@ impl FromRequest<Context> for Body {
 impl Body {
     /// The body of a request with another limit of size than that of the context.
     pub async fn read(request: Request, bytes_max: usize, context: &Context) -> Result<Self, Error> {
+        if let Some(coding) = coding(request.headers()) {
+            return Err(Error::BodyCoded { coding });
+        }
         let Client(client) = Client::of(request.extensions());
         let room = || context.memory().requests_of(client);
         let limit = context.limits().body_timeout;
@@ -46,6 +50,15 @@ impl Body {
             Err(_) => Err(Error::BodySlow { limit }),
         }
     }
+}
+
+/// The content coding of a body that has one. No client needs one, and a body that grows when it is decoded would need limits
+/// of its own.
+fn coding(headers: &HeaderMap) -> Option<String> {
+    let given = headers.get_all(CONTENT_ENCODING).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    given
+        .flat_map(|list| list.split(',').map(|coding| coding.trim().to_owned()).collect::<Vec<_>>())
+        .find(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
 }
 
 /// Reads the body. A body of one chunk, which is the usual case, is not copied.

@@ -41,6 +41,9 @@ pub enum Error {
     BodyTooLarge { bytes_max: usize },
     #[error("the body did not arrive within {} s: send it again, nothing was stored", limit.as_secs())]
     BodySlow { limit: Duration },
+    /// The body has a content coding.
+    #[error("the body has the content coding {coding:?}: send it without one, bodies must not be compressed")]
+    BodyCoded { coding: String },
     /// The connection broke or its framing is wrong. Usually no client is left to read the response.
     #[error("the body broke off: send it again, nothing was stored")]
     BodyBroken(#[source] axum::Error),
@@ -218,6 +221,7 @@ impl From<Error> for Rendered {
             | Error::Position { .. } => StatusCode::BAD_REQUEST,
             Error::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::BodySlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Error::BodyCoded { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::NotFound { .. } | Error::NoPlugin { .. } => StatusCode::NOT_FOUND,
             Error::Plugin(fault) => refused_plugin(fault),
             Error::UploadForbidden => StatusCode::FORBIDDEN,

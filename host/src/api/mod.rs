@@ -32,7 +32,10 @@ pub mod web;
 
 use axum::{
     Router,
-    http::{StatusCode, header::CONTENT_TYPE},
+    http::{
+        StatusCode, Uri,
+        header::{CONTENT_TYPE, LOCATION},
+    },
     middleware::from_fn_with_state,
     response::{IntoResponse, Response},
 };
@@ -55,7 +58,12 @@ pub fn router(context: Context) -> Router {
         .with_state(context)
 }
 
-/// DTM knows no 405.
-async fn not_found() -> Response {
+/// DTM knows no 405. As by DTM, an address of its API with a slash at the end is sent on to the one without it; by 307, with
+/// which clients send the same method and body again.
+async fn not_found(uri: Uri) -> Response {
+    if let Some(path) = uri.path().strip_suffix('/').filter(|path| path.starts_with("/api/dtmsvr/")) {
+        let location = uri.query().map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
+        return (StatusCode::TEMPORARY_REDIRECT, [(LOCATION, location)]).into_response();
+    }
     (StatusCode::NOT_FOUND, [(CONTENT_TYPE, "text/plain")], "404 page not found").into_response()
 }

@@ -83,7 +83,9 @@ impl Client {
         let (service, name) = method.split_once('/').ok_or_else(malformed)?;
         // Names of hosts ignore case: one connection, and one destination, for all spellings.
         let server: Authority = server.to_ascii_lowercase().parse().map_err(|_| malformed())?;
-        let Some(port) = server.port_u16().filter(|_| !server.as_str().contains('@')) else { return Err(malformed()) };
+        // The parser also takes a user, and brackets within a name, which it cuts off.
+        let port = server.port_u16().filter(|port| server.as_str() == format!("{}:{port}", server.host()));
+        let Some(port) = port else { return Err(malformed()) };
         if service.is_empty() || name.is_empty() || name.contains(['/', '?', '#']) {
             return Err(malformed());
         }

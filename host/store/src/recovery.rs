@@ -28,6 +28,7 @@ mod probe;
 mod settle;
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -86,6 +87,20 @@ pub enum StateOrigin {
         /// Where the damaged directory is now; `None` if there was none.
         set_aside: Option<PathBuf>,
     },
+}
+
+/// In words for people, as in `rebuilt: ... (the former one is in ...)`.
+impl fmt::Display for StateOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::New => f.write_str("new"),
+            Self::Kept => f.write_str("kept"),
+            Self::Rebuilt { reason, set_aside } => {
+                write!(f, "rebuilt: {reason}")?;
+                set_aside.as_ref().map_or(Ok(()), |path| write!(f, " (the former one is in {})", path.display()))
+            }
+        }
+    }
 }
 
 /// Everything that the running store starts from.

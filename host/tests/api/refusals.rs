@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use axum::body::Body;
+use axum::{body::Body, http::Request};
 use futures_util::{StreamExt, stream};
 use wasaga::{api::Limits, engine::Settings, store::Condition};
 use wasaga_testkit::engine::{TestDisk, until};
@@ -20,7 +20,7 @@ const BAD_BODIES: &[(&[u8], &str)] = &[
     (br#"{"gid":"g","trans_type":"saga"} {}"#, "the body cannot be read: trailing characters"),
     (br"{'gid':'g'}", "the body cannot be read: key must be a string"),
     (b"{\"gid\":\"\xb0\xa1\"}", "the body is not UTF-8 from byte 8 on: send JSON in UTF-8"),
-    (b"\xef\xbb\xbf{}", "the body cannot be read: expected value"),
+    (b"\xef\xbb\xbf{}", "trans_type is \"\": it must be \"saga\""),
     (br#"{"gid":"\ud800","trans_type":"saga"}"#, "the body cannot be read: gid: "),
     (br#"{"gid":"","trans_type":"saga"}"#, "gid is empty: choose one, or ask GET /api/dtmsvr/newGid for one"),
     (br#"{"gid":";\n","trans_type":"saga"}"#, "gid is empty"),
@@ -66,7 +66,7 @@ const BAD_FIELDS: &[(&str, &str)] = &[
     (r#""request_timeout":0.5"#, "the body cannot be read: request_timeout: invalid type: floating point `0.5`"),
     (r#""retry_interval":"3""#, "the body cannot be read: retry_interval: invalid type: string \"3\""),
     (r#""retry_limit":9223372036854775808"#, "the body cannot be read: retry_limit: invalid value"),
-    (r#""branch_headers":[]"#, "the body cannot be read: branch_headers: invalid type: sequence"),
+    (r#""branch_headers":[1]"#, "the body cannot be read: branch_headers: invalid type: sequence"),
     (r#""branch_headers":{"a":1}"#, "the body cannot be read: branch_headers: a: invalid type: integer `1`"),
     (r#""concurrent":1"#, "the body cannot be read: concurrent: invalid type: integer `1`, expected a boolean"),
     (r#""protocol":[]"#, "the body cannot be read: protocol: invalid type: sequence, expected a string"),
@@ -101,6 +101,43 @@ async fn bad_input_is_answered_and_nothing_is_stored() {
     }
     assert_untouched(&host).await;
     assert_eq!(host.submit(TUTORIAL).await.status.as_u16(), 200, "the host still serves");
+}
+
+/// Half of a surrogate pair is named, at a place that is in the body.
+#[tokio::test]
+async fn half_a_surrogate_pair_is_named_and_the_place_is_one_of_the_body() {
+    let host = Host::start();
+    let body = r#"{"gid":"g","trans_type":"saga","steps":[{}],"payloads":["{\"name\":\"\ud83d\"}"]}"#;
+    let said = host.submit(body).await.json()["message"].as_str().unwrap().to_owned();
+    let (words, column) = said.split_once(" at line 1 column ").unwrap();
+    let expected =
+        "the body cannot be read: payloads: element 0: half a surrogate pair (was the text cut within a character?)";
+    assert_eq!(words, expected);
+    let end = body.find("]}").unwrap();
+    assert!((end - 1..=end + 1).contains(&column.parse().unwrap()), "{said}");
+    assert_untouched(&host).await;
+}
+
+#[tokio::test]
+async fn a_body_with_a_content_coding_is_refused_by_its_name() {
+    let host = Host::start();
+    for (coding, status) in [("gzip", 415), ("identity, br", 415), ("identity", 200), ("", 200)] {
+        let request = Request::post("/api/dtmsvr/submit")
+            .header("host", "127.0.0.1")
+            .header("content-encoding", coding)
+            .body(Body::from(TUTORIAL))
+            .unwrap();
+        let answer = host.send_whole(request).await;
+        assert_eq!(answer.status.as_u16(), status, "{coding}: {}", answer.body);
+        if status == 415 {
+            let message = answer.json()["message"].as_str().unwrap().to_owned();
+            assert!(
+                message.contains("bodies must not be compressed")
+                    && message.contains(coding.rsplit(' ').next().unwrap()),
+                "{message}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -246,6 +246,41 @@ async fn what_is_no_endpoint_is_404_whatever_the_method() {
     assert_eq!(missing.content_type(), JSON);
 }
 
+/// As by DTM: 307, so that the client sends the same method and body to the address without the slash.
+#[tokio::test]
+async fn an_address_of_dtms_api_with_a_slash_at_its_end_is_sent_on() {
+    let host = Host::start();
+    for (path, without) in
+        [("/api/dtmsvr/submit/", "/api/dtmsvr/submit"), ("/api/dtmsvr/query/?gid=a%2Fb", "/api/dtmsvr/query?gid=a%2Fb")]
+    {
+        let answer = host.send(Method::POST, path, "{}").await;
+        assert_eq!(answer.status.as_u16(), 307, "{path}");
+        assert_eq!(answer.headers["location"], without);
+    }
+    assert_eq!(host.get("/api/v1/sagas/").await.status.as_u16(), 404);
+}
+
+/// Characters count, not bytes: a gid of the longest ones is stored, found and shown.
+#[tokio::test]
+async fn a_gid_of_128_long_characters_is_stored_and_found() {
+    let host = Host::start();
+    let gid = "\u{1f600}".repeat(128);
+    let encoded = "%F0%9F%98%80".repeat(128);
+    assert_eq!(host.submit(saga(&gid, &[], r#","wait_result":true"#)).await.status.as_u16(), 200);
+    assert_eq!(host.query(&encoded).await["transaction"]["gid"], gid);
+    assert_eq!(host.get(&format!("/api/v1/sagas/{encoded}")).await.status.as_u16(), 200);
+    assert_eq!(host.submit(saga(&format!("{gid}x"), &[], "")).await.status.as_u16(), 400);
+}
+
+/// What clients send for reasons of their own: a byte order mark, and PHP's empty map.
+#[tokio::test]
+async fn a_byte_order_mark_and_an_empty_list_of_headers_are_taken() {
+    let host = Host::start();
+    let body = format!("\u{feff}{}", saga("g", &[], r#","branch_headers":[],"wait_result":true"#));
+    let answer = host.submit(body).await;
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.body);
+}
+
 #[tokio::test]
 async fn gids_are_found_as_they_are_stored() {
     let host = Host::start();

@@ -10,3 +10,4 @@ mod starting;
 mod stopping;
 mod tutorial;
 mod web;
+mod words;

@@ -37,12 +37,13 @@ pub(super) fn routes() -> Router<Context> {
     Router::new().route("/api/json-rpc", post(handle))
 }
 
+/// A call. Its parameters stay as they are until the method is known.
 #[derive(Default)]
-struct RpcRequest<'a> {
+pub(super) struct RpcRequest<'a> {
     jsonrpc: String,
     method: String,
     id: String,
-    params: Option<&'a RawValue>,
+    pub(super) params: Option<&'a RawValue>,
 }
 
 impl<'de> Fields<'de> for RpcRequest<'de> {

@@ -10,6 +10,29 @@ use serde::{
     de::{Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor},
 };
 
+/// JSON that cannot be read, in words for the author of the client. Of the decoder's own words, those about escapes are
+/// replaced: they do not say which character is at fault.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unreadable(String);
+
+impl From<serde_json::Error> for Unreadable {
+    fn from(error: serde_json::Error) -> Self {
+        let text = error.to_string();
+        let half = ["unexpected end of hex escape", "lone leading surrogate in hex escape"];
+        Self(half.iter().fold(text, |text, word| text.replace(word, HALF_A_PAIR)))
+    }
+}
+
+/// What half of a surrogate pair usually comes from.
+const HALF_A_PAIR: &str = "half a surrogate pair (was the text cut within a character?)";
+
+/// The words of an error about JSON inside other JSON, without its place, which is not one in the outer text.
+pub fn words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rsplit_once(" at line ").map_or_else(|| text.clone(), |(words, _)| words.to_owned())
+}
+
 /// A JSON object with known fields.
 pub trait Fields<'de>: Default {
     /// The names of its fields.
@@ -41,6 +64,9 @@ pub trait Entries<'de>: Sized {
     /// The expected form of the object, for errors.
     const EXPECTED: &'static str;
 
+    /// The value of `[]`, which is how PHP writes an empty map; `None`: it is refused.
+    const EMPTY: Option<fn() -> Self> = None;
+
     /// Reads all entries.
     fn read<A: MapAccess<'de>>(map: A) -> Result<Self, A::Error>;
 }
@@ -59,9 +85,17 @@ pub fn deserialize_entries<'de, T: Entries<'de>, D: Deserializer<'de>>(deseriali
         fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
             T::read(map)
         }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<T, A::Error> {
+            match T::EMPTY {
+                Some(empty) if seq.next_element::<IgnoredAny>()?.is_none() => Ok(empty()),
+                _ => Err(A::Error::invalid_type(Unexpected::Seq, &self)),
+            }
+        }
     }
 
-    deserializer.deserialize_map(Reader(PhantomData))
+    let reader = Reader(PhantomData);
+    if T::EMPTY.is_some() { deserializer.deserialize_any(reader) } else { deserializer.deserialize_map(reader) }
 }
 
 /// Deserializes a JSON object by its [`Fields`].

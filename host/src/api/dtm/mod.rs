@@ -7,6 +7,8 @@
 //! Reading order: [`lenient`], [`request`], [`order`], [`operations`], this file, [`view`], [`json_rpc`],
 //! [`other_modes`], [`metrics`].
 
+#[cfg(test)]
+pub(super) mod fuzz;
 pub(super) mod gid;
 mod json_rpc;
 mod lenient;

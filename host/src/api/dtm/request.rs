@@ -14,7 +14,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    lenient::{Entries, Fields, Items, Object, Text, Whole, deserialize_entries, set, within},
+    lenient::{Entries, Fields, Items, Object, Text, Unreadable, Whole, deserialize_entries, set, within, words},
     order,
 };
 use crate::saga::{Definition, Gid, Invalid, Options, Step, Timestamp};
@@ -45,7 +45,7 @@ pub enum Error {
     },
     /// Not JSON, or a field has the wrong type.
     #[error("the body cannot be read")]
-    Json(#[source] serde_json::Error),
+    Json(#[source] Unreadable),
     #[error("trans_type is {mode:?}, but Wasaga runs sagas only: send that to DTM, or write it as a \"saga\"")]
     OtherMode { mode: &'static str },
     #[error("trans_type is {given:?}: it must be \"saga\"")]
@@ -61,7 +61,7 @@ pub enum Error {
     #[error(
         "custom_data cannot be read: write it like \"{{\\\"concurrent\\\":true,\\\"orders\\\":{{\\\"1\\\":[0]}}}}\""
     )]
-    CustomData(#[source] serde_json::Error),
+    CustomData(#[source] Unreadable),
     /// The fields are well-formed, but the saga is not valid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
@@ -81,7 +81,7 @@ pub fn decode_or_name(body: &[u8], now: Timestamp, name: impl FnOnce() -> String
 
 /// Decodes the steps of a gRPC request, which are a JSON array in a string.
 pub fn decode_steps(text: &str) -> Result<Steps, Error> {
-    let steps: Option<Steps> = serde_json::from_str(text).map_err(Error::Json)?;
+    let steps: Option<Steps> = serde_json::from_str(text).map_err(unreadable)?;
     Ok(steps.unwrap_or_default())
 }
 
@@ -105,7 +105,7 @@ pub fn define(
     if options.custom_data.len() > CUSTOM_DATA_BYTES_MAX {
         return Err(Error::CustomDataTooLarge { bytes: options.custom_data.len() });
     }
-    let (order, results) = order::decode(&options.custom_data).map_err(Error::CustomData)?;
+    let (order, results) = order::decode(&options.custom_data).map_err(|error| Error::CustomData(error.into()))?;
     options.results = results;
     Ok(Definition::new(gid, steps, order, options, now)?)
 }
@@ -127,11 +127,15 @@ pub fn decode_gid(body: &[u8]) -> Result<Cow<'_, str>, Error> {
     Ok(gid)
 }
 
-/// Decodes a JSON object.
+/// Decodes a JSON object. Skips a byte order mark, as RFC 8259 (8.1) allows: editors and clients of Windows write it.
 pub(super) fn read<'a, T: Fields<'a>>(body: &'a [u8]) -> Result<T, Error> {
     let text = str::from_utf8(body).map_err(|error| Error::Encoding { at: error.valid_up_to() })?;
-    let Object(fields) = serde_json::from_str(text).map_err(Error::Json)?;
+    let Object(fields) = serde_json::from_str(text.strip_prefix('\u{feff}').unwrap_or(text)).map_err(unreadable)?;
     Ok(fields)
+}
+
+fn unreadable(error: serde_json::Error) -> Error {
+    Error::Json(error.into())
 }
 
 fn check_mode(trans_type: &str) -> Result<(), Error> {
@@ -264,6 +268,7 @@ impl From<Headers> for Vec<(String, String)> {
 
 impl<'de> Entries<'de> for Headers {
     const EXPECTED: &'static str = "an object of strings";
+    const EMPTY: Option<fn() -> Self> = Some(|| Self(BTreeMap::new()));
 
     fn read<A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
         let mut headers = BTreeMap::new();
@@ -303,7 +308,9 @@ impl<'de> Deserialize<'de> for Payload {
         let json = <&RawValue>::deserialize(deserializer)?.get();
         let other = match json.as_bytes().first() {
             Some(b'"') => {
-                return serde_json::from_str(json).map(|text: String| Self(text.into())).map_err(D::Error::custom);
+                return serde_json::from_str(json)
+                    .map(|text: String| Self(text.into()))
+                    .map_err(|error| D::Error::custom(words(&error)));
             }
             Some(b'{' | b'[') => return Ok(Self(json.to_owned().into())),
             Some(b't' | b'f') => "bool",

@@ -8,6 +8,8 @@
 //! Results are status codes, as in DTM's `DtmError2GrpcError` (`client/dtmgrpc/type.go`): `Aborted` means FAILURE. Methods
 //! of other transaction modes return `Unimplemented`.
 
+#[cfg(test)]
+mod fuzz;
 mod message;
 
 use std::sync::Mutex;

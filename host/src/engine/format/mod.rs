@@ -20,6 +20,8 @@
 //! left alone. [`v1`] has the frozen forms of version 1. A change of a stored form is a new version, with a reader for
 //! the old one. A chunk of an older version is never appended to: the next event begins a new chunk.
 
+#[cfg(test)]
+mod fuzz;
 mod v1;
 
 use std::sync::Arc;

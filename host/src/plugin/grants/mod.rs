@@ -8,6 +8,8 @@
 
 pub mod containment;
 pub(super) mod entry;
+#[cfg(test)]
+mod fuzz;
 pub(super) mod redact;
 pub mod rule;
 pub mod secret;

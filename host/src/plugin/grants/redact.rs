@@ -84,7 +84,9 @@ fn places<'s>(
     }
     // The longest first: a secret may be part of another one.
     traces.sort_by_key(|(trace, _)| Reverse(trace.len()));
-    for reading in readings(folded(text, case)) {
+    for mut reading in readings(text.into()) {
+        // Not before it is read: the case of a letter behind a backslash counts. Offsets stay, for ASCII letters keep their length.
+        reading.text = folded(&reading.text, case).into_owned().into();
         for (trace, name) in &traces {
             places.extend(reading.places(trace).map(|place| (place, *name)));
             places.extend(reading.cut_off(trace).map(|start| (start..text.len(), *name)));
@@ -417,6 +419,15 @@ mod tests {
         for text in ["%", "%2", "%zz", "%ff%", "100 %, %e9"] {
             assert_eq!(redacted(&[("k", "hunter2")], text), text);
         }
+    }
+
+    #[test]
+    fn the_case_of_an_escape_counts_where_that_of_letters_does_not() {
+        let text = "pa\\\"s/s\\N and Hunter2";
+        assert_eq!(
+            redacted_as(&[("k", "pa\"s/s\\"), ("l", "hunter2")], text, Case::IsIgnored),
+            "[secret k]N and [secret l]"
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The journal: its files, the order of commits, and the thread that makes them durable.
 
+#[cfg(test)]
+mod fuzz;
 pub(crate) mod salvage;
 pub(crate) mod segment;
 pub(crate) mod segments;

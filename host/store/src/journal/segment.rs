@@ -286,12 +286,16 @@ fn split_frame([a, b, c, d, crc @ ..]: [u8; 8]) -> (usize, u32) {
     (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes(crc))
 }
 
-/// A record's body, if its checksum matches.
+/// A record's body, if its checksum matches. The greatest number of all is none of ours: numbers are counted on from, and no
+/// store gets there.
 fn parse(body: &Bytes, crc: u32) -> Option<Record> {
     if crc32fast::hash(body) != crc {
         return None;
     }
     let seq = u64::from_le_bytes(*body.first_chunk()?);
+    if seq == u64::MAX {
+        return None;
+    }
     let synced = u64::from_le_bytes(*body.get(8..)?.first_chunk()?);
     Some(Record { seq, synced, payload: body.slice(FIXED_BYTES..) })
 }
