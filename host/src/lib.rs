@@ -63,6 +63,12 @@ pub mod memory;
 // The families of keys in the store.
 pub mod keys;
 
+// Finds secrets in texts, in every spelling that is likely there.
+pub mod redact;
+
+// Secrets of sagas, and what is shown in their place.
+pub mod hidden;
+
 // The seam between a saga and what does its work; services over HTTP and gRPC.
 pub mod branch;
 
@@ -80,6 +86,9 @@ pub mod api;
 
 // All settings with their defaults.
 pub mod config;
+
+// The host's log.
+pub mod log;
 
 // The subcommands of the program, `wasaga plugin` among them.
 pub mod commands;

@@ -29,7 +29,7 @@ use super::{
     Branch, Call, Containment, Destination, EgressRequest, Host, Outcome,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
 };
-use crate::{causes, saga::Gid};
+use crate::{causes, hidden, saga::Gid};
 
 /// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
 /// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
@@ -67,7 +67,7 @@ impl Client {
         if address.len() > URL_BYTES_MAX {
             return Err(Error::TooLong { bytes: address.len() });
         }
-        let malformed = || Error::Malformed { address: address.to_owned() };
+        let malformed = || Error::Malformed { address: hidden::address(address).into_owned() };
         let (server, method) = address.split_once('/').ok_or_else(malformed)?;
         let (service, name) = method.split_once('/').ok_or_else(malformed)?;
         let server: Authority = server.parse().map_err(|_| malformed())?;

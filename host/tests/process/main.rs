@@ -4,6 +4,7 @@
 mod child;
 mod crash;
 mod crowd;
+mod log;
 mod starting;
 mod stopping;
 mod tutorial;

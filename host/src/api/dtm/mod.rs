@@ -33,7 +33,7 @@ use super::{answer, body::Body, client::Client, context::Context, error::Error, 
 use crate::{
     engine::{ControlError, Filter, Record, Retried, SagaId, Taken},
     memory::Reserved,
-    saga::{Policy, Status, Timestamp},
+    saga::{Status, Timestamp},
 };
 
 /// Default `timeout` of `resetCronTime`, in seconds: as in DTM, three times the timeout of its other modes.
@@ -155,8 +155,9 @@ async fn query(State(context): State<Context>, Query(params): Query<Params>) -> 
     if gid.is_empty() {
         return Err(Error::NoGid);
     }
-    let policy = *context.engine().policy();
-    let encode = move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), &policy), room);
+    let engine = context.engine().clone();
+    let encode =
+        move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), view::Rules::of(&engine)), room);
     let json = context.engine().show(gid, view::QUERY_COPIES, encode).await??;
     Ok(json::response(StatusCode::OK, json))
 }
@@ -165,16 +166,21 @@ async fn all(State(context): State<Context>, Query(params): Query<Params>) -> Re
     let engine = context.engine();
     let (gid, position) = (first(&params, "gid"), first(&params, "position").to_owned());
     let list = view::List::new(context.memory().requests());
-    let policy = *engine.policy();
+    let rules = engine.clone();
     if !gid.is_empty() {
-        let encode = move |record: Option<Record>, room| one(list, record.as_ref(), room, &policy, &position);
+        let encode =
+            move |record: Option<Record>, room| one(list, record.as_ref(), room, view::Rules::of(&rules), &position);
         let body = engine.show(gid, view::LIST_COPIES, encode).await??;
         return Ok(json::response(StatusCode::OK, body));
     }
     let Some(filter) = filter(&params)? else {
         return Ok(json::response(StatusCode::OK, list.finish("")));
     };
-    let push = move |list: &mut view::List, record: Record, room: Reserved| match list.push(&record, room, &policy) {
+    let push = move |list: &mut view::List, record: Record, room: Reserved| match list.push(
+        &record,
+        room,
+        view::Rules::of(&rules),
+    ) {
         false => Taken::NoRoom,
         true if list.bytes() < LIST_BYTES => Taken::AndMore,
         true => Taken::AsLast,
@@ -193,12 +199,12 @@ fn one(
     mut list: view::List,
     record: Option<&Record>,
     room: Reserved,
-    policy: &Policy,
+    rules: view::Rules<'_>,
     position: &str,
 ) -> Result<HttpBody, Error> {
     match record {
         None => Ok(view::no_list(position).into()),
-        Some(record) if list.push(record, room, policy) => Ok(list.finish(position)),
+        Some(record) if list.push(record, room, rules) => Ok(list.finish(position)),
         Some(_) => Err(Error::AnswerMemory),
     }
 }
