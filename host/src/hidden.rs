@@ -177,10 +177,10 @@ pub fn check(definition: &Definition, headers: &Headers) -> Result<(), Placehold
             }
         }
     }
-    match in_address(&options.query_prepared) {
-        true => Err(Placeholder { place: "query_prepared".to_owned() }),
-        false => Ok(()),
+    if in_address(&options.query_prepared) {
+        return Err(Placeholder { place: "query_prepared".to_owned() });
     }
+    Ok(())
 }
 
 /// Where the userinfo of an address is: from the authority's beginning to its last `@`. `host:port/...`, the form of gRPC,

@@ -116,6 +116,7 @@ impl Format {
 }
 
 /// The value of a field.
+#[derive(Clone, Copy)]
 enum Value<'a> {
     /// A number or a truth value.
     Plain(&'a dyn fmt::Display),

@@ -106,22 +106,22 @@ impl Origin {
         let (gid, branch, op) = (saga.gid(), BranchId(branch_op.step), contract::function(branch_op.op));
         match level {
             Level::Trace => {
-                trace!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}")
+                trace!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
             }
             _ if *is_dry_run => {
-                debug!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, is_dry_run, "{text}")
+                debug!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, is_dry_run, "{text}");
             }
             Level::Debug => {
-                debug!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}")
+                debug!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
             }
             Level::Info => {
-                info!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}")
+                info!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
             }
             Level::Warn => {
-                warn!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}")
+                warn!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
             }
             Level::Error | Level::Critical => {
-                error!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}")
+                error!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
             }
         }
     }
