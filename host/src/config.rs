@@ -115,6 +115,12 @@ pub struct Plugins {
     /// Threads of lower priority for guests that compute for more than a few milliseconds, and as many of still lower
     /// priority for those that compute for much longer. 0: one for each processor.
     pub busy_guests: usize,
+    /// Bytes that one plugin may write to the log in the long run, all its attempts together, each line counted as 64 more
+    /// than its text; the rest is dropped, with a note. Three quarters of the lines that wait to be written are the host's in
+    /// any case. 0: no limit.
+    pub log_bytes_per_second: u64,
+    /// Bytes that a plugin may write at once beyond that.
+    pub log_burst_bytes: u64,
     /// Limits of one attempt.
     pub limits: plugin::Limits,
     /// Grants by plugin name. A plugin without an entry has none.
@@ -183,7 +189,7 @@ impl Default for Log {
 
 impl Default for Plugins {
     fn default() -> Self {
-        let plugin::Settings { limits, slots, spare_versions, .. } = plugin::Settings::default();
+        let plugin::Settings { limits, slots, spare_versions, guest_log, .. } = plugin::Settings::default();
         let slots_per_plugin = engine::Settings::default().attempts.plugins.per_holder;
         Self {
             dir: "target/plugins".into(),
@@ -194,6 +200,8 @@ impl Default for Plugins {
             slots,
             slots_per_plugin: u32::try_from(slots_per_plugin).unwrap_or(slots),
             busy_guests: 0,
+            log_bytes_per_second: guest_log.bytes_per_second,
+            log_burst_bytes: guest_log.burst_bytes,
             limits,
             grants: BTreeMap::new(),
         }
@@ -289,7 +297,9 @@ impl Config {
     /// The settings of plugins. Reads the secrets that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
-        let Plugins { slots, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
+        let Plugins {
+            slots, busy_guests, limits, grants, spare_versions, log_bytes_per_second, log_burst_bytes, ..
+        } = &self.plugins;
         let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
         Ok(plugin::Settings {
             limits: limits.clone(),
@@ -300,6 +310,11 @@ impl Config {
             component_store_dir: Some(data_folder::components(&self.data)),
             spare_versions: *spare_versions,
             ca_file: self.http.ca_file.clone(),
+            guest_log: plugin::GuestLogSettings {
+                bytes_per_second: *log_bytes_per_second,
+                burst_bytes: *log_burst_bytes,
+                hidden_headers: self.saga.hidden_headers.clone(),
+            },
             ..defaults
         })
     }

@@ -8,6 +8,8 @@
 //! store         a file, in the way of hosts that only know format 1
 //! ```
 //!
+//! All of it is for the host's user alone: folders have mode 0700, files 0600.
+//!
 //! Format 1 had no `FORMAT`, and its store was the folder `store`. Hosts of that time delete a journal of a newer format:
 //! they take it for a write that was cut off. So the store has moved, and a file stands where they look for a folder:
 //! they fail to open it, and change nothing.
@@ -22,11 +24,15 @@
 //! Where the system cannot swap names, the folder is renamed first: for an instant an old host would find neither name,
 //! and begin an empty store, which is then refused by name ([`Error::TwoStores`]).
 
+mod modes;
+
 use std::{
     fs::{self, TryLockError},
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
+
+pub use modes::keep_private;
 
 use crate::{
     files,
@@ -122,8 +128,16 @@ fn mend(source: &io::Error) -> String {
 }
 
 /// Makes the folder if there is none, checks its format, and brings format 1 up to date. What it has done is on disk
-/// when it returns.
+/// when it returns. The folder and all in it are private then, unless the log says otherwise.
 pub fn open(dir: &Path, disk: &dyn Disk) -> Result<(), Error> {
+    let opened = check(dir, disk);
+    if opened.is_ok() {
+        modes::mend(dir);
+    }
+    opened
+}
+
+fn check(dir: &Path, disk: &dyn Disk) -> Result<(), Error> {
     create(dir)?;
     let (old, new) = (old_store(dir), store(dir));
     match (read_format(dir)?, kind(&old)?, kind(&new)?) {
@@ -164,7 +178,7 @@ fn kind(path: &Path) -> Result<Kind, Error> {
 }
 
 fn create(dir: &Path) -> Result<(), Error> {
-    files::create_dir_durably(dir, 0o777).map_err(Error::disk("create", dir))
+    files::create_dir_durably(dir, 0o700).map_err(Error::disk("create", dir))
 }
 
 /// `Some` if the folder is of this format; `None` if it does not say.

@@ -7,9 +7,9 @@ use std::{borrow::Cow, error::Error, sync::Arc};
 
 use crate::{
     branch::{Branch, DataKey, Directory, NotFound, grpc, http},
-    causes,
+    causes, hidden,
     plugin::{Registry, keyvalue_keys},
-    saga::{BranchOp, Definition, Pin, Pins},
+    saga::{BranchOp, Definition, Pin, Pins, text::cut},
 };
 
 /// The branches that this host can call.
@@ -80,7 +80,11 @@ impl Directory for Branches {
     }
 }
 
+/// Longest reason for which a branch is not found, in bytes: it may quote an address or the name of a header.
+const NOT_FOUND_BYTES_MAX: usize = 1 << 10;
+
 /// The error with all its causes, since the client gets no other information.
 fn not_found(error: &dyn Error) -> NotFound {
-    NotFound(causes::in_one_line(error))
+    let reason = causes::in_one_line(error);
+    NotFound(cut(&hidden::addresses(&reason), NOT_FOUND_BYTES_MAX).into_owned())
 }

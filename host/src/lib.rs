@@ -63,6 +63,11 @@ pub mod memory;
 // The families of keys in the store.
 pub mod keys;
 
+// Finds secrets in texts, in every spelling that is likely there.
+pub mod redact;
+
+// Secrets of sagas, and what is shown in their place.
+pub mod hidden;
 // Where calls may go, and which servers are trusted.
 pub mod egress;
 
@@ -83,6 +88,9 @@ pub mod api;
 
 // All settings with their defaults.
 pub mod config;
+
+// The host's log.
+pub mod log;
 
 // The subcommands of the program, `wasaga plugin` among them.
 pub mod commands;

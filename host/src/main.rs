@@ -23,8 +23,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use wasaga::{
     api::{
         self, Connections, Routes,
@@ -33,12 +31,12 @@ use wasaga::{
     branch::{grpc, http},
     causes,
     commands::{self, Arguments, Verdict},
-    config::{Config, Log},
+    config::Config,
     data_folder,
     descriptors::{self, Shares},
     directory::Branches,
     engine::{self, Clock, Engine},
-    keys,
+    keys, log,
     memory::Budget,
     plugin::{self, Registry, Runtime, collector},
     store::{LocalStore, OpenError, Opening, Stats, Store, disk::Os},
@@ -92,13 +90,14 @@ fn main() -> ExitCode {
             Err(error) => end(None, Some(&*error)),
         };
     }
+    data_folder::keep_private();
     let config = match Config::load(flags) {
         Ok(config) => config,
         Err(error) => end(None, Some(&error)),
     };
-    let log = match log(&config.log) {
+    let log = match log::start(&config.log) {
         Ok(log) => log,
-        Err(error) => end(None, Some(&*error)),
+        Err(error) => end(None, Some(&error)),
     };
     let outcome = runtime.block_on(run(Arc::new(config)));
     // What still blocks a thread, such as the lookup of a name, must not keep the process.
@@ -112,7 +111,7 @@ const NEWER_DATA: u8 = 78;
 
 /// Ends the process. What was logged is written, and then what is wrong, with all its causes, where a person sees it even
 /// if logging does not work; unless nobody reads it.
-fn end(log: Option<WorkerGuard>, failure: Option<&(dyn Error + 'static)>) -> ! {
+fn end(log: Option<log::Guard>, failure: Option<&(dyn Error + 'static)>) -> ! {
     let text = failure.map(|error| format!("wasaga: {}", causes::in_one_line(error)));
     let code = match failure {
         None => 0,
@@ -142,20 +141,6 @@ fn is_newer_data(error: &(dyn Error + 'static)) -> bool {
             || error.downcast_ref().is_some_and(OpenError::is_newer)
             || error.downcast_ref().is_some_and(engine::Error::is_newer)
     })
-}
-
-fn log(settings: &Log) -> Result<WorkerGuard, Failure> {
-    let filter = EnvFilter::try_new(&settings.filter)
-        .map_err(|error| format!("the log filter {:?} is wrong: {error}", settings.filter))?;
-    // A slow terminal or pipe must not hold up sagas: beyond this many waiting lines, new ones are lost.
-    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(65_536).finish(std::io::stderr());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_target(false);
-    if settings.json {
-        log.json().init();
-    } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).init();
-    }
-    Ok(guard)
 }
 
 async fn run(config: Arc<Config>) -> Result<(), Failure> {

@@ -63,7 +63,7 @@
 //! ```
 //!
 //! Reading order: [`definition`], [`event`], [`state`], [`in_flight`], [`machine`], [`clock_change`], [`compaction`],
-//! [`render`]; [`pins`] stands beside them.
+//! [`text`], [`render`]; [`pins`] stands beside them.
 
 // A request must never bring the host down. Tests may (clippy.toml).
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -77,6 +77,7 @@ pub mod machine;
 pub mod pins;
 pub mod render;
 pub mod state;
+pub mod text;
 
 pub use definition::{BranchId, BranchOp, Definition, Gid, Invalid, Op, Options, Order, Results, Step, Timestamp};
 pub use event::{AbortReason, Event, Failure};

@@ -1,54 +1,91 @@
 //! A saga's log as text, one line an event: for the API, golden tests and bug reports.
+//!
+//! Texts of branches stand at the end of a line, with their hidden characters escaped ([`text`](crate::text)): they begin no
+//! line and move no cursor. The gid is quoted.
 
-use std::fmt::{self, Write};
+use std::{
+    borrow::Cow,
+    fmt::{self, Write},
+};
 
 use crate::{
     definition::{BranchId, Definition},
     event::{AbortReason, Event, Failure},
     pins::{Pin, Pins},
     state::{IllegalEvent, Saga},
+    text,
 };
 
 /// How many hexadecimal digits of a component's digest are shown: enough to tell versions apart.
 const DIGEST_DIGITS: usize = 12;
 
+/// Stands before the status that the saga has from an event on.
+const ARROW: &str = "  -> ";
+
 /// Renders a saga's log; every line starts with the milliseconds since its creation.
 pub fn log(definition: &std::sync::Arc<Definition>, events: &[Event]) -> Result<String, IllegalEvent> {
-    let mut text = String::new();
+    log_with(definition, events, &|_, text| text.into())
+}
+
+/// As [`log`], with each text of a step's branch as `shown` returns it.
+pub fn log_with(
+    definition: &std::sync::Arc<Definition>,
+    events: &[Event],
+    shown: &Shown<'_>,
+) -> Result<String, IllegalEvent> {
+    let mut lines = String::new();
     let mut saga = Saga::new(definition.clone());
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "saga {} with {} steps", definition.gid(), definition.steps().len());
+    let _ = writeln!(lines, "saga {} with {} steps", text::quote(definition.gid().as_str()), definition.steps().len());
     for event in events {
         let was = saga.status();
         saga.apply(event)?;
         let elapsed = definition.created_at().until(event.at()).as_millis();
-        let _ = write!(text, "{elapsed:>8} ms  {}", Line(event));
+        let _ = write!(lines, "{elapsed:>8} ms  {}", Line { event, shown });
         if saga.status() != was {
-            let _ = write!(text, "  -> {}", saga.status().as_str());
+            let _ = write!(lines, "{ARROW}{}", saga.status().as_str());
         }
-        text.push('\n');
+        lines.push('\n');
     }
-    Ok(text)
+    Ok(lines)
 }
 
-struct Line<'a>(&'a Event);
+/// What people may see of a text of the branch of a step.
+pub type Shown<'a> = dyn Fn(usize, &str) -> Cow<'_, str> + 'a;
+
+struct Line<'a> {
+    event: &'a Event,
+    shown: &'a Shown<'a>,
+}
+
+impl Line<'_> {
+    /// A text of the branch, on one line.
+    fn text(&self, text: &str) -> String {
+        let step = self.event.branch_op().map_or(0, |branch_op| branch_op.step);
+        let shown = (self.shown)(step, text);
+        // What looks like the saga's new status is marked as the branch's.
+        if shown.contains(ARROW) { text::quote(&shown) } else { text::escape(&shown).into_owned() }
+    }
+}
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(branch_op) = self.0.branch_op() {
+        if let Some(branch_op) = self.event.branch_op() {
             write!(f, "{} {:<10} ", BranchId(branch_op.step), branch_op.op.as_str())?;
         }
-        match self.0 {
+        match self.event {
             Event::Submitted { .. } => f.write_str("submitted"),
             Event::Started { .. } => f.write_str("started"),
-            Event::Succeeded { output: Some(output), .. } => write!(f, "succeeded: {output}"),
+            Event::Succeeded { output: Some(output), .. } => write!(f, "succeeded: {}", self.text(output)),
             Event::Succeeded { output: None, .. } => f.write_str("succeeded"),
-            Event::Rejected { reason, .. } => write!(f, "rejected: {reason}"),
+            Event::Rejected { reason, .. } => write!(f, "rejected: {}", self.text(reason)),
             Event::Failed { failure, retry_at, at, .. } => {
                 let wait = at.until(*retry_at).as_millis();
                 match failure {
                     Failure::Ongoing => write!(f, "ongoing, asked again in {wait} ms"),
-                    Failure::Unknown { error } => write!(f, "failed, tried again in {wait} ms: {error}"),
+                    Failure::Unknown { error } => {
+                        write!(f, "failed, tried again in {wait} ms: {}", self.text(error))
+                    }
                 }
             }
             Event::Skipped { .. } => f.write_str("not needed: the action had no effect"),
@@ -63,7 +100,7 @@ impl fmt::Display for Line<'_> {
             }
             Event::Retried { attempts, failures, last_error, .. } => {
                 write!(f, "tried {attempts} times, {failures} times with an unknown result")?;
-                last_error.as_ref().map_or(Ok(()), |error| write!(f, ", the last: {error}"))
+                last_error.as_ref().map_or(Ok(()), |error| write!(f, ", the last: {}", self.text(error)))
             }
             Event::Pinned { pins, .. } => pinned(f, pins),
         }
@@ -95,8 +132,27 @@ mod tests {
             pins.set(BranchOp { step, op: Op::Action }, Pin { plugin: plugin.into(), digest: Digest([0xab; 32]) });
         }
         let events = [Event::Pinned { pins, at: Timestamp(0) }, Event::Submitted { at: Timestamp(5) }];
-        let wanted = "saga g with 1 steps\n       0 ms  pinned to a@abababababab b@abababababab\n       \
+        let wanted = "saga \"g\" with 1 steps\n       0 ms  pinned to a@abababababab b@abababababab\n       \
                       5 ms  submitted  -> submitted\n";
         assert_eq!(log(&definition, &events).unwrap(), wanted);
+    }
+    #[test]
+    fn no_text_begins_a_line_or_moves_the_cursor() {
+        let step = Step { action: "wasm://a/try".into(), compensation: String::new(), payload: "".into() };
+        let (gid, at) = (Gid::from_stored("g\" with 7 steps\u{202e}\u{2028}"), Timestamp(0));
+        let definition = Definition::from_stored(gid, vec![step], Order::default(), Options::default(), at);
+        let reason = "no\u{1b}[2K\r\nsaga forged with 1 steps\n\u{200b}é".to_owned();
+        let events = [Event::Submitted { at }, Event::Rejected { step: 0, reason, at }];
+        let wanted = concat!(
+            r#"saga "g\" with 7 steps\u{202e}\u{2028}" with 1 steps"#,
+            "\n       0 ms  submitted  -> submitted\n       0 ms  01 action     rejected: ",
+            r"no\u{1b}[2K\r\nsaga forged with 1 steps\n\u{200b}é",
+            "  -> aborting\n"
+        );
+        let definition = Arc::new(definition);
+        assert_eq!(log(&definition, &events).unwrap(), wanted);
+        let reason = "no  -> succeed".to_owned();
+        let log = log(&definition, &[events[0].clone(), Event::Rejected { step: 0, reason, at }]).unwrap();
+        assert!(log.ends_with("rejected: \"no  -> succeed\"  -> aborting\n"), "{log}");
     }
 }

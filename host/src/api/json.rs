@@ -1,4 +1,7 @@
 //! JSON as Go's `encoding/json` writes it, which is how DTM answers, and HTTP responses with it.
+//!
+//! Characters that control a terminal, or hide or reorder text, are escaped too, where Go writes them as they are: the
+//! meaning is the same, and a body can be read as it is.
 
 use std::io::{self, Write};
 
@@ -9,6 +12,8 @@ use axum::{
 };
 use serde::Serialize;
 use serde_json::ser::{CompactFormatter, Formatter, Serializer};
+
+use crate::saga::text::is_hidden;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
 
@@ -30,28 +35,54 @@ pub fn append(json: &mut Vec<u8>, value: &impl Serialize) {
     let _ = value.serialize(&mut Serializer::with_formatter(json, Go));
 }
 
-/// Go's escapes.
+/// Go's escapes, and those of hidden characters.
 struct Go;
 
 impl Formatter for Go {
     fn write_string_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
-        let mut rest = fragment;
-        while let Some(at) = rest.find(['<', '>', '&', '\u{2028}', '\u{2029}']) {
-            let (plain, special) = rest.split_at(at);
-            CompactFormatter.write_string_fragment(writer, plain)?;
-            let mut chars = special.chars();
-            if let Some(special) = chars.next() {
-                write!(writer, "\\u{:04x}", u32::from(special))?;
-            }
-            rest = chars.as_str();
-        }
-        CompactFormatter.write_string_fragment(writer, rest)
+        write_escaped(writer, fragment, |c| matches!(c, '<' | '>' | '&') || is_hidden(c))
     }
+
+    /// JSON of a branch. Beyond ASCII, hidden characters can only be in its strings.
+    fn write_raw_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        write_escaped(writer, fragment, |c| c >= '\u{7f}' && is_hidden(c))
+    }
+}
+
+fn write_escaped<W: ?Sized + Write>(
+    writer: &mut W,
+    mut rest: &str,
+    is_escaped: impl Fn(char) -> bool,
+) -> io::Result<()> {
+    while let Some((plain, special)) = rest.find(&is_escaped).and_then(|at| rest.split_at_checked(at)) {
+        CompactFormatter.write_string_fragment(writer, plain)?;
+        let mut chars = special.chars();
+        if let Some(special) = chars.next() {
+            special.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(writer, "\\u{unit:04x}"))?;
+        }
+        rest = chars.as_str();
+    }
+    CompactFormatter.write_string_fragment(writer, rest)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::value::RawValue;
+
     use super::*;
+
+    #[test]
+    fn hidden_characters_are_escaped_in_texts_and_in_json_of_branches() {
+        let text = "a\u{9b}\u{202e}\u{200b}\u{feff}\u{e0041}\u{7f}é😀";
+        let json = r#""a\u009b\u202e\u200b\ufeff\udb40\udc41\u007fé😀""#;
+        assert_eq!(String::from_utf8(encode(&text)).unwrap(), json);
+        let raw = format!("{{\n\t\"k<>\": \"{text}\"}}");
+        let encoded = encode(&serde_json::from_str::<&RawValue>(&raw).unwrap());
+        assert_eq!(str::from_utf8(&encoded).unwrap(), format!("{{\n\t\"k<>\": {json}}}"));
+        let [read, meant] =
+            [&encoded, raw.as_bytes()].map(|json| serde_json::from_slice::<serde_json::Value>(json).unwrap());
+        assert_eq!(read, meant);
+    }
 
     #[test]
     fn json_is_escaped_as_go_does() {

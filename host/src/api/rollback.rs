@@ -1,12 +1,15 @@
 //! Why a saga is rolled back, as both APIs say it.
 
-use crate::saga::{
-    AbortReason, BranchOp, Op, Saga,
-    state::{Progress, Reason},
+use crate::{
+    hidden::{self, Headers, Secrets},
+    saga::{
+        AbortReason, BranchOp, Op, Saga,
+        state::{Progress, Reason},
+    },
 };
 
-/// The reason for which a saga is or was rolled back, in DTM's words; `None` if it is not.
-pub fn rollback_reason(saga: &Saga) -> Option<String> {
+/// The reason for which a saga is or was rolled back, in DTM's words and without its secrets; `None` if it is not.
+pub fn rollback_reason(saga: &Saga, headers: &Headers) -> Option<String> {
     let options = saga.definition().options();
     Some(match saga.reason()? {
         Reason::Rejected { step } => {
@@ -15,7 +18,9 @@ pub fn rollback_reason(saga: &Saga) -> Option<String> {
                 Some(Progress::Rejected { reason }) => reason,
                 _ => "",
             };
-            format!("url:{} return failed: {text} FAILURE", saga.definition().target(branch_op))
+            let text = Secrets::of(saga.definition(), headers).text(Some(*step), text);
+            let url = hidden::address(saga.definition().target(branch_op));
+            format!("url:{url} return failed: {text} FAILURE")
         }
         Reason::Aborted(AbortReason::Timeout) => format!("Timeout after {} seconds", options.timeout_to_fail_s),
         Reason::Aborted(AbortReason::RetryLimit) => {
@@ -46,7 +51,7 @@ mod tests {
             let step = Step { action: "http://a/try".into(), compensation: String::new(), payload: Bytes::new() };
             let gid = Gid::new("g").unwrap();
             let definition = Definition::new(gid, vec![step], Order::default(), options, at(0)).unwrap();
-            rollback_reason(&Saga::replay(Arc::new(definition), &log).unwrap())
+            rollback_reason(&Saga::replay(Arc::new(definition), &log).unwrap(), &Headers::default())
         };
         let rejected = |reason: &str| Event::Rejected { step: 0, reason: reason.into(), at: at(1) };
         assert_eq!(reason(vec![]), None);

@@ -36,6 +36,7 @@ use crate::{
         connector::{Connector, refusal},
         rules::{Refused, Rules},
     },
+    hidden,
     saga::Gid,
 };
 
@@ -78,7 +79,7 @@ impl Client {
         if address.len() > URL_BYTES_MAX {
             return Err(Error::TooLong { bytes: address.len() });
         }
-        let malformed = || Error::Malformed { address: address.to_owned() };
+        let malformed = || Error::Malformed { address: hidden::address(address).into_owned() };
         let (server, method) = address.split_once('/').ok_or_else(malformed)?;
         let (service, name) = method.split_once('/').ok_or_else(malformed)?;
         // Names of hosts ignore case: one connection, and one destination, for all spellings.

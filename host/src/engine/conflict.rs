@@ -38,7 +38,7 @@ impl Inner {
         let has_left = saga.op(branch_op).is_some_and(|op| op.open);
         if conflicts == WARNED_AT {
             let (gid, branch, op) = (saga.definition().gid(), BranchId(branch_op.step), branch_op.op.as_str());
-            warn!(%gid, %branch, op, conflicts, "attempts keep conflicting: other sagas change what they read");
+            warn!(gid = gid.as_str(), %branch, op, conflicts, "attempts keep conflicting: other sagas change what they read");
         }
         if let Some(pause) = pause(conflicts, has_left, fastrand::f64()) {
             core.pause(branch_op, self.clock.now().after(pause));

@@ -33,6 +33,7 @@ use super::{
 };
 use crate::{
     branch::{Call, Containment, Egress, Host, Outcome, Place},
+    hidden::Secrets,
     saga::{BranchId, BranchOp, Event, Failure, Next, Op, Saga, Timestamp, Verdict, state::Progress},
     store::{Batch, CommitError, Ticket},
 };
@@ -319,7 +320,7 @@ impl Inner {
         match core.apply_with_effects(&event, effects, &*self.store) {
             Err(Error::Commit(conflict @ CommitError::Conflict { .. })) => {
                 let gid = core.saga().definition().gid();
-                debug!(%gid, branch = %BranchId(branch_op.step), %conflict, "the attempt is made again");
+                debug!(gid = gid.as_str(), branch = %BranchId(branch_op.step), %conflict, "the attempt is made again");
                 self.retry_after_conflict(&mut core, branch_op);
                 Ok(())
             }
@@ -356,9 +357,11 @@ impl Inner {
         if let Event::Failed { failure: Failure::Unknown { error }, retry_at, .. } = &event {
             let (gid, branch, op) = (core.saga().definition().gid(), BranchId(branch_op.step), branch_op.op.as_str());
             let retry_in_ms = now.until(*retry_at).as_millis();
-            warn!(%gid, %branch, op, attempt, retry_in_ms, error, "attempt failed");
+            let error =
+                Secrets::of(core.saga().definition(), &self.settings.hidden_headers).text(Some(branch_op.step), error);
+            warn!(gid = gid.as_str(), %branch, op, attempt, retry_in_ms, error = &*error, "attempt failed");
             if !was_stuck && core.saga().is_stuck(&self.settings.policy) {
-                error!(%gid, %branch, op, attempt, "saga is stuck: it goes on, but a person should look");
+                error!(gid = gid.as_str(), %branch, op, attempt, "saga is stuck: it goes on, but a person should look");
             }
         }
         Ok(())

@@ -70,6 +70,7 @@ pub use self::{
 };
 use crate::{
     branch::{Destination, Directory},
+    hidden,
     memory::{Budget, Holder, Reserved},
     saga::{Definition, Event, Policy, Saga, Timestamp},
     store::{Condition, Store},
@@ -196,6 +197,11 @@ impl Engine {
     /// How sagas are retried.
     pub fn policy(&self) -> &Policy {
         &self.0.settings.policy
+    }
+
+    /// The headers whose values are not shown.
+    pub fn hidden_headers(&self) -> &hidden::Headers {
+        &self.0.settings.hidden_headers
     }
 
     /// The numbers of sagas, by state.

@@ -49,7 +49,7 @@ impl OutputCommit {
         let has_left = core.saga().op(self.branch_op).is_some_and(|op| op.open);
         self.check(&core, has_left)?;
         let (gid, branch) = (core.saga().definition().gid(), BranchId(self.branch_op.step));
-        debug!(%gid, %branch, op = self.branch_op.op.as_str(), what = egress_request.what, "leaves the host");
+        debug!(gid = gid.as_str(), %branch, op = self.branch_op.op.as_str(), what = egress_request.what, "leaves the host");
         if has_left {
             return Ok((engine.store.barrier(), has_left));
         }

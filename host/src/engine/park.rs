@@ -71,9 +71,9 @@ impl Inner {
         let gid = live.core().saga().definition().gid().clone();
         if self.store_failed.is_cancelled() {
             // Of all sagas at once. The store has said so.
-            debug!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
+            debug!(gid = gid.as_str(), error = failure as &dyn std::error::Error, "saga set aside");
         } else {
-            error!(%gid, error = failure as &dyn std::error::Error, "saga set aside");
+            error!(gid = gid.as_str(), error = failure as &dyn std::error::Error, "saga set aside");
         }
         let mut shard = self.table.shard(gid.as_str());
         if let Some(shard) = &mut shard {
@@ -95,8 +95,8 @@ fn log_end(core: &Core, now: Timestamp) {
     let (gid, status) = (saga.definition().gid(), saga.status().as_str());
     let duration_ms = saga.definition().created_at().until(now).as_millis();
     if saga.status() == Status::Succeed {
-        info!(%gid, status, duration_ms, "saga finished");
+        info!(gid = gid.as_str(), status, duration_ms, "saga finished");
     } else {
-        info!(%gid, status, duration_ms, reason = ?saga.reason(), "saga finished");
+        info!(gid = gid.as_str(), status, duration_ms, reason = ?saga.reason(), "saga finished");
     }
 }

@@ -43,7 +43,7 @@ impl Inner {
                 // It has ended since its row was read.
                 Err(ControlError::NotFound | ControlError::Finished(_)) => {}
                 Err(ControlError::Engine(error @ Error::Unreadable { .. })) => {
-                    error!(%gid, error = &error as &dyn std::error::Error, "a saga is not retried");
+                    error!(gid = gid.as_str(), error = &error as &dyn std::error::Error, "a saga is not retried");
                 }
                 Err(ControlError::Engine(error)) => {
                     self.notice(&error);

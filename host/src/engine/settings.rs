@@ -6,7 +6,7 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 
 use super::{destinations, plan::settings as plan, policy};
-use crate::saga::Policy;
+use crate::{hidden, saga::Policy};
 
 /// The engine's limits.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -32,6 +32,9 @@ pub struct Settings {
     /// Longest time that a submission with `wait_result` is held.
     #[serde(with = "duration")]
     pub wait_max: Duration,
+    /// Headers of `branch_headers` whose values are sent and never shown, besides `Authorization`, `Cookie` and
+    /// `Proxy-Authorization`: a token that every reader of a saga sees is none.
+    pub hidden_headers: hidden::Headers,
     /// What plans may cost.
     pub plan: plan::Settings,
     /// How many attempts run at once. Set under `[plugins]` and `[http]`.
@@ -48,6 +51,7 @@ impl Default for Settings {
             live_max: 4096,
             open_max: 10_000_000,
             wait_max: Duration::from_secs(30),
+            hidden_headers: hidden::Headers::default(),
             plan: plan::Settings::default(),
             attempts: destinations::Settings::default(),
         }

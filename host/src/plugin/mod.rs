@@ -41,7 +41,7 @@ pub use component::{
 };
 pub use contract::INTERFACE;
 pub use grants::Grants;
-pub use imports::stdio::LOG_TARGET as GUEST_LOG_TARGET;
+pub use imports::{guest_log::Settings as GuestLogSettings, stdio::LOG_TARGET as GUEST_LOG_TARGET};
 pub use limits::Limits;
 pub use name::{InvalidName, check as check_name, is_name, name, name_rule};
 pub use sandbox::runtime::{Egress, Error, Runtime, Settings};

@@ -4,7 +4,12 @@
 //! A running store needs a new descriptor in three places only: a segment, the draft of a base, and
 //! [`Disk::mark`] where the system cannot do without. What is synced again and again stays open ([`Disk::open`]).
 
-use std::{fmt, fs, io, io::Write as _, path::Path};
+use std::{
+    fmt, fs, io,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::Path,
+};
 
 /// The operations whose order the recovery relies on.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -58,13 +63,21 @@ pub trait File: Send {
     fn sync(&mut self) -> io::Result<()>;
 }
 
+/// The mode of a new file: the journal holds what sagas send, tokens included, for the user of the host alone.
+const PRIVATE: u32 = 0o600;
+
+/// Creates a directory for this user alone, and its parents, unless it exists.
+pub(crate) fn create_dirs(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
 /// The operating system's files.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
 impl Disk for Os {
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(fs::File::create_new(path)?))
+        Ok(Box::new(fs::File::options().write(true).create_new(true).mode(PRIVATE).open(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Handle>> {
@@ -75,7 +88,7 @@ impl Disk for Os {
     fn mark(&self, path: &Path) -> io::Result<()> {
         use rustix::fs as sys;
 
-        Ok(sys::mknodat(sys::CWD, path, sys::FileType::RegularFile, sys::Mode::from_raw_mode(0o644), 0)?)
+        Ok(sys::mknodat(sys::CWD, path, sys::FileType::RegularFile, sys::Mode::from_raw_mode(PRIVATE), 0)?)
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -137,6 +150,8 @@ impl File for fs::File {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -145,6 +160,9 @@ mod tests {
         let file = dir.path().join("MARK");
         Os.mark(&file).unwrap();
         assert!(file.is_file() && fs::read(&file).unwrap().is_empty());
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, PRIVATE);
+        Os.create(&dir.path().join("file")).unwrap();
+        assert_eq!(fs::metadata(dir.path().join("file")).unwrap().permissions().mode() & 0o777, PRIVATE);
         assert_eq!(Os.mark(&file).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs, future,
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     pin::Pin,
     sync::{
@@ -18,7 +19,7 @@ use crate::{
     batch::Batch,
     check::Source,
     counters::{Counters, Stats, add},
-    disk::Disk,
+    disk::{Disk, create_dirs},
     error::{CommitError, Error, Failure, OpenError},
     files,
     journal::{
@@ -253,13 +254,18 @@ impl Drop for DirLock {
 
 fn lock_dir(dir: &Path, disk: &dyn Disk) -> Result<DirLock, OpenError> {
     if !dir.exists() {
-        fs::create_dir_all(dir).map_err(Failure::disk("create", dir))?;
+        create_dirs(dir).map_err(Failure::disk("create", dir))?;
         // Without this sync a power cut can remove the directory, and with it what is durable in it.
         let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         disk.sync_dir(parent).map_err(Failure::disk("sync", parent))?;
     }
     let path = files::lock(dir);
-    let file = fs::File::options().create(true).append(true).open(&path).map_err(Failure::disk("create", &path))?;
+    let file = fs::File::options()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(Failure::disk("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(DirLock(file)),
         Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { dir: dir.to_owned() }),

@@ -1,6 +1,7 @@
 //! The HTTP API as clients see it: statuses, headers and bodies, byte for byte, in front of a real engine and store.
 
 mod connections;
+mod hidden;
 mod host;
 mod lists;
 mod memory;

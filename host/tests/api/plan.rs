@@ -245,7 +245,7 @@ async fn a_saga_may_be_called_plan() {
     );
     host.submit(saga("plan", &["http://a/try"], r#","wait_result":true"#)).await;
     assert_eq!(host.get(path).await.json()["gid"], "plan");
-    assert!(host.get(&format!("{path}/log")).await.body.starts_with("saga plan with"));
+    assert!(host.get(&format!("{path}/log")).await.body.starts_with("saga \"plan\" with"));
     assert_eq!(plan(&host, saga("other", &["http://a/try"], "")).await.json()["gid"], "other");
     let put = host.send(Method::PUT, path, "").await;
     assert_eq!((put.status.as_u16(), &*put.body), (404, "404 page not found"));

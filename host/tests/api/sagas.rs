@@ -48,7 +48,7 @@ async fn the_log_is_the_saga_in_words() {
     assert_eq!(
         lines,
         [
-            "saga saga-golang-demo-001 with 2 steps",
+            "saga \"saga-golang-demo-001\" with 2 steps",
             "submitted  -> submitted",
             "01 action     started",
             "01 action     succeeded",

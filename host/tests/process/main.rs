@@ -6,6 +6,7 @@ mod child;
 mod crash;
 mod crowd;
 mod egress;
+mod log;
 mod starting;
 mod stopping;
 mod tutorial;

@@ -17,12 +17,14 @@ const LINES_MAX: usize = 600;
 const SCRIPT_LINES_MAX: usize = 400;
 
 /// Each module may import only those before it. The binary may import all; `saga` and `store` are crates that import nothing of ours.
-const LAYERS: [&str; 14] = [
+const LAYERS: [&str; 17] = [
     "causes",
     "descriptors",
     "files",
     "memory",
     "keys",
+    "redact",
+    "hidden",
     "data_folder",
     "egress",
     "branch",
@@ -31,6 +33,7 @@ const LAYERS: [&str; 14] = [
     "engine",
     "api",
     "config",
+    "log",
     "commands",
 ];
 

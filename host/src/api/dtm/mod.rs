@@ -35,7 +35,7 @@ use super::{answer, body::Body, client::Client, context::Context, error::Error, 
 use crate::{
     engine::{ControlError, Filter, Record, Retried, SagaId, Taken},
     memory::Reserved,
-    saga::{Policy, Status, Timestamp},
+    saga::{Status, Timestamp},
 };
 
 /// Default `timeout` of `resetCronTime`, in seconds: all that wait count. DTM has 105, and no limit of its waits; here none
@@ -162,8 +162,9 @@ async fn query(
     if gid.is_empty() {
         return Err(Error::NoGid);
     }
-    let policy = *context.engine().policy();
-    let encode = move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), &policy), room);
+    let engine = context.engine().clone();
+    let encode =
+        move |record: Option<Record>, room| answer::hold(view::query(record.as_ref(), view::Rules::of(&engine)), room);
     let room = context.memory().requests_of(client);
     let json = context.engine().show(gid, view::QUERY_COPIES, room, encode).await??;
     Ok(json::response(StatusCode::OK, json))
@@ -178,16 +179,21 @@ async fn all(
     let (gid, position) = (first(&params, "gid"), first(&params, "position").to_owned());
     let holder = context.memory().requests_of(client);
     let list = view::List::new(&holder);
-    let policy = *engine.policy();
+    let rules = engine.clone();
     if !gid.is_empty() {
-        let encode = move |record: Option<Record>, room| one(list, record.as_ref(), room, &policy, &position);
+        let encode =
+            move |record: Option<Record>, room| one(list, record.as_ref(), room, view::Rules::of(&rules), &position);
         let body = engine.show(gid, view::LIST_COPIES, holder, encode).await??;
         return Ok(json::response(StatusCode::OK, body));
     }
     let Some(filter) = filter(&params)? else {
         return Ok(json::response(StatusCode::OK, list.finish("")));
     };
-    let push = move |list: &mut view::List, record: Record, room: Reserved| match list.push(&record, room, &policy) {
+    let push = move |list: &mut view::List, record: Record, room: Reserved| match list.push(
+        &record,
+        room,
+        view::Rules::of(&rules),
+    ) {
         false => Taken::NoRoom,
         true if list.bytes() < LIST_BYTES => Taken::AndMore,
         true => Taken::AsLast,
@@ -206,12 +212,12 @@ fn one(
     mut list: view::List,
     record: Option<&Record>,
     room: Reserved,
-    policy: &Policy,
+    rules: view::Rules<'_>,
     position: &str,
 ) -> Result<HttpBody, Error> {
     match record {
         None => Ok(view::no_list(position).into()),
-        Some(record) if list.push(record, room, policy) => Ok(list.finish(position)),
+        Some(record) if list.push(record, room, rules) => Ok(list.finish(position)),
         Some(_) => Err(Error::AnswerMemory),
     }
 }

@@ -4,6 +4,7 @@ use super::request;
 use crate::{
     api::{client::Client, context::Context, error::Error, rollback::rollback_reason},
     engine::{Record, Submitted},
+    hidden,
     saga::{Definition, Saga, Status},
 };
 
@@ -18,6 +19,7 @@ pub async fn prepare_json(context: &Context, client: Client, body: &[u8]) -> Res
 
 /// Stores a saga.
 pub async fn prepare(context: &Context, Client(client): Client, definition: Definition) -> Result<(), Error> {
+    check_secrets(context, &definition)?;
     context.engine().prepare_from(client, definition).await.map_err(Error::Prepare)
 }
 
@@ -30,19 +32,26 @@ pub async fn submit_json(context: &Context, client: Client, body: impl AsRef<[u8
 
 /// Runs a saga. Returns when it is stored or, with `wait_result`, when it has a result.
 pub async fn submit(context: &Context, Client(client): Client, definition: Definition) -> Result<(), Error> {
+    check_secrets(context, &definition)?;
     match context.engine().submit_from(client, definition).await.map_err(Error::Submit)? {
         Submitted::Accepted => Ok(()),
-        Submitted::Waited(saga) => result_of(&saga),
+        Submitted::Waited(saga) => result_of(context, &saga),
     }
+}
+
+/// Refuses a saga that was copied from where its secrets are hidden.
+pub fn check_secrets(context: &Context, definition: &Definition) -> Result<(), Error> {
+    hidden::check(definition, context.engine().hidden_headers())
+        .map_err(|placeholder| request::Error::from(placeholder).into())
 }
 
 /// The result for a client with `wait_result`. An error says only that the saga has not succeeded: if it is unfinished
 /// the error carries its status.
-fn result_of(saga: &Saga) -> Result<(), Error> {
+fn result_of(context: &Context, saga: &Saga) -> Result<(), Error> {
     match saga.status() {
         Status::Succeed => Ok(()),
         Status::Aborting | Status::Failed => {
-            let reason = rollback_reason(saga).unwrap_or_default();
+            let reason = rollback_reason(saga, context.engine().hidden_headers()).unwrap_or_default();
             Err(Error::Unsuccessful { message: with_failure_suffix(reason), unfinished: None })
         }
         status @ (Status::Prepared | Status::Submitted) => {

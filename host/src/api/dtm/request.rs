@@ -17,7 +17,10 @@ use super::{
     lenient::{Entries, Fields, Items, Object, Text, Unreadable, Whole, deserialize_entries, set, within, words},
     order,
 };
-use crate::saga::{Definition, Gid, Invalid, Options, Step, Timestamp};
+use crate::{
+    hidden::Placeholder,
+    saga::{Definition, Gid, Invalid, Options, Step, Timestamp},
+};
 
 /// Largest payload of one step, in bytes. It is in memory while its saga runs, and copied into every call.
 pub const PAYLOAD_BYTES_MAX: usize = 1 << 20;
@@ -62,6 +65,9 @@ pub enum Error {
         "custom_data cannot be read: write it like \"{{\\\"concurrent\\\":true,\\\"orders\\\":{{\\\"1\\\":[0]}}}}\""
     )]
     CustomData(#[source] Unreadable),
+    /// The saga was copied from an answer that hides its secrets.
+    #[error(transparent)]
+    Placeholder(#[from] Placeholder),
     /// The fields are well-formed, but the saga is not valid.
     #[error(transparent)]
     Invalid(#[from] Invalid),

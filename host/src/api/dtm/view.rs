@@ -4,7 +4,7 @@
 //! clients do not accept `null` for times and numbers, so absent values are left out; `id` is 0, as in a DTM without an
 //! SQL database. Wasaga's own keys come last: `stuck`, and of a branch `attempts`, `error` and `output`.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc};
 
 use axum::body::Body;
 use base64::{display::Base64Display, prelude::BASE64_STANDARD};
@@ -18,7 +18,8 @@ use crate::{
         rollback::rollback_reason,
         time::Time,
     },
-    engine::Record,
+    engine::{Engine, Record},
+    hidden::{self, Headers, Secrets},
     memory::{Holder, Reserved},
     saga::{
         BranchId, BranchOp, Definition, Op, Options, Policy, Saga, Status, Timestamp,
@@ -39,8 +40,24 @@ const PIECE_BYTES: usize = 64 << 10;
 /// What an encoded saga has besides what its client has sent, in bytes; an estimate.
 const SAGA_BYTES: usize = 2 << 10;
 
+/// What decides how a saga is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Whether it is stuck.
+    pub policy: &'a Policy,
+    /// Which of its headers are secrets.
+    pub headers: &'a Headers,
+}
+
+impl<'a> Rules<'a> {
+    /// Those of an engine.
+    pub fn of(engine: &'a Engine) -> Self {
+        Self { policy: engine.policy(), headers: engine.hidden_headers() }
+    }
+}
+
 /// The body of `query`: a saga with its branches, or neither.
-pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
+pub fn query(record: Option<&Record>, rules: Rules<'_>) -> Vec<u8> {
     #[derive(Serialize)]
     struct QueryView<'a> {
         branches: Vec<Branch<'a>>,
@@ -48,8 +65,8 @@ pub fn query(record: Option<&Record>, policy: &Policy) -> Vec<u8> {
     }
     let saga = record.map(|record| &record.saga);
     json::encode(&QueryView {
-        branches: saga.map(branches).unwrap_or_default(),
-        transaction: saga.map(|saga| Transaction::of(saga, policy)),
+        branches: saga.map(|saga| branches(saga, rules)).unwrap_or_default(),
+        transaction: saga.map(|saga| Transaction::of(saga, rules)),
     })
 }
 
@@ -73,7 +90,7 @@ impl List {
 
     /// Adds a saga, with the reservation of what it holds itself. `false`: there is no room for it in memory, and nothing was
     /// added.
-    pub fn push(&mut self, record: &Record, mut room: Reserved, policy: &Policy) -> bool {
+    pub fn push(&mut self, record: &Record, mut room: Reserved, rules: Rules<'_>) -> bool {
         // Characters that are escaped make it longer; the piece grows then.
         let expected = record.saga.definition().bytes() / 8 * 9 + SAGA_BYTES;
         if self.piece.capacity() - self.piece.len() < expected {
@@ -88,7 +105,7 @@ impl List {
         if self.bytes > 0 {
             self.piece.push(b',');
         }
-        json::append(&mut self.piece, &Transaction::of(&record.saga, policy));
+        json::append(&mut self.piece, &Transaction::of(&record.saga, rules));
         let fits = self.room.try_grow(self.piece.capacity().saturating_sub(self.room.bytes()));
         if fits {
             self.bytes += self.piece.len() - before;
@@ -139,8 +156,8 @@ struct Transaction<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     payloads: Vec<&'a str>,
     status: &'static str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    query_prepared: &'a str,
+    #[serde(skip_serializing_if = "is_empty")]
+    query_prepared: Cow<'a, str>,
     protocol: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     finish_time: Option<Time>,
@@ -162,7 +179,7 @@ struct Transaction<'a> {
 }
 
 impl<'a> Transaction<'a> {
-    fn of(saga: &'a Saga, policy: &Policy) -> Self {
+    fn of(saga: &'a Saga, Rules { policy, headers }: Rules<'a>) -> Self {
         let definition = saga.definition();
         let options = definition.options();
         let ended = |status| (saga.status() == status).then(|| Time(saga.updated_at()));
@@ -176,16 +193,16 @@ impl<'a> Transaction<'a> {
             steps: definition.steps().iter().map(Step::of).collect(),
             payloads: payloads(definition),
             status: saga.status().as_str(),
-            query_prepared: &options.query_prepared,
+            query_prepared: hidden::address(&options.query_prepared),
             protocol: if options.protocol.is_empty() { "http" } else { &options.protocol },
             finish_time: ended(Status::Succeed),
             rollback_time: ended(Status::Failed),
-            rollback_reason: rollback_reason(saga),
-            options: String::from_utf8(json::encode(&TransOptions::of(options, 0))).unwrap_or_default(),
+            rollback_reason: rollback_reason(saga, headers),
+            options: String::from_utf8(json::encode(&TransOptions::of(options, headers, 0))).unwrap_or_default(),
             custom_data: &options.custom_data,
             next_cron_interval: retry.map_or(0, |retry| retry.interval_s),
             next_cron_time: retry.map(|retry| Time(retry.at)),
-            flat_options: TransOptions::of(options, saga.retries()),
+            flat_options: TransOptions::of(options, headers, saga.retries()),
             stuck: saga.is_stuck(policy),
         }
     }
@@ -199,13 +216,13 @@ fn payloads(definition: &Definition) -> Vec<&str> {
 
 #[derive(Serialize)]
 struct Step<'a> {
-    action: &'a str,
-    compensate: &'a str,
+    action: Cow<'a, str>,
+    compensate: Cow<'a, str>,
 }
 
 impl<'a> Step<'a> {
     fn of(step: &'a crate::saga::Step) -> Self {
-        Self { action: &step.action, compensate: &step.compensation }
+        Self { action: hidden::address(&step.action), compensate: hidden::address(&step.compensation) }
     }
 }
 
@@ -219,8 +236,8 @@ struct TransOptions<'a> {
     request_timeout: u64,
     #[serde(skip_serializing_if = "is_zero")]
     retry_interval: u64,
-    #[serde(skip_serializing_if = "Headers::is_empty")]
-    branch_headers: Headers<'a>,
+    #[serde(skip_serializing_if = "Shown::is_empty")]
+    branch_headers: Shown<'a>,
     concurrent: bool,
     #[serde(skip_serializing_if = "is_zero")]
     retry_limit: u64,
@@ -229,13 +246,13 @@ struct TransOptions<'a> {
 }
 
 impl<'a> TransOptions<'a> {
-    fn of(options: &'a Options, retry_count: u64) -> Self {
+    fn of(options: &'a Options, headers: &'a Headers, retry_count: u64) -> Self {
         Self {
             wait_result: options.wait_result,
             timeout_to_fail: options.timeout_to_fail_s,
             request_timeout: options.request_timeout_s,
             retry_interval: options.retry_interval_s,
-            branch_headers: Headers(&options.branch_headers),
+            branch_headers: Shown { given: &options.branch_headers, headers },
             concurrent: options.concurrent,
             retry_limit: options.retry_limit,
             retry_count,
@@ -243,17 +260,21 @@ impl<'a> TransOptions<'a> {
     }
 }
 
-struct Headers<'a>(&'a [(String, String)]);
+/// The headers that a saga has, without the values that are hidden.
+struct Shown<'a> {
+    given: &'a [(String, String)],
+    headers: &'a Headers,
+}
 
-impl Headers<'_> {
+impl Shown<'_> {
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.given.is_empty()
     }
 }
 
-impl Serialize for Headers<'_> {
+impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+        serializer.collect_map(self.given.iter().map(|(name, value)| (name, hidden::header(self.headers, name, value))))
     }
 }
 
@@ -264,8 +285,8 @@ struct Branch<'a> {
     create_time: Time,
     update_time: Time,
     gid: &'a str,
-    #[serde(skip_serializing_if = "str::is_empty")]
-    url: &'a str,
+    #[serde(skip_serializing_if = "is_empty")]
+    url: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     bin_data: Option<Base64<'a>>,
     branch_id: String,
@@ -276,20 +297,23 @@ struct Branch<'a> {
     #[serde(skip_serializing_if = "is_zero")]
     attempts: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
+    error: Option<Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<&'a str>,
+    output: Option<Cow<'a, str>>,
 }
 
 /// All operations that have a state. As in DTM, the compensation of a step comes before its action.
-fn branches(saga: &Saga) -> Vec<Branch<'_>> {
+fn branches<'a>(saga: &'a Saga, rules: Rules<'_>) -> Vec<Branch<'a>> {
+    let secrets = Secrets::of(saga.definition(), rules.headers);
     let branch_ops =
         (0..saga.steps().len()).flat_map(|step| [Op::Compensate, Op::Action].map(|op| BranchOp { step, op }));
-    branch_ops.filter_map(|branch_op| saga.op(branch_op).map(|state| Branch::of(saga, branch_op, state))).collect()
+    branch_ops
+        .filter_map(|branch_op| saga.op(branch_op).map(|state| Branch::of(saga, &secrets, branch_op, state)))
+        .collect()
 }
 
 impl<'a> Branch<'a> {
-    fn of(saga: &'a Saga, branch_op: BranchOp, state: &'a OpState) -> Self {
+    fn of(saga: &'a Saga, secrets: &Secrets<'_>, branch_op: BranchOp, state: &'a OpState) -> Self {
         let definition = saga.definition();
         let created_at = definition.created_at();
         let payload = definition.steps().get(branch_op.step).map(|step| &*step.payload);
@@ -303,20 +327,21 @@ impl<'a> Branch<'a> {
             Progress::Rejected { reason } => Some(&**reason),
             _ => state.last_error.as_deref(),
         };
+        let text = |text: &'a str| secrets.text(Some(branch_op.step), text);
         Self {
             id: 0,
             create_time: Time(created_at),
             update_time: Time(state.updated_at.unwrap_or(created_at)),
             gid: definition.gid().as_str(),
-            url: definition.target(branch_op),
+            url: hidden::address(definition.target(branch_op)),
             bin_data: payload.filter(|payload| !payload.is_empty()).map(Base64),
             branch_id: BranchId(branch_op.step).to_string(),
             op: branch_op.op.as_str(),
             status,
             finish_time: state.updated_at.filter(|_| !state.is_pending()).map(Time),
             attempts: state.attempts.into(),
-            error,
-            output,
+            error: error.map(text),
+            output: output.map(text),
         }
     }
 }
@@ -364,9 +389,13 @@ fn is_false(flag: &bool) -> bool {
     !*flag
 }
 
+fn is_empty(text: &str) -> bool {
+    text.is_empty()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::sync::{Arc, LazyLock};
 
     use axum::body::to_bytes;
 
@@ -396,6 +425,11 @@ mod tests {
         Record { id: SagaId(5), saga, log }
     }
 
+    fn rules() -> Rules<'static> {
+        static RULES: LazyLock<(Policy, Headers)> = LazyLock::new(Default::default);
+        Rules { policy: &RULES.0, headers: &RULES.1 }
+    }
+
     fn text(json: Vec<u8>) -> String {
         String::from_utf8(json).unwrap()
     }
@@ -412,7 +446,7 @@ mod tests {
             succeeded(1, Op::Action, None, 900),
         ];
         assert_eq!(
-            text(query(Some(&record(Options::default(), log)), &Policy::default())),
+            text(query(Some(&record(Options::default(), log)), rules())),
             concat!(
                 r#"{"branches":["#,
                 r#"{"id":0,"create_time":"2026-01-03T13:47:46.123Z","update_time":"2026-01-03T13:47:46.123Z","gid":"g\u003c1\u003e","url":"http://a/cancel?x=1\u0026y=\u003c2\u003e","bin_data":"eyJhbW91bnQiOjMwfQ==","branch_id":"01","op":"compensate","status":"prepared"},"#,
@@ -453,7 +487,7 @@ mod tests {
             failed(Op::Compensate, 3000, 5001),
         ];
         let policy = Policy { stuck_after: 0, ..Policy::default() };
-        let json = text(query(Some(&record(options, log)), &policy));
+        let json = text(query(Some(&record(options, log)), Rules { policy: &policy, ..rules() }));
         let (branches, transaction) = json.split_once(r#"],"transaction":"#).unwrap();
         assert_eq!(
             transaction,
@@ -483,7 +517,7 @@ mod tests {
 
     #[test]
     fn an_unknown_saga() {
-        assert_eq!(text(query(None, &Policy::default())), r#"{"branches":[],"transaction":null}"#);
+        assert_eq!(text(query(None, rules())), r#"{"branches":[],"transaction":null}"#);
         assert_eq!(text(no_list("7")), r#"{"next_position":"7","transactions":null}"#);
     }
 
@@ -499,7 +533,7 @@ mod tests {
         let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
         let mut list = List::new(&holder);
         for _ in 0..200 {
-            assert!(list.push(&saga, holder.nothing(), &Policy::default()));
+            assert!(list.push(&saga, holder.nothing(), rules()));
         }
         let (bytes, pieces) = (list.bytes(), list.pieces.len());
         assert!(pieces > 0, "{bytes} bytes are more than one piece");
@@ -520,13 +554,12 @@ mod tests {
         let options = Options { query_prepared: "<".repeat(20 << 10), ..Options::default() };
         let saga = record(options, vec![Event::Submitted { at: at(0) }]);
         let mut list = List::new(&holder);
-        assert!(!list.push(&saga, holder.nothing(), &Policy::default()), "120 KiB");
+        assert!(!list.push(&saga, holder.nothing(), rules()), "120 KiB");
         assert_eq!(body(list).await, r#"{"next_position":"7","transactions":[]}"#);
         let saga = record(Options::default(), vec![Event::Submitted { at: at(0) }]);
         let mut list = List::new(&holder);
-        let pushed = std::iter::repeat_with(|| list.push(&saga, holder.nothing(), &Policy::default()))
-            .take_while(|fits| *fits)
-            .count();
+        let pushed =
+            std::iter::repeat_with(|| list.push(&saga, holder.nothing(), rules())).take_while(|fits| *fits).count();
         assert!(holder.used() > 50 << 10);
         let json: serde_json::Value = serde_json::from_str(&body(list).await).unwrap();
         assert_eq!(json["transactions"].as_array().unwrap().len(), pushed);

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use super::{answer, client::Client, context::Context, error::Error, json};
 use crate::{
     engine::{self, Record},
+    hidden::Secrets,
     saga::{IllegalEvent, render},
 };
 
@@ -50,7 +51,13 @@ async fn saga(State(context): State<Context>, client: Client, gid: Gid) -> Resul
 
 /// A saga's log as text.
 async fn log(State(context): State<Context>, client: Client, gid: Gid) -> Result<Response, Error> {
-    let render = |record: &Record| render::log(record.saga.definition(), &record.log).map(String::into_bytes);
+    let engine = context.engine().clone();
+    let render = move |record: &Record| {
+        let definition = record.saga.definition();
+        let secrets = Secrets::of(definition, engine.hidden_headers());
+        let log = render::log_with(definition, &record.log, &|step, text: &str| secrets.text(Some(step), text));
+        log.map(String::into_bytes)
+    };
     let log = show(&context, client, gid, render).await?;
     Ok((StatusCode::OK, [(CONTENT_TYPE, "text/plain; charset=utf-8")], log).into_response())
 }

@@ -1,6 +1,6 @@
 //! Plans: what a saga would do, in JSON.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use axum::{extract::State, http::StatusCode, response::Response};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
@@ -13,11 +13,15 @@ use crate::{
         body::Body,
         client::Client,
         context::Context,
-        dtm::{operations::STATUS_COPIES, request},
+        dtm::{
+            operations::{STATUS_COPIES, check_secrets},
+            request,
+        },
         error::Error,
         json,
     },
     engine::{Record, plan},
+    hidden::{self, Secrets},
     saga::{BranchId, Definition, Op, Verdict},
 };
 
@@ -32,11 +36,13 @@ pub(super) async fn plan(
     let now = engine.now();
     let definition = request::decode_or_name(&body, now, || context.gids().next(now))?;
     drop(body);
+    check_secrets(&context, &definition)?;
     let plan = engine.plan(definition).await?;
     let room = context.memory().requests_of(client);
     let status = |record: Option<Record>, _| record.map(|record| record.saga.status().as_str());
     let existing = engine.show(plan.saga.gid().as_str(), STATUS_COPIES, room.clone(), status).await?;
-    let json = json::encode(&PlanView::new(&plan, existing));
+    let secrets = Secrets::of(&plan.saga, engine.hidden_headers());
+    let json = json::encode(&PlanView::new(&plan, &secrets, existing));
     Ok(json::response(StatusCode::OK, answer::hold(json, room.nothing())?))
 }
 
@@ -78,7 +84,7 @@ struct NotNeeded {
 #[derive(Default, Serialize)]
 struct Act<'a> {
     branch_id: String,
-    target: &'a str,
+    target: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     component: Option<Component<'a>>,
     outcome: &'static str,
@@ -88,13 +94,13 @@ struct Act<'a> {
     retry_after_ms: Option<u64>,
     /// The text that belongs to the outcome, by its key: `reason`, `error`, `why` or `depends_on`.
     #[serde(flatten)]
-    text: BTreeMap<&'static str, &'a str>,
+    text: BTreeMap<&'static str, Cow<'a, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     assumed: Option<&'static str>,
     changes: Vec<Change<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
     changes_left_out: usize,
-    requests: &'a [String],
+    requests: Vec<Cow<'a, str>>,
 }
 
 #[derive(Serialize)]
@@ -103,8 +109,8 @@ struct Change<'a> {
     plugin: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared: Option<bool>,
-    bucket: &'a str,
-    key: &'a str,
+    bucket: Cow<'a, str>,
+    key: Cow<'a, str>,
     before: Option<Value<'a>>,
     after: Option<Value<'a>>,
 }
@@ -112,11 +118,11 @@ struct Change<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Value<'a> {
-    Text(&'a str),
+    Text(Cow<'a, str>),
     Other {
         bytes: usize,
         #[serde(skip_serializing_if = "Option::is_none")]
-        text: Option<&'a str>,
+        text: Option<Cow<'a, str>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         base64: Option<String>,
         is_cut: bool,
@@ -124,9 +130,9 @@ enum Value<'a> {
 }
 
 impl<'a> PlanView<'a> {
-    fn new(plan: &'a plan::Plan, existing: Option<&'static str>) -> Self {
+    fn new(plan: &'a plan::Plan, secrets: &Secrets<'_>, existing: Option<&'static str>) -> Self {
         let plan::Plan { saga, trace, failures } = plan;
-        let acts = |op| acts(saga, trace.ops.iter().filter(move |act| act.branch_op.op == op));
+        let acts = |op| acts(saga, secrets, trace.ops.iter().filter(move |act| act.branch_op.op == op));
         Self {
             gid: saga.gid().as_str(),
             existing,
@@ -134,24 +140,24 @@ impl<'a> PlanView<'a> {
             steps: acts(Op::Action),
             compensations: acts(Op::Compensate),
             not_needed: not_needed(trace),
-            changes: changes(&trace.changes),
+            changes: changes(&trace.changes, secrets),
             changes_left_out: trace.changes.left_out,
             unknown_changes_of: ids(&trace.unknown),
-            failures: failures.iter().map(|failure| Failure::new(saga, failure)).collect(),
+            failures: failures.iter().map(|failure| Failure::new(saga, secrets, failure)).collect(),
         }
     }
 }
 
 impl<'a> Failure<'a> {
-    fn new(saga: &'a Definition, failure: &'a plan::WhatIf) -> Self {
+    fn new(saga: &'a Definition, secrets: &Secrets<'_>, failure: &'a plan::WhatIf) -> Self {
         let plan::WhatIf { branch, before, trace } = failure;
         Self {
             failing_branch: branch.to_string(),
             succeeded_before: ids(before),
-            compensated: acts(saga, trace.ops.iter()),
+            compensated: acts(saga, secrets, trace.ops.iter()),
             not_needed: not_needed(trace),
             data_is_restored: trace.changes.is_empty(),
-            left: changes(&trace.changes),
+            left: changes(&trace.changes, secrets),
             left_out: trace.changes.left_out,
             unknown_changes_of: ids(&trace.unknown),
         }
@@ -159,21 +165,23 @@ impl<'a> Failure<'a> {
 }
 
 impl<'a> Act<'a> {
-    fn new(saga: &'a Definition, act: &'a plan::TracedOp) -> Self {
+    fn new(saga: &'a Definition, secrets: &Secrets<'_>, act: &'a plan::TracedOp) -> Self {
+        let shown = |text: &'a str| secrets.text(Some(act.branch_op.step), text);
         let common = Self {
             branch_id: BranchId(act.branch_op.step).to_string(),
-            target: saga.target(act.branch_op),
+            target: hidden::address(saga.target(act.branch_op)),
             component: act.component.as_ref().map(Component::new),
             assumed: act.is_assumed().then_some("succeeds"),
-            changes: changes(&act.changes),
+            changes: changes(&act.changes, secrets),
             changes_left_out: act.changes.left_out,
-            requests: &act.requests,
+            requests: act.requests.iter().map(|request| shown(request)).collect(),
             ..Self::default()
         };
-        let with_text = |outcome, key, text| Self { outcome, text: [(key, text)].into(), ..Self::default() };
+        let with_text =
+            |outcome, key, text: &'a str| Self { outcome, text: [(key, shown(text))].into(), ..Self::default() };
         let Self { outcome, output, retry_after_ms, text, .. } = match &act.ending {
             plan::Ending::Verdict(Verdict::Succeeded { output }) => {
-                Self { outcome: "succeeded", output: output.as_deref().map(Output), ..Self::default() }
+                Self { outcome: "succeeded", output: output.as_deref().map(shown).map(Output), ..Self::default() }
             }
             plan::Ending::Verdict(Verdict::Ongoing { retry_after }) => {
                 let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
@@ -189,17 +197,19 @@ impl<'a> Act<'a> {
 }
 
 impl<'a> Change<'a> {
-    fn new(change: &'a plan::Change) -> Self {
+    fn new(change: &'a plan::Change, secrets: &Secrets<'_>) -> Self {
         let plan::Change { owner, bucket, key, before, after } = change;
         let plugin = (!owner.is_empty()).then_some(&**owner);
         let shared = owner.is_empty().then_some(true);
-        let (before, after) = (before.as_ref().map(Value::new), after.as_ref().map(Value::new));
+        let value = |value: &'a Option<plan::Value>| value.as_ref().map(|value| Value::new(value, secrets));
+        let (before, after) = (value(before), value(after));
+        let (bucket, key) = (secrets.text(None, bucket), secrets.text(None, key));
         Self { plugin, shared, bucket, key, before, after }
     }
 }
 
 impl<'a> Value<'a> {
-    fn new(value: &'a plan::Value) -> Self {
+    fn new(value: &'a plan::Value, secrets: &Secrets<'_>) -> Self {
         let plan::Value { start, bytes } = value;
         let is_cut = start.len() < *bytes;
         let text = match str::from_utf8(start) {
@@ -210,7 +220,7 @@ impl<'a> Value<'a> {
             }
             Err(_) => None,
         };
-        match text {
+        match text.map(|text| secrets.text(None, text)) {
             Some(text) if !is_cut => Self::Text(text),
             text => {
                 let base64 = text.is_none().then(|| BASE64_STANDARD.encode(start));
@@ -220,12 +230,16 @@ impl<'a> Value<'a> {
     }
 }
 
-fn acts<'a>(saga: &'a Definition, acts: impl Iterator<Item = &'a plan::TracedOp>) -> Vec<Act<'a>> {
-    acts.map(|act| Act::new(saga, act)).collect()
+fn acts<'a>(
+    saga: &'a Definition,
+    secrets: &Secrets<'_>,
+    acts: impl Iterator<Item = &'a plan::TracedOp>,
+) -> Vec<Act<'a>> {
+    acts.map(|act| Act::new(saga, secrets, act)).collect()
 }
 
-fn changes(changes: &plan::Changes) -> Vec<Change<'_>> {
-    changes.shown.iter().map(Change::new).collect()
+fn changes<'a>(changes: &'a plan::Changes, secrets: &Secrets<'_>) -> Vec<Change<'a>> {
+    changes.shown.iter().map(|change| Change::new(change, secrets)).collect()
 }
 
 fn not_needed(trace: &plan::Trace) -> Vec<NotNeeded> {
@@ -248,9 +262,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::{
+        hidden::Headers,
+        saga::{Gid, Options, Order, Timestamp},
+    };
 
     fn shown(start: &'static [u8], bytes: usize) -> serde_json::Value {
-        serde_json::to_value(Value::new(&plan::Value { start: Bytes::from_static(start), bytes })).unwrap()
+        let gid = Gid::new("g").unwrap();
+        let saga = Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).unwrap();
+        let value = plan::Value { start: Bytes::from_static(start), bytes };
+        serde_json::to_value(Value::new(&value, &Secrets::of(&saga, &Headers::default()))).unwrap()
     }
 
     #[test]

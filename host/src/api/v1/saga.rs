@@ -1,6 +1,6 @@
 //! A saga and its branches, in JSON.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use serde::Serialize;
 
@@ -8,6 +8,7 @@ use super::shown::{Component, Output};
 use crate::{
     api::{json, rollback::rollback_reason, time::Time},
     engine::Engine,
+    hidden::{self, Secrets},
     saga::{
         BranchId, BranchOp, Op, Saga,
         state::{OpState, Progress, StepState},
@@ -30,6 +31,7 @@ use crate::{
 /// - `rejected`, with the branch's `reason`;
 /// - `not_needed`: there was nothing to compensate.
 pub fn encode(saga: &Saga, engine: &Engine) -> Vec<u8> {
+    let secrets = Secrets::of(saga.definition(), engine.hidden_headers());
     let (given, asked) = (engine.request_timeout(saga), saga.definition().options().request_timeout_s);
     json::encode(&SagaView {
         gid: saga.definition().gid().as_str(),
@@ -38,9 +40,9 @@ pub fn encode(saga: &Saga, engine: &Engine) -> Vec<u8> {
         updated_at: Time(saga.updated_at()),
         request_timeout_s: given.as_secs_f64(),
         request_timeout_asked_s: Some(asked).filter(|asked| Duration::from_secs(*asked) > given),
-        reason: rollback_reason(saga),
+        reason: rollback_reason(saga, engine.hidden_headers()),
         is_stuck: saga.is_stuck(engine.policy()),
-        steps: saga.steps().iter().enumerate().map(|(step, state)| Step::new(saga, step, state)).collect(),
+        steps: saga.steps().iter().enumerate().map(|(step, state)| Step::new(saga, &secrets, step, state)).collect(),
     })
 }
 
@@ -68,8 +70,8 @@ struct Step<'a> {
 }
 
 impl<'a> Step<'a> {
-    fn new(saga: &'a Saga, step: usize, state: &'a StepState) -> Self {
-        let operation = |op| Operation::new(saga, BranchOp { step, op }, state.op(op));
+    fn new(saga: &'a Saga, secrets: &Secrets<'_>, step: usize, state: &'a StepState) -> Self {
+        let operation = |op| Operation::new(saga, secrets, BranchOp { step, op }, state.op(op));
         Self {
             branch_id: BranchId(step).to_string(),
             may_have_effect: state.may_have_effect() && !state.is_rolled_back(),
@@ -81,7 +83,7 @@ impl<'a> Step<'a> {
 
 #[derive(Serialize)]
 struct Operation<'a> {
-    target: &'a str,
+    target: Cow<'a, str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     component: Option<Component<'a>>,
     attempts: u32,
@@ -94,14 +96,14 @@ struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    fn new(saga: &'a Saga, branch_op: BranchOp, state: &'a OpState) -> Self {
+    fn new(saga: &'a Saga, secrets: &Secrets<'_>, branch_op: BranchOp, state: &'a OpState) -> Self {
         Self {
-            target: saga.definition().target(branch_op),
+            target: hidden::address(saga.definition().target(branch_op)),
             component: saga.pins().get(branch_op).map(Component::new),
             attempts: state.attempts,
             updated_at: state.updated_at.map(Time),
             retry_at: state.retry_at.filter(|_| state.is_pending() && !saga.status().is_finished()).map(Time),
-            state: State::new(state),
+            state: State::new(state, |text| secrets.text(Some(branch_op.step), text)),
         }
     }
 }
@@ -111,24 +113,24 @@ impl<'a> Operation<'a> {
 enum State<'a> {
     Pending {
         #[serde(skip_serializing_if = "Option::is_none")]
-        error: Option<&'a str>,
+        error: Option<Cow<'a, str>>,
     },
     Succeeded {
         #[serde(skip_serializing_if = "Option::is_none")]
         output: Option<Output<'a>>,
     },
     Rejected {
-        reason: &'a str,
+        reason: Cow<'a, str>,
     },
     NotNeeded,
 }
 
 impl<'a> State<'a> {
-    fn new(state: &'a OpState) -> Self {
+    fn new(state: &'a OpState, shown: impl Fn(&'a str) -> Cow<'a, str>) -> Self {
         match &state.progress {
-            Progress::Pending => Self::Pending { error: state.last_error.as_deref() },
-            Progress::Succeeded { output } => Self::Succeeded { output: output.as_deref().map(Output) },
-            Progress::Rejected { reason } => Self::Rejected { reason },
+            Progress::Pending => Self::Pending { error: state.last_error.as_deref().map(shown) },
+            Progress::Succeeded { output } => Self::Succeeded { output: output.as_deref().map(shown).map(Output) },
+            Progress::Rejected { reason } => Self::Rejected { reason: shown(reason) },
             Progress::Skipped => Self::NotNeeded,
         }
     }

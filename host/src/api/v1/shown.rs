@@ -1,5 +1,7 @@
 //! Parts that several responses of `/api/v1` have in common.
 
+use std::borrow::Cow;
+
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
@@ -20,13 +22,13 @@ impl<'a> Component<'a> {
 }
 
 /// The output of an action: JSON unchanged, anything else as a JSON string.
-pub struct Output<'a>(pub &'a str);
+pub struct Output<'a>(pub Cow<'a, str>);
 
 impl Serialize for Output<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match serde_json::from_str::<&RawValue>(self.0) {
+        match serde_json::from_str::<&RawValue>(&self.0) {
             Ok(json) => json.serialize(serializer),
-            Err(_) => serializer.serialize_str(self.0),
+            Err(_) => serializer.serialize_str(&self.0),
         }
     }
 }
@@ -44,7 +46,7 @@ mod tests {
             ("seat 7", r#""seat 7""#),
             ("1 2", r#""1 2""#),
         ] {
-            assert_eq!(serde_json::to_string(&Output(output)).unwrap(), shown);
+            assert_eq!(serde_json::to_string(&Output(output.into())).unwrap(), shown);
         }
     }
 }

@@ -11,13 +11,10 @@ use crate::{
     plugin::{
         component::plugin::Plugin,
         contract::Failure,
-        imports::{
-            stdio::{self, Stdio},
-            transaction::Fault,
-        },
+        imports::{stdio::Stdio, transaction::Fault},
         limits::{DeniedGrowth, Limits},
     },
-    saga::{Op, Verdict},
+    saga::{Op, Verdict, text::escape},
 };
 
 /// How deep an output may be nested, in arrays and objects: what common JSON decoders accept, `serde_json` among them.
@@ -145,7 +142,7 @@ pub fn explain(error: &wasmtime::Error, denied: Option<DeniedGrowth>, limits: &L
     if cause.contains("fuel allocated for hostcalls") {
         return format!("handed more than {} bytes to the host in one call (hostcall_bytes)", limits.hostcall_bytes);
     }
-    format!("trapped: {}", stdio::escape(&cause))
+    format!("trapped: {}", escape(&cause))
 }
 
 /// A text as people may see it: without secrets, and within the limit.

@@ -31,7 +31,6 @@ use crate::{
             http::{identity::Identity, outgoing::Outgoing},
             keyvalue::KeyValue,
             output_gate::{End, OutputGate, Reads as _},
-            stdio,
             transaction::Transaction,
         },
         sandbox::{
@@ -39,7 +38,7 @@ use crate::{
             scheduler::Demotable,
         },
     },
-    saga::{Op, Verdict},
+    saga::{Op, Verdict, text},
 };
 
 /// One of the two functions of a plugin, as the engine calls it.
@@ -127,7 +126,7 @@ async fn decide(plugin: &Arc<Plugin>, op: Op, call: &Call, host: &Host, handles:
             break;
         }
         let (gid, branch) = (call.saga.gid(), call.branch_id());
-        debug!(plugin = plugin.name(), %gid, %branch, "what the attempt has read has changed: it runs again");
+        debug!(plugin = plugin.name(), gid = gid.as_str(), %branch, "what the attempt has read has changed: it runs again");
         stdio.begin_again();
         refusal.clear();
         yield_now().await;
@@ -169,7 +168,7 @@ async fn run(
     answer.map_err(|error| {
         // With a backtrace of the guest's functions, as far as the component names them.
         let (gid, branch) = (call.saga.gid(), call.branch_id());
-        debug!(plugin = plugin.name(), %gid, %branch, "{}", stdio::escape(&format!("{error:?}")));
+        debug!(plugin = plugin.name(), gid = gid.as_str(), %branch, "{}", text::escape(&format!("{error:?}")));
         explain(&error, store.data().meter().denied(), &plugin.policy.limits)
     })
 }

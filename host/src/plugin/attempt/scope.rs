@@ -46,6 +46,7 @@ impl<'a> AttemptScope<'a> {
         let origin = Origin {
             plugin: plugin.policy.plugin.clone(),
             grants: plugin.policy.grants.clone(),
+            guest_log: plugin.policy.guest_log.clone(),
             saga: call.saga.clone(),
             branch_op: call.branch_op,
             is_dry_run: host.is_dry_run,

@@ -54,8 +54,14 @@ fn check_start(plugin: &Plugin) -> Result<(), Error> {
     let policy = &plugin.policy;
     let (name, grants, limits) = (policy.plugin.clone(), policy.grants.clone(), &policy.limits);
     let cancelled = CancellationToken::new();
-    let origin =
-        Origin { plugin: name.clone(), grants: grants.clone(), saga: saga.clone(), branch_op, is_dry_run: true };
+    let origin = Origin {
+        plugin: name.clone(),
+        grants: grants.clone(),
+        guest_log: policy.guest_log.clone(),
+        saga: saga.clone(),
+        branch_op,
+        is_dry_run: true,
+    };
     let stdio = Stdio::new(origin, limits, cancelled.clone());
     let key_value = KeyValue::new(name, grants, Transaction::new(Arc::new(Memory::default()), limits));
     let gate = OutputGate::new(None, Arc::new(key_value.clone()), Refusal::default(), cancelled.clone());

@@ -38,13 +38,11 @@ use crate::{
     files::remove_temporaries,
     plugin::{
         component::{error::Error as ComponentError, plugin::Plugin},
-        grants::{
-            entry::Grants,
-            redact::{self, Case},
-        },
+        grants::entry::Grants,
         sandbox::runtime::Runtime,
         storage::{cache::Swept, component_store::ComponentStore},
     },
+    redact::{self, Case},
     saga::{BranchOp, Digest, Op, Pin, Pins},
     store::sync::lock,
 };
@@ -131,14 +129,14 @@ impl Registry {
     /// A part of the plugins' data as people may see it: without the secrets of any plugin, since data may be shared and
     /// copied.
     pub fn shown<'a>(&self, data: &'a [u8]) -> Cow<'a, [u8]> {
-        let secrets = || self.runtime.all_grants().flat_map(Grants::secrets);
-        if secrets().next().is_none() {
+        let traces = || self.runtime.all_grants().flat_map(Grants::traces);
+        if traces().next().is_none() {
             return data.into();
         }
         // A secret is text, so bytes that are no text hold none.
         let mut shown = Vec::with_capacity(data.len());
         for chunk in data.utf8_chunks() {
-            shown.extend(redact::redact(secrets(), chunk.valid(), usize::MAX, Case::Matters).into_bytes());
+            shown.extend(redact::redact(traces(), chunk.valid(), usize::MAX, Case::Matters).into_bytes());
             shown.extend(chunk.invalid());
         }
         shown.into()

@@ -43,7 +43,8 @@ impl Plugin {
         let grants = runtime.grants(name);
         let classification = containment::classify(name, component.imports.iter().map(|import| &**import), &grants);
         let clients = (classification.containment == Containment::Gated).then(|| runtime.clients()).flatten();
-        let policy = Policy { plugin: name.into(), grants, limits: runtime.limits().clone(), clients };
+        let (limits, guest_log) = (runtime.limits().clone(), runtime.guest_log(name));
+        let policy = Policy { plugin: name.into(), grants, limits, guest_log, clients };
         Ok(Arc::new(Self {
             pin: Pin { plugin: name.into(), digest: component.digest },
             component,

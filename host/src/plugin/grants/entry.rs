@@ -15,11 +15,13 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    redact::{self, Case},
     rule::{self, Allowed, Rule},
     secret::{Missing, Secret, Source, VALUE_BYTES_MAX},
 };
-use crate::plugin::{keyvalue_keys::BUCKET_BYTES_MAX, name};
+use crate::{
+    plugin::{keyvalue_keys::BUCKET_BYTES_MAX, name},
+    redact::{self, Case, Mark, Trace},
+};
 
 /// Bytes of a key of `config` or `secrets`.
 pub const KEY_BYTES_MAX: usize = 256;
@@ -121,24 +123,32 @@ impl Grants {
     }
 
     /// A text of the guest as people may see it: each secret replaced by `[secret KEY]`, and cut after about `bytes_max`.
-    /// Secrets shorter than [`REDACTED_BYTES_MIN`](super::secret::REDACTED_BYTES_MIN) bytes are not replaced. Call it
+    /// Secrets shorter than [`REDACTED_BYTES_MIN`](crate::redact::REDACTED_BYTES_MIN) bytes are not replaced. Call it
     /// before the text is cut or escaped.
     pub fn shown(&self, text: &str, bytes_max: usize) -> String {
-        redact::redact(self.secrets(), text, bytes_max, Case::Matters)
+        redact::redact(self.traces(), text, bytes_max, Case::Matters)
     }
 
     /// As [`Grants::shown`], for a text with the name of a host in it: secrets are found in any case of letters.
     pub fn shown_with_host(&self, text: &str, bytes_max: usize) -> String {
-        redact::redact(self.secrets(), text, bytes_max, Case::IsIgnored)
+        redact::redact(self.traces(), text, bytes_max, Case::IsIgnored)
     }
 
     /// The key of a secret that the text holds, if it holds one.
     pub fn revealed_by(&self, text: &str) -> Option<&str> {
-        redact::found_in(self.secrets(), text)
+        match redact::found_in(self.traces(), text)? {
+            Mark::Secret(name) => Some(name),
+            Mark::Hidden => None,
+        }
+    }
+
+    /// The texts that reveal its secrets.
+    pub(crate) fn traces(&self) -> impl Iterator<Item = Trace<'_>> {
+        self.secrets().flat_map(|(key, secret)| secret.traces().map(move |trace| (Mark::Secret(key), trace)))
     }
 
     /// All secrets with their keys.
-    pub(crate) fn secrets(&self) -> impl Iterator<Item = (&str, &Secret)> {
+    fn secrets(&self) -> impl Iterator<Item = (&str, &Secret)> {
         self.secrets.iter().map(|(key, secret)| (&**key, secret))
     }
 }

@@ -4,10 +4,10 @@ use http::{Method, Uri};
 use wasaga_fuzz::Target;
 
 use super::{
-    redact::{Case, found_in, redact},
     rule::{Allowed, Denied, Rule, permit},
     secret::Secret,
 };
+use crate::redact::{Case, Mark, found_in, redact};
 
 /// The lines: the address of an entry, and the one of a request. What is allowed stands below the entry, byte for byte.
 #[test]
@@ -77,7 +77,7 @@ fn fuzz_rules() {
 fn fuzz_redaction() {
     const NAME: &str = "key";
     let secrets = ["hunter2", "pa\"s/s\\\n-\u{e9}\u{1f600}", "first line\nsecond line"].map(Secret::new);
-    let named = || secrets.iter().map(|secret| (NAME, secret));
+    let named = || secrets.iter().flat_map(|secret| secret.traces().map(|trace| (Mark::Secret(NAME), trace)));
     Target::new("redaction")
         .tokens([
             "hunter2",

@@ -2,7 +2,6 @@
 //!
 //! - [`rule`]: the addresses and methods that a plugin may request
 //! - [`secret`]: values that the plugin reads and that the host never writes
-//! - [`redact`]: finds secrets in texts
 //! - [`entry`]: one entry `[plugins.grants.NAME]`, checked
 //! - [`containment`]: whether effects of the plugin can leave the host, from its imports and its grants
 
@@ -10,7 +9,6 @@ pub mod containment;
 pub(super) mod entry;
 #[cfg(test)]
 mod fuzz;
-pub(super) mod redact;
 pub mod rule;
 pub mod secret;
 

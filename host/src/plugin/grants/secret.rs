@@ -1,23 +1,20 @@
 //! Values that a plugin reads and that the host never writes.
 //!
 //! Only [`Secret::reveal`] returns the text, for the plugin itself. Texts of the plugin for the log and for people pass
-//! [`redact`](super::redact). That catches accidents (a token in an error text, a header in a debug line), not a guest
+//! [`redact`](crate::redact). That catches accidents (a token in an error text, a header in a debug line), not a guest
 //! that encodes a secret on purpose: grant a secret only to a plugin that you trust with it.
 
 use std::{env, fmt, io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::files;
+use crate::{files, redact::REDACTED_BYTES_MIN};
 
 /// Bytes of one setting or secret of a plugin: enough for certificates and keys.
 pub const VALUE_BYTES_MAX: usize = 64 << 10;
 
 /// A secret and the line break behind it.
 const FILE_BYTES_MAX: usize = VALUE_BYTES_MAX + 2;
-
-/// Shorter secrets are not redacted: they occur in many texts by chance.
-pub const REDACTED_BYTES_MIN: usize = 4;
 
 /// Where the host reads a secret from; the settings never hold the secret itself.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -83,12 +80,6 @@ impl Secret {
         }
     }
 
-    /// A secret with this text.
-    #[cfg(test)]
-    pub(super) fn new(text: &str) -> Self {
-        Self(text.to_owned())
-    }
-
     /// The text itself, for the plugin.
     pub fn reveal(&self) -> &str {
         &self.0
@@ -110,6 +101,14 @@ mod tests {
     #[test]
     fn debug_output_shows_nothing() {
         assert!(!format!("{:?}", Secret("hunter2".into())).contains("hunter2"));
+    }
+
+    #[test]
+    fn the_lines_of_a_secret_are_secret() {
+        let secret = Secret("-----BEGIN-----\nMIIEvQ==\nab\n-----END-----".into());
+        let traces: Vec<_> = secret.traces().collect();
+        assert_eq!(traces, [&*secret.0, "-----BEGIN-----", "MIIEvQ==", "-----END-----"]);
+        assert_eq!(Secret("abc".into()).traces().count(), 0);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Standard output, standard error and `wasi:logging` of a guest, as lines of the host's log.
 //!
-//! A guest is not trusted with the log: the amount is bounded (the rest is dropped with a note, and the guest goes on),
-//! long lines are cut, and characters that could forge a line are escaped. Lines of a dry run report nothing that really
+//! A guest is not trusted with the log: the amount is bounded for each attempt and for each plugin (the rest is dropped with
+//! a note, and the guest goes on), long lines are cut, characters that could forge a line are escaped, and secrets of the
+//! plugin and of the saga are replaced. Lines of a dry run report nothing that really
 //! happened: those of all levels are logged at debug level, and marked.
 
 use std::{
-    borrow::Cow,
     collections::VecDeque,
-    fmt::Write as _,
     mem,
     sync::{Arc, Mutex, MutexGuard},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -22,14 +22,15 @@ use wasmtime_wasi::{
     p2::{OutputStream, Pollable, StreamError},
 };
 
-use super::bindings::logging::{self, Level};
+use super::{
+    bindings::logging::{self, Level},
+    guest_log::{Admission, GuestLog},
+};
 use crate::{
-    plugin::{
-        contract,
-        grants::{entry::Grants, redact::MARGIN_BYTES},
-        limits::Limits,
-    },
-    saga::{BranchId, BranchOp, Definition},
+    hidden::Secrets,
+    plugin::{contract, grants::entry::Grants, limits::Limits},
+    redact::MARGIN_BYTES,
+    saga::{BranchId, BranchOp, Definition, text::escape},
     store::sync::lock,
 };
 
@@ -51,6 +52,9 @@ pub struct Origin {
     pub plugin: Arc<str>,
     /// Its secrets are redacted in every line.
     pub grants: Arc<Grants>,
+    /// How much the plugin may write.
+    pub guest_log: Arc<GuestLog>,
+    /// Its secrets are hidden in every line.
     pub saga: Arc<Definition>,
     pub branch_op: BranchOp,
     pub is_dry_run: bool,
@@ -71,19 +75,54 @@ impl Origin {
 
     /// A text of the guest as people may see it. Every text passes here on its way to the log.
     fn shown(&self, text: &str, bytes_max: usize) -> String {
-        escape(&self.grants.shown(text, bytes_max)).into_owned()
+        // A text of megabytes must not make the host scan all of it.
+        let start = text.get(..text.floor_char_boundary(bytes_max.saturating_add(MARGIN_BYTES))).unwrap_or(text);
+        let secrets = Secrets::of(&self.saga, self.guest_log.hidden_headers());
+        let shown = secrets.text(Some(self.branch_op.step), start);
+        escape(&self.grants.shown(&shown, bytes_max)).into_owned()
     }
 
+    /// Logs a line, unless the plugin has written too much.
     fn log(&self, level: Level, context: Option<&str>, text: &str) {
+        if !self.logs(level) {
+            return;
+        }
+        let cost = text.len() + context.map_or(0, str::len) + LINE_OVERHEAD_BYTES;
+        match self.guest_log.admit(cost, Instant::now()) {
+            Admission::Logged => {}
+            Admission::LoggedAfter(dropped) => self.write(Level::Warn, None, &dropped.to_string()),
+            Admission::FirstDropped => {
+                let note = "lines of this plugin are dropped from now on: it has written too much for the settings \
+                            log_burst_bytes and log_bytes_per_second";
+                return self.write(Level::Warn, None, note);
+            }
+            Admission::Dropped => return,
+        }
+        self.write(level, context, text);
+    }
+
+    fn write(&self, level: Level, context: Option<&str>, text: &str) {
         let Self { plugin, saga, branch_op, is_dry_run, .. } = self;
         let (gid, branch, op) = (saga.gid(), BranchId(branch_op.step), contract::function(branch_op.op));
         match level {
-            Level::Trace => trace!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            _ if *is_dry_run => debug!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, is_dry_run, "{text}"),
-            Level::Debug => debug!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            Level::Info => info!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            Level::Warn => warn!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
-            Level::Error | Level::Critical => error!(target: LOG_TARGET, %plugin, %gid, %branch, op, context, "{text}"),
+            Level::Trace => {
+                trace!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
+            }
+            _ if *is_dry_run => {
+                debug!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, is_dry_run, "{text}");
+            }
+            Level::Debug => {
+                debug!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
+            }
+            Level::Info => {
+                info!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
+            }
+            Level::Warn => {
+                warn!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
+            }
+            Level::Error | Level::Critical => {
+                error!(target: LOG_TARGET, plugin = &**plugin, gid = gid.as_str(), %branch, op, context, "{text}");
+            }
         }
     }
 }
@@ -276,6 +315,9 @@ impl Drop for Streams {
             let note = format!("{dropped} more bytes of output were dropped (limit log_bytes)");
             self.origin.log(Level::Warn, None, &note);
         }
+        if let Some(dropped) = self.origin.guest_log.take_dropped(Instant::now()) {
+            self.origin.write(Level::Warn, None, &dropped.to_string());
+        }
     }
 }
 
@@ -285,25 +327,6 @@ fn whole_characters(bytes: &[u8]) -> &[u8] {
     let is_incomplete = |end: &[u8]| str::from_utf8(end).is_err_and(|error| error.error_len().is_none());
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     if is_incomplete(last) { bytes.strip_suffix(last).unwrap_or(bytes) } else { bytes }
-}
-
-/// Escapes characters that would end the line, control a terminal, or change the visible order of text.
-pub fn escape(text: &str) -> Cow<'_, str> {
-    let dangerous =
-        |c: char| c.is_control() && c != '\t' || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    if !text.contains(dangerous) {
-        return text.into();
-    }
-    let mut escaped = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if dangerous(c) {
-            // Writing to a string does not fail.
-            let _ = write!(escaped, "{}", c.escape_default());
-        } else {
-            escaped.push(c);
-        }
-    }
-    escaped.into()
 }
 
 /// A guest with streams.
@@ -384,8 +407,8 @@ mod tests {
         let gid = Gid::new("g").unwrap();
         let saga = Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).unwrap();
         let branch_op = BranchOp { step: 0, op: Op::Action };
-        let (saga, grants) = (Arc::new(saga), Arc::default());
-        let origin = Origin { plugin: "p".into(), grants, saga, branch_op, is_dry_run: false };
+        let (saga, grants, guest_log) = (Arc::new(saga), Arc::default(), Arc::default());
+        let origin = Origin { plugin: "p".into(), grants, guest_log, saga, branch_op, is_dry_run: false };
         Stdio::new(origin, &Limits::default(), cancelled.clone())
     }
 

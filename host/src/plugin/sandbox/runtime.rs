@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     num::NonZero,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -26,10 +26,14 @@ use crate::{
     memory::{Budget, Holder},
     plugin::{
         grants::entry::Grants,
-        imports::http::client::Clients,
+        imports::{
+            guest_log::{self, GuestLog},
+            http::client::Clients,
+        },
         limits::Limits,
         storage::{cache::Cache, component_store::ComponentStore},
     },
+    store::sync::lock,
 };
 
 /// How guests are run.
@@ -54,6 +58,8 @@ pub struct Settings {
     pub component_store_dir: Option<PathBuf>,
     /// How many replaced versions of a plugin are kept although no saga needs them: an address can name them by digest.
     pub spare_versions: usize,
+    /// How much each plugin may log.
+    pub guest_log: guest_log::Settings,
     /// The budget that has a share for the memories of guests.
     pub memory: Budget,
     /// Limits of the connections of plugins' requests.
@@ -91,6 +97,7 @@ impl Default for Settings {
             spare_versions: 1,
             egress: Egress::default(),
             ca_file: PathBuf::new(),
+            guest_log: guest_log::Settings::default(),
             memory: Budget::default(),
         }
     }
@@ -119,6 +126,9 @@ struct Shared {
     pooled: bool,
     limits: Arc<Limits>,
     grants: BTreeMap<String, Arc<Grants>>,
+    guest_log: guest_log::Settings,
+    /// The logs of plugins that were loaded, by name: all versions of a plugin share one.
+    guest_logs: Mutex<BTreeMap<String, Arc<GuestLog>>>,
     /// Set if any plugin is granted HTTP requests.
     tls: Option<Tls>,
     egress: Egress,
@@ -152,6 +162,8 @@ impl Runtime {
             egress: settings.egress,
             requests: Arc::new(Semaphore::new(settings.egress.requests_max.clamp(1, Semaphore::MAX_PERMITS))),
             grants: settings.grants.clone(),
+            guest_log: settings.guest_log.clone(),
+            guest_logs: Mutex::default(),
             scheduler: Arc::new(Scheduler::new(settings.busy_guests)),
             cache,
             component_store: settings
@@ -182,6 +194,12 @@ impl Runtime {
     /// The grants of a plugin; none if the settings do not name it.
     pub fn grants(&self, plugin: &str) -> Arc<Grants> {
         self.0.grants.get(plugin).cloned().unwrap_or_default()
+    }
+
+    /// The log of a plugin.
+    pub(crate) fn guest_log(&self, plugin: &str) -> Arc<GuestLog> {
+        let new = || Arc::new(GuestLog::new(self.0.guest_log.clone()));
+        lock(&self.0.guest_logs).entry(plugin.to_owned()).or_insert_with(new).clone()
     }
 
     /// The grants of all plugins.

@@ -32,6 +32,7 @@ use std::{
 
 use super::decide::Plan;
 use crate::{
+    disk::create_dirs,
     error::{Failure, OpenError},
     files,
     journal::{
@@ -48,7 +49,7 @@ const COPY_BYTES: usize = 1 << 20;
 /// Makes the directories, and removes the drafts of segments and bases.
 pub(super) fn clear(settings: &Settings) -> Result<(), Failure> {
     for dir in [settings.journal_dir(), settings.base_dir()] {
-        fs::create_dir_all(&dir).map_err(Failure::disk("create", &dir))?;
+        create_dirs(&dir).map_err(Failure::disk("create", &dir))?;
         for (_, draft) in files::list(&dir, files::DRAFT).map_err(Failure::disk("list", &dir))? {
             settings.remove(&draft)?;
         }

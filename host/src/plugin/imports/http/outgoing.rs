@@ -27,12 +27,10 @@ use crate::{
             entry::Grants,
             rule::{self, Permission},
         },
-        imports::{
-            output_gate::OutputGate,
-            stdio::{self, Stdio},
-        },
+        imports::{guest_log::GuestLog, output_gate::OutputGate, stdio::Stdio},
         limits::Limits,
     },
+    saga::text::escape,
 };
 
 /// The rules for a plugin's requests, and the clients that send them. One for all its attempts.
@@ -40,6 +38,8 @@ pub struct Policy {
     pub plugin: Arc<str>,
     pub grants: Arc<Grants>,
     pub limits: Arc<Limits>,
+    /// What its attempts log together.
+    pub guest_log: Arc<GuestLog>,
     /// `None`: the plugin may send nothing.
     pub clients: Option<Clients>,
 }
@@ -155,7 +155,7 @@ impl Outgoing {
 
     /// A text of the guest as people may see it.
     fn shown(&self, text: &str, bytes_max: usize) -> String {
-        stdio::escape(&self.policy.grants.shown_with_host(text, bytes_max)).into_owned()
+        escape(&self.policy.grants.shown_with_host(text, bytes_max)).into_owned()
     }
 
     /// Names the reason in the log and in the attempt's error, since the error codes of `wasi:http` cannot.

@@ -4,9 +4,31 @@
 //! limit cuts it off. So each text is read in several ways, each of which undoes one spelling, and a secret that is found
 //! in one of these readings is found in the text.
 
-use std::{borrow::Cow, cmp::Reverse, ops::Range};
+use std::{borrow::Cow, cmp::Reverse, fmt, ops::Range};
 
-use super::secret::{REDACTED_BYTES_MIN, Secret};
+/// Shorter secrets are not searched for: they occur in many texts by chance.
+pub const REDACTED_BYTES_MIN: usize = 4;
+
+/// What stands in place of a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark<'a> {
+    /// `[secret NAME]`: a secret that a plugin is granted.
+    Secret(&'a str),
+    /// `[hidden]`: a secret of a saga.
+    Hidden,
+}
+
+impl fmt::Display for Mark<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Secret(name) => write!(f, "[secret {name}]"),
+            Self::Hidden => f.write_str("[hidden]"),
+        }
+    }
+}
+
+/// A text that reveals a secret, and what is shown in its place.
+pub type Trace<'a> = (Mark<'a>, &'a str);
 
 /// Scan this many bytes past the visible end of a text, so that a secret cut by the limit is still recognised, even if all
 /// of it is escaped twice.
@@ -20,22 +42,17 @@ pub enum Case {
     IsIgnored,
 }
 
-/// The text with each secret replaced by `[secret NAME]`, also one that the end of the text cuts off. The result ends after
-/// `bytes_max`, but a `[secret NAME]` that begins before that is kept whole; a `…` says that more follows.
-pub fn redact<'s>(
-    secrets: impl Iterator<Item = (&'s str, &'s Secret)>,
-    text: &str,
-    bytes_max: usize,
-    case: Case,
-) -> String {
+/// The text with each trace of a secret replaced by its mark, also one that the end of the text cuts off. The result ends
+/// after `bytes_max`, but a mark that begins before that is kept whole; a `…` says that more follows.
+pub fn redact<'s>(traces: impl Iterator<Item = Trace<'s>>, text: &str, bytes_max: usize, case: Case) -> String {
     // A text of megabytes must not make the host scan all of it.
     let start = text.get(..text.floor_char_boundary(bytes_max.saturating_add(MARGIN_BYTES))).unwrap_or(text);
     let mut shown = Shown { text: String::with_capacity(start.len().min(bytes_max)), bytes_max, is_cut: false };
     let mut done = 0;
-    for (place, name) in places(secrets, start, case) {
+    for (place, mark) in places(traces, start, case) {
         if let Some(between) = start.get(done..place.start) {
             shown.text(between);
-            shown.secret(name);
+            shown.mark(mark);
         }
         done = done.max(place.end);
     }
@@ -60,25 +77,18 @@ impl Shown {
         self.is_cut |= !rest.is_empty();
     }
 
-    fn secret(&mut self, name: &str) {
+    fn mark(&mut self, mark: Mark<'_>) {
         self.is_cut |= self.text.len() >= self.bytes_max;
         if !self.is_cut {
-            self.text.push_str("[secret ");
-            self.text.push_str(name);
-            self.text.push(']');
+            self.text.push_str(&mark.to_string());
         }
     }
 }
 
 /// The places of secrets in the text in ascending order; they may overlap.
-fn places<'s>(
-    secrets: impl Iterator<Item = (&'s str, &'s Secret)>,
-    text: &str,
-    case: Case,
-) -> Vec<(Range<usize>, &'s str)> {
-    let mut traces: Vec<_> =
-        secrets.flat_map(|(name, secret)| secret.traces().map(move |trace| (folded(trace, case), name))).collect();
-    let mut places: Vec<(Range<usize>, &str)> = Vec::new();
+fn places<'s>(traces: impl Iterator<Item = Trace<'s>>, text: &str, case: Case) -> Vec<(Range<usize>, Mark<'s>)> {
+    let mut traces: Vec<_> = traces.map(|(mark, trace)| (folded(trace, case), mark)).collect();
+    let mut places: Vec<(Range<usize>, Mark<'_>)> = Vec::new();
     if traces.is_empty() {
         return places;
     }
@@ -87,24 +97,27 @@ fn places<'s>(
     for mut reading in readings(text.into()) {
         // Not before it is read: the case of a letter behind a backslash counts. Offsets stay, for ASCII letters keep their length.
         reading.text = folded(&reading.text, case).into_owned().into();
-        for (trace, name) in &traces {
-            places.extend(reading.places(trace).map(|place| (place, *name)));
-            places.extend(reading.cut_off(trace).map(|start| (start..text.len(), *name)));
+        for (trace, mark) in &traces {
+            places.extend(reading.places(trace).map(|place| (place, *mark)));
+            places.extend(reading.cut_off(trace).map(|start| (start..text.len(), *mark)));
         }
     }
     places.sort_by_key(|(place, _)| (place.start, Reverse(place.end)));
     places
 }
 
-/// The name of a secret that the text holds.
-pub fn found_in<'s>(secrets: impl Iterator<Item = (&'s str, &'s Secret)>, text: &str) -> Option<&'s str> {
-    let mut secrets = secrets.peekable();
-    secrets.peek()?;
+/// The mark of a secret that the text holds.
+pub fn found_in<'s>(traces: impl Iterator<Item = Trace<'s>>, text: &str) -> Option<Mark<'s>> {
+    let mut traces = traces.peekable();
+    traces.peek()?;
     let readings = readings(text.into());
-    let is_in_text = |secret: &Secret| {
-        secret.traces().any(|trace| readings.iter().any(|reading: &Reading<'_>| reading.text.contains(trace)))
-    };
-    secrets.find(|(_, secret)| is_in_text(secret)).map(|(name, _)| name)
+    let is_in_text = |trace: &str| readings.iter().any(|reading: &Reading<'_>| reading.text.contains(trace));
+    traces.find(|(_, trace)| is_in_text(trace)).map(|(mark, _)| mark)
+}
+
+/// The text without the percent-encoding of addresses.
+pub fn percent_decoded(text: &str) -> String {
+    Reading { text: text.into(), at: Vec::new() }.decoded().text.into_owned()
 }
 
 fn folded(text: &str, case: Case) -> Cow<'_, str> {
@@ -306,16 +319,16 @@ fn hex(text: &str, digits: usize) -> Result<u32, Escape> {
 mod tests {
     use super::*;
 
-    fn secrets(secrets: &[(&'static str, &str)]) -> Vec<(&'static str, Secret)> {
-        secrets.iter().map(|(name, value)| (*name, Secret::new(value))).collect()
+    fn traces<'a>(secrets: &'a [(&str, &str)]) -> impl Iterator<Item = Trace<'a>> {
+        let long = secrets.iter().filter(|(_, value)| value.len() >= REDACTED_BYTES_MIN);
+        long.map(|(name, value)| (Mark::Secret(name), *value))
     }
 
-    fn redacted_as(known: &[(&'static str, &str)], text: &str, case: Case) -> String {
-        let secrets = secrets(known);
-        redact(secrets.iter().map(|(name, secret)| (*name, secret)), text, usize::MAX, case)
+    fn redacted_as(known: &[(&str, &str)], text: &str, case: Case) -> String {
+        redact(traces(known), text, usize::MAX, case)
     }
 
-    fn redacted(known: &[(&'static str, &str)], text: &str) -> String {
+    fn redacted(known: &[(&str, &str)], text: &str) -> String {
         redacted_as(known, text, Case::Matters)
     }
 
@@ -337,10 +350,7 @@ mod tests {
 
     #[test]
     fn a_shown_text_is_cut_but_the_name_of_a_secret_is_not() {
-        let secrets = secrets(&[("k", "hunter2")]);
-        let shown = |text: &str, bytes_max| {
-            redact(secrets.iter().map(|(name, secret)| (*name, secret)), text, bytes_max, Case::Matters)
-        };
+        let shown = |text: &str, bytes_max| redact(traces(&[("k", "hunter2")]), text, bytes_max, Case::Matters);
         assert_eq!(shown("abcd", 4), "abcd");
         assert_eq!(shown("abcde", 4), "abcd…");
         assert_eq!(shown("abcé", 4), "abc…");
@@ -349,13 +359,6 @@ mod tests {
         assert_eq!(shown("abcdhunter2", 4), "abcd…");
         let long = format!("abc{}", "\\\\u0068\\\\u0075\\\\u006e\\\\u0074\\\\u0065\\\\u0072\\\\u0032".repeat(3));
         assert_eq!(shown(&long, 4), "abc[secret k]…");
-    }
-
-    #[test]
-    fn the_lines_of_a_secret_are_secret() {
-        let key = "-----BEGIN-----\nMIIEvQ==\n-----END-----";
-        assert_eq!(redacted(&[("key", key)], "line MIIEvQ=="), "line [secret key]");
-        assert_eq!(redacted(&[("key", key)], &format!("<{key}>")), "<[secret key]>");
     }
 
     const ODD: &str = "pa\"s/s\\\n-\u{e9}\u{1f600}";
@@ -377,9 +380,8 @@ mod tests {
         for spelled in SPELLED {
             let text = format!("<\\q100%\\ {spelled}\\>");
             assert_eq!(redacted(&[("k", ODD)], &text), "<\\q100%\\ [secret k]\\>", "{spelled}");
-            let secrets = secrets(&[("other", "nothing"), ("k", ODD)]);
-            let find = |text: &str| found_in(secrets.iter().map(|(name, secret)| (*name, secret)), text);
-            assert_eq!(find(&text), Some("k"), "{spelled}");
+            let find = |text: &str| found_in(traces(&[("other", "nothing"), ("k", ODD)]), text);
+            assert_eq!(find(&text), Some(Mark::Secret("k")), "{spelled}");
             assert_eq!(find("<pa\\\"s>"), None);
         }
     }
@@ -419,6 +421,15 @@ mod tests {
         for text in ["%", "%2", "%zz", "%ff%", "100 %, %e9"] {
             assert_eq!(redacted(&[("k", "hunter2")], text), text);
         }
+    }
+
+    #[test]
+    fn the_case_of_an_escape_counts_where_that_of_letters_does_not() {
+        let text = "pa\\\"s/s\\N and Hunter2";
+        assert_eq!(
+            redacted_as(&[("k", "pa\"s/s\\"), ("l", "hunter2")], text, Case::IsIgnored),
+            "[secret k]N and [secret l]"
+        );
     }
 
     #[test]
