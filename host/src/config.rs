@@ -111,6 +111,8 @@ pub struct Plugins {
     pub busy_guests: usize,
     /// Limits of one attempt.
     pub limits: plugin::Limits,
+    /// Limits of compiling one component.
+    pub compile: plugin::CompileLimits,
     /// Grants by plugin name. A plugin without an entry has none.
     pub grants: BTreeMap<String, plugin::grants::Settings>,
 }
@@ -170,7 +172,7 @@ impl Default for Log {
 
 impl Default for Plugins {
     fn default() -> Self {
-        let plugin::Settings { limits, slots, spare_versions, .. } = plugin::Settings::default();
+        let plugin::Settings { limits, compile, slots, spare_versions, .. } = plugin::Settings::default();
         let slots_per_plugin = engine::Settings::default().attempts.plugins.per_holder;
         Self {
             dir: "target/plugins".into(),
@@ -182,6 +184,7 @@ impl Default for Plugins {
             slots_per_plugin: u32::try_from(slots_per_plugin).unwrap_or(slots),
             busy_guests: 0,
             limits,
+            compile,
             grants: BTreeMap::new(),
         }
     }
@@ -260,13 +263,15 @@ impl Config {
         engine::Settings { attempts, ..self.saga.clone() }
     }
 
-    /// The settings of plugins. Reads the secrets that they are granted.
+    /// The settings of plugins, which are compiled in the calling process unless the caller says otherwise. Reads the secrets
+    /// that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
-        let Plugins { slots, busy_guests, limits, grants, spare_versions, .. } = &self.plugins;
+        let Plugins { slots, busy_guests, limits, compile, grants, spare_versions, .. } = &self.plugins;
         let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
         Ok(plugin::Settings {
             limits: limits.clone(),
+            compile: *compile,
             slots: *slots,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,

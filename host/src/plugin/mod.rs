@@ -38,10 +38,14 @@ pub use component::{
     error::Error as ComponentError,
     loaded::{Code, read},
     plugin::Plugin,
+    precheck,
 };
 pub use contract::INTERFACE;
 pub use grants::Grants;
 pub use imports::stdio::LOG_TARGET as GUEST_LOG_TARGET;
-pub use limits::Limits;
+pub use limits::{CompileLimits, Limits};
 pub use name::{InvalidName, is_name, name, name_rule};
-pub use sandbox::runtime::{Egress, Error, Runtime, Settings};
+pub use sandbox::{
+    compile::{COMMAND as COMPILE_COMMAND, Compiler, Cost, child::run as compile_here},
+    runtime::{Egress, Error, Runtime, Settings},
+};

@@ -3,9 +3,11 @@
 //! - [`niceness`]: priorities of threads
 //! - [`compilers`]: low-priority threads that compile components
 //! - [`scheduler`]: a multilevel feedback queue for guests that compute for long
+//! - [`compile`]: compiles a component in a process of its own
 //! - [`guest`]: the state of one guest, and the linker that gives it its imports
 //! - [`runtime`]: the engine
 
+pub(super) mod compile;
 pub(super) mod compilers;
 pub(super) mod guest;
 pub(super) mod niceness;

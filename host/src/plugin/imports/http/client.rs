@@ -38,7 +38,10 @@ use crate::causes;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Bytes of the head of an answer, and of the part of its body that is read ahead.
-const READ_BYTES_MAX: usize = 64 << 10;
+pub const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Headers of an answer.
+pub const HEADERS_MAX: usize = 1000;
 
 /// The client that sends a request.
 pub type Client = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Outbound>;
@@ -85,6 +88,7 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
+        .http1_max_headers(HEADERS_MAX)
         .build(connector)
 }
 
