@@ -55,7 +55,7 @@ fn a_check_tells_all_about_a_plugin() {
         "contained: it imports nothing that leaves the host",
         "sha256",
         "KiB",
-        " ms;",
+        " of processor time (limit 120 s); a host compiles it once",
         "It is a plugin. `wasaga plugin push rust.wasm`",
         "`wasaga plugin test rust.wasm --payload JSON`",
     ]);

@@ -4,9 +4,12 @@
 use std::{
     fs,
     io::{self, Read as _, Write as _},
+    num::NonZero,
+    thread,
     time::Duration,
 };
 
+use rayon::ThreadPoolBuilder;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wasmtime::{Engine, component::Component};
 
@@ -17,11 +20,16 @@ use crate::plugin::{
     storage::cache::{compatibility, entry_digest, entry_name},
 };
 
+/// Threads that compile. Each needs memory for the function that it compiles, so that more would need a higher limit.
+const THREADS_MAX: usize = 8;
+
 /// Compiles standard input to standard output as `request` says, and reports to standard error. For the program `wasaga`
 /// alone: the limits stay with the process.
 pub fn run(request: &str) -> io::Result<()> {
     let request: Request = serde_json::from_str(request).map_err(io::Error::other)?;
     limit(request.cpu)?;
+    // The pool that the engine uses. If there is one already, it has as many threads as the machine has processors.
+    let _ = ThreadPoolBuilder::new().num_threads(threads()).build_global();
     let mut bytes = Vec::new();
     io::stdin().lock().read_to_end(&mut bytes)?;
     let outcome = match compile(&request, &bytes) {
@@ -45,6 +53,10 @@ fn compile(request: &Request, bytes: &[u8]) -> Result<(String, Vec<u8>), Outcome
     let component = Component::from_binary(&engine, bytes).map_err(|error| Outcome::Invalid(format!("{error:#}")))?;
     let code = component.serialize().map_err(|error| Outcome::Failed(format!("{error:#}")))?;
     Ok((entry_name(digest(bytes), compatibility(&engine)), code))
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
 }
 
 fn write(parts: &[&[u8]]) -> io::Result<()> {
