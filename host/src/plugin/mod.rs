@@ -46,6 +46,6 @@ pub use imports::stdio::LOG_TARGET as GUEST_LOG_TARGET;
 pub use limits::{CompileLimits, Limits};
 pub use name::{InvalidName, is_name, name, name_rule};
 pub use sandbox::{
-    compile::{COMMAND as COMPILE_COMMAND, Compiler, Cost, child::run as compile_here},
+    compile::{COMMAND as COMPILE_COMMAND, Compiler, Cost, compile_here},
     runtime::{Egress, Error, Runtime, Settings},
 };

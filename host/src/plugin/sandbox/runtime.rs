@@ -13,13 +13,14 @@ use std::{
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
+    Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
     component::{Component, Linker},
 };
 
 use super::{
     compile::{self, Compiler, Cost, Fault},
     compilers::Compilers,
+    engine,
     guest::{self, Guest, Parts},
     scheduler::Scheduler,
 };
@@ -316,7 +317,7 @@ fn tls(settings: &Settings) -> Result<Option<Tls>, Error> {
 
 /// The engine, and whether it has a pool of instances.
 fn engine(settings: &Settings) -> Result<(Engine, bool), Error> {
-    let mut config = config(&settings.limits);
+    let mut config = engine::config(&settings.limits);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)));
     match Engine::new(&config) {
         Ok(engine) => Ok((engine, true)),
@@ -326,19 +327,6 @@ fn engine(settings: &Settings) -> Result<(Engine, bool), Error> {
             Engine::new(&config).map(|engine| (engine, false)).map_err(|error| Error::engine(&error))
         }
     }
-}
-
-/// The settings on which compiled code depends, and the stacks of guests.
-pub fn config(limits: &Limits) -> Config {
-    let mut config = Config::new();
-    config
-        .epoch_interruption(true)
-        // No guest grows beyond it, so less address space is reserved for each slot, and a memory never moves.
-        .memory_reservation(limits.memory_bytes as u64)
-        .max_wasm_stack(limits.stack_bytes)
-        // The guest's stack, and the size that wasmtime recommends for the host functions that it calls.
-        .async_stack_size(limits.stack_bytes + (1 << 20));
-    config
 }
 
 /// Bytes of an instance's memory that stay resident between instances. Most of the cost of a fresh instance is returning

@@ -1,8 +1,10 @@
 //! The sections of a core module. What they hold is counted and, the code of functions apart, not read.
 
 use super::{
-    Counts, Refused, limits,
+    counts::{Counts, limits},
     reader::{Reader, Result},
+    refused::Refused,
+    types::core_value_type,
 };
 
 /// The first bytes of a module: magic number, version 1, layer 0.
@@ -52,7 +54,7 @@ fn code(section: &mut Reader<'_>) -> Result<()> {
             if locals > limits::LOCALS {
                 return Err(Refused::Function { what: "local variables", found: locals, limit: limits::LOCALS });
             }
-            super::types::core_value_type(&mut body)?;
+            core_value_type(&mut body)?;
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! Numbers, names and lengths of the binary format.
 
-use super::Refused;
+use super::refused::Refused;
 
 /// What reading yields, or why the component is refused.
 pub type Result<T> = std::result::Result<T, Refused>;

@@ -1,6 +1,9 @@
 use std::fs;
 
-use super::*;
+use super::{Refused, check, limits};
+
+/// The first bytes of a component.
+const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
 /// A LEB128 number.
 fn leb128(mut number: u64) -> Vec<u8> {

@@ -1,8 +1,9 @@
 //! The declarations of types in a component, and how deep the types that it has are nested.
 
 use super::{
-    Counts, Refused, limits,
+    counts::{Counts, limits},
     reader::{Reader, Result},
+    refused::Refused,
 };
 
 /// The codes of the primitive value types.

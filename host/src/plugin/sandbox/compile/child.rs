@@ -13,10 +13,13 @@ use rayon::ThreadPoolBuilder;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use wasmtime::{Engine, component::Component};
 
-use super::{Cost, Outcome, Report, Request, watch::memory_peak};
+use super::{
+    protocol::{Cost, Outcome, Report, Request},
+    watch::memory_peak,
+};
 use crate::plugin::{
     name::digest,
-    sandbox::{compilers, niceness::Niceness, runtime},
+    sandbox::{compilers, engine, niceness::Niceness},
     storage::cache::{compatibility, entry_digest, entry_name},
 };
 
@@ -49,7 +52,7 @@ pub fn run(request: &str) -> io::Result<()> {
 fn compile(request: &Request, bytes: &[u8]) -> Result<(String, Vec<u8>), Outcome> {
     // Without a pool of instances, on which code does not depend.
     let engine =
-        Engine::new(&runtime::config(&request.limits)).map_err(|error| Outcome::Failed(format!("{error:#}")))?;
+        Engine::new(&engine::config(&request.limits)).map_err(|error| Outcome::Failed(format!("{error:#}")))?;
     let component = Component::from_binary(&engine, bytes).map_err(|error| Outcome::Invalid(format!("{error:#}")))?;
     let code = component.serialize().map_err(|error| Outcome::Failed(format!("{error:#}")))?;
     Ok((entry_name(digest(bytes), compatibility(&engine)), code))

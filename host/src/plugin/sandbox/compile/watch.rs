@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Refusal;
+use super::protocol::Refusal;
 use crate::plugin::limits::CompileLimits;
 
 /// How often a process is looked at. A process that fills memory as fast as it can takes some 50 MB in this time.
