@@ -38,8 +38,10 @@ pub use component::{
     error::Error as ComponentError,
     loaded::{Code, read},
     plugin::Plugin,
-    precheck,
 };
+// For the fuzzing target.
+#[doc(hidden)]
+pub use component::precheck;
 pub use contract::INTERFACE;
 pub use grants::Grants;
 pub use imports::stdio::LOG_TARGET as GUEST_LOG_TARGET;

@@ -31,17 +31,15 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
-use super::{body::Outbound, public_address::is_public};
+use super::{
+    body::Outbound,
+    failure::{HEADERS_MAX, READ_BYTES_MAX},
+    public_address::is_public,
+};
 use crate::causes;
 
 /// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Bytes of the head of an answer, and of the part of its body that is read ahead.
-pub const READ_BYTES_MAX: usize = 64 << 10;
-
-/// Headers of an answer.
-pub const HEADERS_MAX: usize = 1000;
 
 /// The client that sends a request.
 pub type Client = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Outbound>;

@@ -6,7 +6,6 @@ use hyper_util::client::legacy;
 use rustls::CertificateError;
 use wasmtime_wasi_http::Error;
 
-use super::client::{HEADERS_MAX, READ_BYTES_MAX};
 use crate::{
     causes,
     plugin::{
@@ -17,6 +16,12 @@ use crate::{
         },
     },
 };
+
+/// Bytes of the head of an answer, and of the part of its body that is read ahead.
+pub const READ_BYTES_MAX: usize = 64 << 10;
+
+/// Headers of an answer.
+pub const HEADERS_MAX: usize = 1000;
 
 /// Bytes of a reason: enough for the rule that would allow a request.
 const WHY_BYTES_MAX: usize = 1024;
