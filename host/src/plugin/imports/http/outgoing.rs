@@ -275,13 +275,13 @@ async fn send(
             return Err(Error::ConnectionTimeout);
         }
         Ok(Either::Left((answer, _))) => answer,
-        Ok(Either::Right(_)) => match timeout(timeouts.first_byte, exchange).await {
-            Ok(answer) => answer,
-            Err(_) => {
+        Ok(Either::Right(_)) => {
+            let Ok(answer) = timeout(timeouts.first_byte, exchange).await else {
                 failures.failed(&format!("no answer within {:?} (http_first_byte_timeout)", timeouts.first_byte));
                 return Err(Error::HttpResponseTimeout);
-            }
-        },
+            };
+            answer
+        }
     };
     answer.map_err(|error| {
         let code = client::code(&error);
