@@ -144,4 +144,4 @@ stop_host
 cd "$root"
 printf '\nthe same test for all languages\n'
 WASAGA_TEST_LANGUAGES=$languages WASAGA_TEST_LANGUAGES_DIR=$components \
-  cargo test --release -p wasaga --test plugin languages
+  cargo test --release -p wasaga --test plugin languages -- --nocapture

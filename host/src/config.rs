@@ -123,6 +123,8 @@ pub struct Plugins {
     pub log_burst_bytes: u64,
     /// Limits of one attempt.
     pub limits: plugin::Limits,
+    /// Limits of compiling one component.
+    pub compile: plugin::CompileLimits,
     /// Grants by plugin name. A plugin without an entry has none.
     pub grants: BTreeMap<String, plugin::grants::Settings>,
 }
@@ -189,7 +191,7 @@ impl Default for Log {
 
 impl Default for Plugins {
     fn default() -> Self {
-        let plugin::Settings { limits, slots, spare_versions, guest_log, .. } = plugin::Settings::default();
+        let plugin::Settings { limits, compile, slots, spare_versions, guest_log, .. } = plugin::Settings::default();
         let slots_per_plugin = engine::Settings::default().attempts.plugins.per_holder;
         Self {
             dir: "target/plugins".into(),
@@ -203,6 +205,7 @@ impl Default for Plugins {
             log_bytes_per_second: guest_log.bytes_per_second,
             log_burst_bytes: guest_log.burst_bytes,
             limits,
+            compile,
             grants: BTreeMap::new(),
         }
     }
@@ -294,15 +297,25 @@ impl Config {
         http::Settings { unlisted: self.http.unlisted.resolved(listens_on_loopback), ..self.http.clone() }
     }
 
-    /// The settings of plugins. Reads the secrets that they are granted.
+    /// The settings of plugins, which are compiled in the calling process unless the caller says otherwise. Reads the secrets
+    /// that they are granted.
     pub fn plugin_settings(&self) -> Result<plugin::Settings, Error> {
         let defaults = plugin::Settings::default();
         let Plugins {
-            slots, busy_guests, limits, grants, spare_versions, log_bytes_per_second, log_burst_bytes, ..
+            slots,
+            busy_guests,
+            limits,
+            compile,
+            grants,
+            spare_versions,
+            log_bytes_per_second,
+            log_burst_bytes,
+            ..
         } = &self.plugins;
         let check = |(name, settings): (&String, _)| Ok((name.clone(), Arc::new(Grants::new(name, settings)?)));
         Ok(plugin::Settings {
             limits: limits.clone(),
+            compile: *compile,
             slots: *slots,
             busy_guests: if *busy_guests == 0 { defaults.busy_guests } else { *busy_guests },
             grants: grants.iter().map(check).collect::<Result<_, Error>>()?,

@@ -5,7 +5,7 @@
 use std::{
     fs::{self, DirBuilder, File},
     io::{self, Read as _},
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -48,6 +48,15 @@ pub fn write_durably_to(disk: &dyn Disk, path: &Path, parts: &[&[u8]]) -> io::Re
         // If this fails too, it is removed as the leftover of a killed host.
         let _ = disk.remove(&temporary);
     })
+}
+
+/// A file without a name in this folder, which only this process and those to which it hands the file can read and write. It
+/// is gone when all have closed it.
+pub fn unnamed(dir: &Path) -> io::Result<File> {
+    let path = temporary(dir);
+    let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    fs::remove_file(path)?;
+    Ok(file)
 }
 
 /// A new name for a file that is being written: `.`, 16 hexadecimal digits, `.tmp`. Unique among all processes; random, not

@@ -377,7 +377,8 @@ impl Opened {
             plugin::Egress { requests_max: requests, idle_per_host_max: defaults.idle_per_host_max.min(idle_per_host) };
         let memory = Budget::new(config.memory);
         info!(bytes = memory.bytes(), "memory for requests, live sagas and guests");
-        let settings = plugin::Settings { egress, memory: memory.clone(), ..config.plugin_settings()? };
+        let compiler = plugin::Compiler::own_program()?;
+        let settings = plugin::Settings { egress, compiler, memory: memory.clone(), ..config.plugin_settings()? };
         let runtime = Runtime::new(&settings)?;
         let plugins = load_plugins(&runtime, config);
         let http = http::Settings { pool_idle_per_host_max: idle_per_host, ..config.http_settings(on_loopback) };
@@ -392,7 +393,8 @@ impl Opened {
 fn load_plugins(runtime: &Runtime, config: &Config) -> Arc<Registry> {
     let plugins = Arc::new(Registry::load(runtime, &config.plugins.dir, config.plugins.routes.clone()));
     for name in config.plugins.grants.keys().filter(|name| plugins.plugin(name).is_none()) {
-        warn!("[plugins.grants.{name}] grants something to a plugin that is not there: is the name right?");
+        let header = plugin::grants::header(name);
+        warn!("{header} grants something to a plugin that is not there: is the name right?");
     }
     plugins
 }

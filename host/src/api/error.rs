@@ -198,7 +198,9 @@ fn refused_plugin(error: &PublishError) -> StatusCode {
     match error {
         PublishError::Component(ComponentError::Name(_)) => StatusCode::BAD_REQUEST,
         PublishError::Component(ComponentError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
-        PublishError::NotKept(_) | PublishError::NotPlaced(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        PublishError::NotKept(_)
+        | PublishError::NotPlaced(_)
+        | PublishError::Component(ComponentError::Compiler(_)) => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     branch::Containment,
-    plugin::{self, Code, ComponentError, Plugin, Runtime, Settings, grants::containment::OUTGOING_HANDLER},
+    plugin::{
+        self, Code, ComponentError, Cost, Plugin, Runtime, Settings,
+        grants::{self, containment::OUTGOING_HANDLER},
+    },
 };
 
 /// Checks a file and prints the findings.
@@ -44,7 +47,7 @@ pub fn run(settings: &Settings, file: &Path, name: Option<&str>) -> Result<Verdi
 
 fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> Result<Arc<Plugin>, ComponentError> {
     report.add("file", file.display().to_string());
-    report.add("name", format!("{name}: its grants are those of [plugins.grants.{name}]"));
+    report.add("name", format!("{name}: its grants are those of {}", grants::header(name)));
     let bytes = plugin::read(file, runtime.limits())?;
     report.add("size", size(bytes.len() as u64));
     let started = Instant::now();
@@ -52,7 +55,11 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
     let took = started.elapsed();
     report.add("sha256", plugin.digest().to_string());
     if plugin.code() == Code::Compiled {
-        report.add("compiled", format!("in {} ms; a host compiles it once and caches the result", took.as_millis()));
+        let cost = plugin.compile_cost().map_or_else(String::new, |cost| of(cost, runtime));
+        report.add(
+            "compiled",
+            format!("in {} ms{cost}; a host compiles it once and caches the result", took.as_millis()),
+        );
     }
     report.add("exports", format!("{}: try, cancel", plugin::INTERFACE));
     report.add("imports", plugin.imports().collect::<Vec<_>>().join("\n"));
@@ -61,6 +68,14 @@ fn examine(runtime: &Runtime, file: &Path, name: &str, report: &mut Report) -> R
     report.add("reach", format!("{reach}: it {}", classification.reason));
     report.add("grants", grants(&plugin));
     Ok(plugin)
+}
+
+/// What compiling took of what it may take.
+fn of(cost: Cost, runtime: &Runtime) -> String {
+    let limits = runtime.compile_limits();
+    let (memory, memory_max) = (size(cost.memory_bytes), size(limits.memory_bytes));
+    let (cpu, cpu_max) = (cost.cpu.as_secs_f64(), limits.cpu.as_secs());
+    format!(", with {memory} of memory (limit {memory_max}) and {cpu:.1} s of processor time (limit {cpu_max} s)")
 }
 
 /// The grants that the plugin's imports can need.
@@ -79,5 +94,5 @@ fn grants(plugin: &Plugin) -> String {
     if needed.is_empty() {
         return "none needed".into();
     }
-    format!("[plugins.grants.{}] in the host's settings can have\n{}", plugin.name(), needed.join("\n"))
+    format!("{} in the host's settings can have\n{}", grants::header(plugin.name()), needed.join("\n"))
 }

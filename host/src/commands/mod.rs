@@ -36,6 +36,12 @@ pub enum Command {
     /// Create, check, test, upload and list plugins
     #[command(subcommand)]
     Plugin(Plugin),
+    /// Compile a component from standard input to standard output, for a host that watches it
+    #[command(hide = true, name = plugin::COMPILE_COMMAND)]
+    CompileComponent {
+        /// Limits, as the host writes them
+        request: String,
+    },
 }
 
 /// The commands for plugins.
@@ -95,7 +101,13 @@ pub struct Host {
 
 /// Runs a command, which prints its result to standard output. An error means that the command could not do its work.
 pub async fn run(command: Command) -> Result<Verdict, Box<dyn error::Error>> {
-    let Command::Plugin(command) = command;
+    let command = match command {
+        Command::Plugin(command) => command,
+        Command::CompileComponent { request } => {
+            plugin::compile_here(&request)?;
+            return Ok(Verdict::Good);
+        }
+    };
     match command {
         Plugin::New { name, lang } => scaffold::run(&name, lang),
         Plugin::Check { file, name, config } => check::run(&settings(config)?, &file, name.as_deref()),
@@ -129,5 +141,6 @@ impl Drop for Scratch {
 /// Settings for a runtime that runs one guest at a time and stores nothing.
 fn settings(config: Option<PathBuf>) -> Result<plugin::Settings, Box<dyn error::Error>> {
     let config = Config::load(Flags { config, ..Flags::default() })?;
-    Ok(plugin::Settings { slots: 1, cache_dir: None, component_store_dir: None, ..config.plugin_settings()? })
+    let compiler = plugin::Compiler::own_program()?;
+    Ok(plugin::Settings { slots: 1, cache_dir: None, component_store_dir: None, compiler, ..config.plugin_settings()? })
 }

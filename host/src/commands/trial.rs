@@ -19,7 +19,7 @@ use self::{
 };
 use super::{name::name_of, print::say, verdict::Verdict};
 use crate::{
-    plugin::{Limits, Settings},
+    plugin::{Limits, Settings, grants::header},
     saga::Op,
 };
 
@@ -31,7 +31,7 @@ pub async fn run(settings: &Settings, trial: &Trial) -> Result<Verdict, Box<dyn 
     let branch = Branch::new(settings, trial, name, &lines)?;
     let reach = if branch.is_contained() { "contained" } else { "external" };
     let reason = &branch.classification().reason;
-    say(format_args!("{name} is {reach}: it {reason} (settings of this name: [plugins.grants.{name}])"));
+    say(format_args!("{name} is {reach}: it {reason} (settings of this name: {})", header(name)));
     let mut trials = Trials { branch, allow_leftovers: trial.allow_leftovers, failed: 0, notes: 0 };
     if !trials.twice().await {
         let advice = if trials.branch.was_denied() {

@@ -39,9 +39,15 @@ pub use component::{
     loaded::{Code, read},
     plugin::Plugin,
 };
+// For the fuzzing target.
+#[doc(hidden)]
+pub use component::precheck;
 pub use contract::INTERFACE;
 pub use grants::Grants;
 pub use imports::{guest_log::Settings as GuestLogSettings, stdio::LOG_TARGET as GUEST_LOG_TARGET};
-pub use limits::Limits;
+pub use limits::{CompileLimits, Limits};
 pub use name::{InvalidName, check as check_name, is_name, name, name_rule};
-pub use sandbox::runtime::{Egress, Error, Runtime, Settings};
+pub use sandbox::{
+    compile::{COMMAND as COMPILE_COMMAND, Compiler, Cost, compile_here},
+    runtime::{Egress, Error, Runtime, Settings},
+};

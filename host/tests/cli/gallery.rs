@@ -50,6 +50,15 @@ fn made_of(start: &str) -> Vec<u8> {
     ComponentEncoder::default().module(&module).unwrap().encode().unwrap()
 }
 
+/// A component with types of components within types of components: libraries read them by recursion.
+fn nested_types() -> Vec<u8> {
+    let declared = [[0x41, 1, 1].repeat(1_500), vec![0x41, 0]].concat();
+    // The length of the section as a number of two bytes; one type.
+    let length = declared.len() + 1;
+    let section = [7, u8::try_from(length & 0x7f).unwrap() | 0x80, u8::try_from(length >> 7).unwrap(), 1];
+    [b"\0asm\x0d\0\x01\0", &section[..], &declared].concat()
+}
+
 /// A broken plugin: its name here, its bytes, and what everybody must say about it.
 fn broken() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
     let whole = read("plugins", "service-a");
@@ -71,6 +80,12 @@ fn broken() -> Vec<(&'static str, Vec<u8>, Vec<&'static str>)> {
         ),
         ("no-cancel", renamed("cancel", "undone"), vec!["no function `cancel`", "add it"]),
         ("unknown-import", renamed("wasi:cli/stdout@", "wasi:cli/strout@"), vec!["wasi:cli/strout@", "leave it out"]),
+        (
+            "asynchronous",
+            wat::parse_str("(component (type (stream u8)))").unwrap(),
+            vec!["built for WASI 0.3", "wasm32-wasip2"],
+        ),
+        ("nested", nested_types(), vec!["nested more than 32 deep", "divide it"]),
         ("truncated", whole[..whole.len() / 2].to_vec(), vec!["cut short or damaged", "copy it again"]),
         ("empty", Vec::new(), vec!["the file is empty", "build or copy it again"]),
         ("huge", vec![0; 200_000_000], vec!["component_bytes", "strip debug sections, or raise the limit"]),
@@ -104,6 +119,28 @@ async fn every_message_names_the_mend() {
     }
     let (_, list) = host.get("/api/v1/plugins").await.unwrap();
     assert_eq!(serde_json::from_str::<Value>(&list).unwrap()["plugins"], json!([]), "nothing has changed");
+}
+
+/// Neither by upload, nor from the folder, nor at the next start.
+#[tokio::test]
+async fn a_component_that_was_made_to_end_the_host_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, plugins) = (dir.path().join("data"), dir.path().join("plugins"));
+    let host = Host::start_on(&data, &plugins, &[]);
+    let (status, text) = host.put("/api/v1/plugins/nested", nested_types()).await.unwrap();
+    assert!(status == 422 && text.contains("nested more than 32 deep"), "{status} {text}");
+    let (status, text) = host.put("/api/v1/plugins/a", read("plugins", "service-a")).await.unwrap();
+    assert_eq!(status, 201, "{text}");
+    fs::write(plugins.join("nested.wasm"), nested_types()).unwrap();
+    host.wait_for_log(&["plugin not loaded", "nested.wasm", "nested more than 32 deep"]).await;
+    assert!(host.terminate().success());
+    let host = Host::start_on(&data, &plugins, &[]);
+    host.wait_for_log(&["plugin not loaded", "nested.wasm"]).await;
+    let body = json!({
+        "gid": "g", "trans_type": "saga", "wait_result": true,
+        "steps": [{ "action": "wasm://a/try", "compensate": "wasm://a/cancel" }], "payloads": [{}],
+    });
+    assert_eq!(host.submit(body.to_string()).await.unwrap().0, 200);
 }
 
 #[tokio::test]

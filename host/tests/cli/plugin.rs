@@ -55,7 +55,7 @@ fn a_check_tells_all_about_a_plugin() {
         "contained: it imports nothing that leaves the host",
         "sha256",
         "KiB",
-        " ms;",
+        " of processor time (limit 120 s); a host compiles it once",
         "It is a plugin. `wasaga plugin push rust.wasm`",
         "`wasaga plugin test rust.wasm --payload JSON`",
     ]);
@@ -79,7 +79,7 @@ fn a_check_knows_the_grants() {
     // As cargo calls the file of my-chaos.
     fs::copy(component_file("fixtures", "chaos"), dir.path().join("my_chaos.wasm")).unwrap();
     let settings = settings.replace("chaos", "my-chaos");
-    fs::write(dir.path().join("wasaga.toml"), settings).unwrap();
+    fs::write(dir.path().join("wasaga.toml"), &settings).unwrap();
     wasaga(dir.path(), &["check", "my_chaos.wasm", "--config", "wasaga.toml"])
         .must_hold(&["contained: it imports", "[plugins.grants.my_chaos]"]);
     wasaga(dir.path(), &["check", "my_chaos.wasm", "--name", "my-chaos", "--config", "wasaga.toml"]).must_hold(&[
@@ -88,6 +88,16 @@ fn a_check_knows_the_grants() {
         "plugin push my_chaos.wasm --name my-chaos",
         "plugin test my_chaos.wasm --name my-chaos --payload JSON --answer STATUS:BODY",
     ]);
+    // A name with a dot is quoted, and what the tool says works.
+    fs::copy(component_file("fixtures", "chaos"), dir.path().join("chaos.v2.wasm")).unwrap();
+    let header = "[plugins.grants.\"chaos.v2\"]";
+    wasaga(dir.path(), &["check", "chaos.v2.wasm"]).must_hold(&[
+        &format!("its grants are those of {header}"),
+        &format!("is granted no address: {header} http"),
+        &format!("{header} in the host's settings can have"),
+    ]);
+    fs::write(dir.path().join("wasaga.toml"), settings.replace("[plugins.grants.my-chaos]", header)).unwrap();
+    wasaga(dir.path(), &["check", "chaos.v2.wasm", "--config", "wasaga.toml"]).must_hold(&["external: it imports"]);
     for command in ["check", "test", "push"] {
         let refused = wasaga(dir.path(), &[command, "my_chaos.wasm", "--name", "My Chaos"]);
         assert!(!refused.is_good);

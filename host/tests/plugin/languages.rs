@@ -7,7 +7,7 @@ use std::env;
 
 use tracing::Level;
 use wasaga::{
-    plugin::{Limits, keyvalue_keys},
+    plugin::{CompileLimits, Compiler, Limits, Plugin, keyvalue_keys},
     store::Store,
 };
 
@@ -21,9 +21,14 @@ fn languages() -> Vec<String> {
     named.split_whitespace().map(ToOwned::to_owned).collect()
 }
 
+/// The folder of their components.
+fn dir() -> PathBuf {
+    env::var_os("WASAGA_TEST_LANGUAGES_DIR").map_or_else(|| component_dir("plugins"), PathBuf::from)
+}
+
 /// The components of all languages, with these limits. Compiled once, for all tests.
 fn branches(limits: Limits) -> Registry {
-    let dir = env::var_os("WASAGA_TEST_LANGUAGES_DIR").map_or_else(|| component_dir("plugins"), PathBuf::from);
+    let dir = dir();
     let cache_dir = Some(component_dir("").join("test-languages-code"));
     let registry = load(&Settings { limits, cache_dir, ..Settings::default() }, &dir);
     for language in languages() {
@@ -73,6 +78,31 @@ fn changes(outcome: &Outcome) -> Vec<(String, String, Value)> {
 fn commit(outcome: Outcome) {
     let Outcome::Ended { verdict: Verdict::Succeeded { .. }, effects } = outcome else { panic!("{outcome:?}") };
     store().commit(effects).unwrap();
+}
+
+/// The limits leave room for components twice as large. Prints what each language takes.
+#[test]
+fn compiling_takes_at_most_half_of_its_limits() {
+    let compiler = Compiler::Child { program: env!("CARGO_BIN_EXE_wasaga").into() };
+    let runtime = Runtime::new(&Settings { compiler, ..Settings::default() }).unwrap();
+    let limits = CompileLimits::default();
+    for language in languages() {
+        let bytes = std::fs::read(dir().join(&language).with_extension("wasm")).unwrap();
+        let started = std::time::Instant::now();
+        let plugin = Plugin::load(&runtime, &language, &bytes).unwrap_or_else(|error| panic!("{language}: {error}"));
+        let (time, cost) = (started.elapsed(), plugin.compile_cost().unwrap());
+        println!(
+            "compiling {language}: {} MiB of {} MiB, {:.1} s of {} s of processor time, {:.1} s of {} s",
+            cost.memory_bytes >> 20,
+            limits.memory_bytes >> 20,
+            cost.cpu.as_secs_f64(),
+            limits.cpu.as_secs(),
+            time.as_secs_f64(),
+            limits.time.as_secs(),
+        );
+        assert!(cost.memory_bytes * 2 <= limits.memory_bytes, "{language}: {cost:?}");
+        assert!(cost.cpu * 2 <= limits.cpu && time * 2 <= limits.time, "{language}: {cost:?} {time:?}");
+    }
 }
 
 #[tokio::test]

@@ -140,6 +140,39 @@ async fn handles() {
     fails_with(json!({"try": "hoard handles"}), &["(handles)", "1024"]).await;
 }
 
+/// The host holds them for the guest, which needs no grant for that.
+#[tokio::test]
+async fn headers_are_memory_of_the_guest() {
+    let imports = r#"
+        (import "wasi:http/types@0.2.12" "[constructor]fields" (func $new (result i32)))
+        (import "wasi:http/types@0.2.12" "[method]fields.append" (func $append (param i32 i32 i32 i32 i32 i32)))
+        (import "wasi:http/types@0.2.12" "[method]fields.clone" (func $clone (param i32) (result i32)))"#;
+    let text = r#"(data (i32.const 64) "a")"#;
+    // Each set has a header of 16 KiB; its value is the memory from 1,024 on.
+    let fill = "(memory.fill (i32.const 1024) (i32.const 97) (i32.const 16384))";
+    let one = "(local.set $h (call $new))
+        (call $append (local.get $h) (i32.const 64) (i32.const 1) (i32.const 1024) (i32.const 16384) (i32.const 32))";
+    let again = |times: u32, body: &str| {
+        format!(
+            "(local.set $i (i32.const {times})) (loop $l {body}
+                (br_if $l (local.tee $i (i32.sub (local.get $i) (i32.const 1)))))"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let host_held = |try_: &str| {
+        let bytes = super::made::plugin(imports, text, &format!("{fill} {try_}"));
+        std::fs::write(dir.path().join("p.wasm"), bytes).unwrap();
+        let limits = Limits { memory_bytes: 4 << 20, ..Limits::default() };
+        load(&Settings { limits, ..Settings::default() }, dir.path())
+    };
+    let registry = host_held(&again(200, one));
+    assert!(try_(&registry, "p", &json!({})).await.has_succeeded(), "3.2 MB");
+    for many in [again(300, one), format!("{one} {}", again(300, "(drop (call $clone (local.get $h)))"))] {
+        let error = unknown(try_(&host_held(&many), "p", &json!({})).await);
+        assert!(error.contains("4194304") && error.contains("memory_bytes"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn random_bytes() {
     assert_eq!(output(try_(&CHAOS, "chaos", &json!({"try": "random", "bytes": 65536})).await), json!(65536));

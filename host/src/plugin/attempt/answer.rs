@@ -95,11 +95,11 @@ pub fn with_last_errors(error: String, stdio: &Stdio) -> String {
     }
 }
 
-/// Adds the host's last refusal to an error: to its beginning, as a long text is cut at its end.
+/// Adds the last request that was refused or has failed to an error: to its beginning, as a long text is cut at its end.
 pub fn with_refusal(outcome: Outcome, refusal: Option<String>, plugin: &Plugin) -> Outcome {
     match (outcome, refusal) {
         (Outcome::Ended { verdict: Verdict::Unknown { error }, .. }, Some(refusal)) => {
-            Outcome::unknown(text(&format!("the host refused {refusal}; {error}"), plugin))
+            Outcome::unknown(text(&format!("{refusal}; {error}"), plugin))
         }
         (outcome, _) => outcome,
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::precheck;
 use crate::plugin::{contract::INTERFACE, name::InvalidName};
 
 /// Why a file cannot be a plugin, and its mend.
@@ -25,10 +26,29 @@ pub enum Error {
         "it needs more than the limits allow ({detail}): raise memory_bytes, memories, table_elements, tables or instances"
     )]
     OverLimits { detail: String },
+    /// Nothing that a compiler makes.
+    #[error(
+        "{0}, and no known compiler makes that: leave out what the plugin does not need, or divide it into several plugins"
+    )]
+    Precheck(precheck::Refused),
+    /// Compiling it exceeds a limit, or ends the process that compiles.
+    #[error(
+        "compiling it {reason}. It is not compiled again until it changes: make it smaller, above all its largest functions, \
+         or raise the setting if there is one; a host without its folder `compiled` tries again"
+    )]
+    NotCompiled { reason: String },
+    #[error("the host cannot compile it now: {0}")]
+    Compiler(io::Error),
+    /// For the asynchronous component model.
+    #[error(
+        "it is built for WASI 0.3, the asynchronous component model, and this host runs WASI 0.2: build it for that, in Rust \
+         with `--target wasm32-wasip2` instead of `wasm32-wasip3`, and without `async` in its wit ({detail})"
+    )]
+    Async { detail: String },
     #[error("this is no valid component ({detail}): if the file was cut short or damaged, build or copy it again")]
     Invalid { detail: String },
     #[error(
-        "it does not export {INTERFACE}, but {exports}: build it for the world wasaga:saga/plugin (or \
+        "it exports {exports}, and not {INTERFACE}: build it for the world wasaga:saga/plugin (or \
          wasaga:saga/contained) in the wit of this host, which `wasaga plugin new NAME --lang LANGUAGE` writes"
     )]
     WrongWorld { exports: String },
@@ -63,7 +83,11 @@ impl Error {
     /// Whether this says something of the system (no descriptors, no space) and nothing of the file, which may be loaded
     /// later as it is.
     pub fn is_of_system(&self) -> bool {
-        matches!(self, Self::Unreadable(error) if error.raw_os_error().is_some())
+        match self {
+            Self::Unreadable(error) => error.raw_os_error().is_some(),
+            Self::Compiler(_) => true,
+            _ => false,
+        }
     }
 }
 

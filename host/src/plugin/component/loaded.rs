@@ -4,14 +4,18 @@ use std::path::Path;
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, types::ComponentItem};
 
-use super::error::Error;
+use super::{error::Error, precheck};
 use crate::{
     files,
     plugin::{
         contract,
         limits::Limits,
         name::digest,
-        sandbox::{guest::Guest, runtime::Runtime},
+        sandbox::{
+            compile::{Cost, Fault},
+            guest::Guest,
+            runtime::Runtime,
+        },
     },
     saga::{Digest, Op},
 };
@@ -23,6 +27,8 @@ pub struct Loaded {
     /// Bytes of the file.
     pub size: u64,
     pub code: Code,
+    /// What compiling it took, if a process of its own compiled it now.
+    pub cost: Option<Cost>,
     /// The interfaces that it imports, with versions.
     pub imports: Box<[Box<str>]>,
     /// Prepared for instances: its imports are linked.
@@ -45,12 +51,10 @@ impl Loaded {
     pub fn new(runtime: &Runtime, bytes: &[u8]) -> Result<Self, Error> {
         check_kind(bytes, runtime.limits())?;
         let digest = digest(bytes);
-        let (component, code) = compile(runtime, digest, bytes)?;
+        let (component, code, cost) = compile(runtime, digest, bytes)?;
         let (try_, cancel) = exports(&component)?;
-        let instance = runtime
-            .linker()
-            .instantiate_pre(&component)
-            .map_err(|error| Error::UnknownImport { detail: format!("{error:#}") })?;
+        let instance =
+            runtime.linker().instantiate_pre(&component).map_err(|error| unknown_import(format!("{error:#}")))?;
         let ty = component.component_type();
         let imports = ty.imports(component.engine()).map(|(name, _)| name.into()).collect();
         // Saved after all checks: the code of an invalid component would never be removed.
@@ -60,7 +64,7 @@ impl Loaded {
         {
             tracing::warn!("a compiled component is not kept: {error}");
         }
-        Ok(Self { digest, size: bytes.len() as u64, code, imports, instance, try_, cancel })
+        Ok(Self { digest, size: bytes.len() as u64, code, cost, imports, instance, try_, cancel })
     }
 }
 
@@ -103,18 +107,38 @@ fn way_to_component(module: &[u8]) -> &'static str {
     }
 }
 
-fn compile(runtime: &Runtime, digest: Digest, bytes: &[u8]) -> Result<(Component, Code), Error> {
+fn compile(runtime: &Runtime, digest: Digest, bytes: &[u8]) -> Result<(Component, Code, Option<Cost>), Error> {
     if let Some(component) = runtime.cache().and_then(|cache| cache.load(runtime.engine(), digest)) {
-        return Ok((component, Code::Cached));
+        return Ok((component, Code::Cached, None));
     }
-    let compile = || Component::from_binary(runtime.engine(), bytes);
-    Ok((runtime.compiling(compile).map_err(|error| invalid(&error))?, Code::Compiled))
+    precheck::check(bytes).map_err(|refused| match refused {
+        precheck::Refused::Unreadable { .. } => Error::Invalid { detail: refused.to_string() },
+        refused => Error::Precheck(refused),
+    })?;
+    match runtime.compile(digest, bytes) {
+        Ok((component, cost)) => Ok((component, Code::Compiled, cost)),
+        Err(Fault::Invalid(detail)) => Err(invalid(detail)),
+        Err(Fault::Refused(refusal)) => Err(Error::NotCompiled { reason: refusal.reason }),
+        Err(Fault::System(error)) => Err(Error::Compiler(error)),
+    }
 }
 
-/// The engine's error for a component that does not fit into its pool has no type of its own.
-fn invalid(error: &wasmtime::Error) -> Error {
-    let detail = format!("{error:#}");
-    if detail.contains("pooling allocator") { Error::OverLimits { detail } } else { Error::Invalid { detail } }
+/// The engine's errors for a component that does not fit into its pool, and for one that needs WASI 0.3, have no types of
+/// their own.
+fn invalid(detail: String) -> Error {
+    if detail.contains("pooling allocator") {
+        Error::OverLimits { detail }
+    } else if detail.contains("component model async") {
+        Error::Async { detail }
+    } else {
+        Error::Invalid { detail }
+    }
+}
+
+/// A component may import interfaces of WASI 0.3 and no more of it.
+fn unknown_import(detail: String) -> Error {
+    let is_async = detail.contains("wasi:") && detail.contains("@0.3.");
+    if is_async { Error::Async { detail } } else { Error::UnknownImport { detail } }
 }
 
 /// Finds the two functions and compares their types with the host's.

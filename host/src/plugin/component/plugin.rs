@@ -13,7 +13,7 @@ use crate::{
         grants::containment::{self, Classification},
         imports::http::outgoing::Policy,
         name::{InvalidName, is_name},
-        sandbox::{runtime::Runtime, scheduler::CpuEstimate},
+        sandbox::{compile::Cost, runtime::Runtime, scheduler::CpuEstimate},
     },
     saga::{Digest, Pin},
 };
@@ -80,6 +80,11 @@ impl Plugin {
     /// Whether the component was compiled when it was loaded, or found in the cache.
     pub fn code(&self) -> Code {
         self.component.code
+    }
+
+    /// What compiling the component took, if a process of its own compiled it when it was loaded.
+    pub fn compile_cost(&self) -> Option<Cost> {
+        self.component.cost
     }
 
     /// The interfaces that the component imports, with versions.

@@ -3,7 +3,7 @@
 //! The only import with such effects is outgoing HTTP, and only for addresses that the grants allow. Nearly every component
 //! imports sockets (Rust's standard library does), and the host refuses every connection of theirs.
 
-use super::entry::Grants;
+use super::entry::{Grants, header};
 use crate::branch::Containment;
 
 /// The import by which effects leave the host, without its version.
@@ -29,7 +29,7 @@ pub fn classify<'a>(name: &str, mut imports: impl Iterator<Item = &'a str>, gran
     }
     let rules: Vec<String> = grants.http_rules().iter().map(ToString::to_string).collect();
     if rules.is_empty() {
-        let reason = format!("imports {OUTGOING_HANDLER} but is granted no address: [plugins.grants.{name}] http");
+        let reason = format!("imports {OUTGOING_HANDLER} but is granted no address: {} http", header(name));
         return Classification { containment: Containment::Contained, reason };
     }
     let reason = format!("imports {OUTGOING_HANDLER} and is granted {}", rules.join(", "));

@@ -26,6 +26,16 @@ use crate::{
 /// Bytes of a key of `config` or `secrets`.
 pub const KEY_BYTES_MAX: usize = 256;
 
+/// The header of a plugin's entry, as TOML has it: a name with a dot is quoted.
+pub fn header(plugin: &str) -> String {
+    let is_bare = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    if !plugin.is_empty() && plugin.chars().all(is_bare) {
+        format!("[plugins.grants.{plugin}]")
+    } else {
+        format!("[plugins.grants.{plugin:?}]")
+    }
+}
+
 /// One entry, as it is written in the settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -52,7 +62,7 @@ pub struct Grants {
 
 /// An entry that cannot be used, and its place in the settings.
 #[derive(Debug, thiserror::Error)]
-#[error("[plugins.grants.{plugin}] {place}")]
+#[error("{} {place}", header(plugin))]
 pub struct Error {
     pub plugin: String,
     pub place: String,

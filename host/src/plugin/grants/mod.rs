@@ -12,4 +12,4 @@ mod fuzz;
 pub mod rule;
 pub mod secret;
 
-pub use entry::{Error, Fault, Grants, KEY_BYTES_MAX, Settings};
+pub use entry::{Error, Fault, Grants, KEY_BYTES_MAX, Settings, header};

@@ -39,12 +39,12 @@ pub enum End {
     Stale,
 }
 
-/// The last request that the host refused an attempt, with the reason: the guest learns only an error code. Clones share it.
+/// The last request of an attempt that was refused or has failed, with the reason: the guest learns only an error code. Clones share it.
 #[derive(Clone, Default)]
 pub struct Refusal(Arc<Mutex<Option<String>>>);
 
 impl Refusal {
-    /// The refused request and the reason, if one was refused.
+    /// The refused or failed request and the reason, if there was one.
     pub fn get(&self) -> Option<String> {
         self.lock().clone()
     }
@@ -224,8 +224,13 @@ impl OutputGate {
     }
 
     /// Records a request that the host refuses, and why.
-    pub fn refused(&self, what: String) {
-        self.0.refusal.set(what);
+    pub fn refused(&self, what: &str) {
+        self.0.refusal.set(format!("the host refused {what}"));
+    }
+
+    /// Records a request that has failed, and why.
+    pub fn failed(&self, text: String) {
+        self.0.refusal.set(text);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

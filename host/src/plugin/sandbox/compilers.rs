@@ -1,4 +1,4 @@
-//! Low-priority threads that compile components.
+//! Low-priority threads that compile components in the host's own process.
 //!
 //! Compiling a large component takes all processors for seconds. Running sagas have priority; an idle host compiles at
 //! full speed.
@@ -10,7 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::niceness::Niceness;
 
 /// Niceness of the threads, relative to the host's. With a much higher one, compiling under full load would take minutes.
-const NICE: i32 = 6;
+pub const NICE: i32 = 6;
 
 /// The threads. Started at the first compilation.
 pub struct Compilers {

@@ -17,7 +17,7 @@ use crate::plugin::{
         keyvalue::{self, KeyValue},
         stdio::{self, Kind, Stdio},
     },
-    limits::{Limits, MemoryMeter, Room},
+    limits::{Limits, MemoryMeter, Metered, Room},
 };
 
 /// The parts of a guest that its attempt makes.
@@ -106,6 +106,12 @@ impl WasiView for Guest {
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView { hooks: &mut self.outgoing, table: &mut self.table, ctx: &mut self.http }
+    }
+}
+
+impl Metered for Guest {
+    fn meter(&mut self) -> &mut MemoryMeter {
+        &mut self.meter
     }
 }
 

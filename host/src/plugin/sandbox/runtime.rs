@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     num::NonZero,
     path::PathBuf,
     sync::{Arc, Mutex, mpsc},
@@ -10,14 +11,16 @@ use std::{
 };
 
 use tokio::sync::Semaphore;
-use tracing::warn;
+use tracing::{debug, warn};
 use wasmtime::{
-    Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
-    component::Linker,
+    Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
+    component::{Component, Linker},
 };
 
 use super::{
+    compile::{self, Compiler, Cost, Fault},
     compilers::Compilers,
+    engine,
     guest::{self, Guest, Parts},
     scheduler::Scheduler,
 };
@@ -30,9 +33,14 @@ use crate::{
             guest_log::{self, GuestLog},
             http::client::Clients,
         },
-        limits::Limits,
-        storage::{cache::Cache, component_store::ComponentStore},
+        limits::{CompileLimits, Limits},
+        storage::{
+            cache::{self, Cache},
+            component_store::ComponentStore,
+            refusals::Refusals,
+        },
     },
+    saga::Digest,
     store::sync::lock,
 };
 
@@ -54,6 +62,10 @@ pub struct Settings {
     pub grants: BTreeMap<String, Arc<Grants>>,
     /// Where compiled components are cached; `None`: compile at every start.
     pub cache_dir: Option<PathBuf>,
+    /// Where components are compiled.
+    pub compiler: Compiler,
+    /// Limits of compiling one component, if it happens in a process of its own.
+    pub compile: CompileLimits,
     /// Where components are stored for the sagas that are pinned to them; `None`: in the memory of this process only.
     pub component_store_dir: Option<PathBuf>,
     /// How many replaced versions of a plugin are kept although no saga needs them: an address can name them by digest.
@@ -93,6 +105,8 @@ impl Default for Settings {
             tick: Duration::from_millis(2),
             grants: BTreeMap::new(),
             cache_dir: None,
+            compiler: Compiler::InProcess,
+            compile: CompileLimits::default(),
             component_store_dir: None,
             spare_versions: 1,
             egress: Egress::default(),
@@ -136,6 +150,11 @@ struct Shared {
     requests: Arc<Semaphore>,
     scheduler: Arc<Scheduler>,
     cache: Option<Cache>,
+    refusals: Refusals,
+    compiler: Compiler,
+    compile: CompileLimits,
+    /// One component is compiled at a time, so that they do not need the memory of several.
+    compiling: Mutex<()>,
     component_store: Option<ComponentStore>,
     spare_versions: usize,
     memory: Budget,
@@ -165,7 +184,11 @@ impl Runtime {
             guest_log: settings.guest_log.clone(),
             guest_logs: Mutex::default(),
             scheduler: Arc::new(Scheduler::new(settings.busy_guests)),
+            refusals: Refusals::new(cache.as_ref().map(Cache::dir), &engine),
             cache,
+            compiler: settings.compiler.clone(),
+            compile: settings.compile,
+            compiling: Mutex::default(),
             component_store: settings
                 .component_store_dir
                 .as_deref()
@@ -238,9 +261,41 @@ impl Runtime {
         self.0.spare_versions
     }
 
-    /// Runs a compilation on low-priority threads, behind guests and commits.
-    pub(crate) fn compiling<T: Send>(&self, compile: impl FnOnce() -> T + Send) -> T {
-        self.0.compilers.run(compile)
+    /// Limits of compiling one component.
+    pub fn compile_limits(&self) -> &CompileLimits {
+        &self.0.compile
+    }
+
+    /// Compiles the component with this digest, behind guests and commits. Returns what it took too, unless it happened in
+    /// this process. Blocks for as long as the limits allow.
+    pub(crate) fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<(Component, Option<Cost>), Fault> {
+        let Shared { engine, compile: limits, refusals, .. } = &*self.0;
+        let Compiler::Child { program } = &self.0.compiler else {
+            let compiled = self.0.compilers.run(|| Component::from_binary(engine, bytes));
+            return Ok((compiled.map_err(|error| Fault::Invalid(format!("{error:#}")))?, None));
+        };
+        let _one_at_a_time = lock(&self.0.compiling);
+        if let Some(reason) = refusals.find(digest, limits) {
+            return Err(Fault::Refused(compile::Refusal { reason, is_lasting: true }));
+        }
+        let scratch = env::temp_dir();
+        let dir = self.cache().map_or(&*scratch, Cache::dir);
+        let compiled = compile::in_child(program, &self.0.limits, limits, dir, bytes);
+        let (entry, cost) = compiled.inspect_err(|fault| {
+            if let Fault::Refused(refusal) = fault {
+                refusals.remember(digest, *limits, &refusal.reason, refusal.is_lasting);
+            }
+        })?;
+        debug!(%digest, cpu = ?cost.cpu, memory_bytes = cost.memory_bytes, "component compiled");
+        let name = cache::entry_name(digest, cache::compatibility(engine));
+        // SAFETY: the host's compiler has written it to a file that no other user could open.
+        match unsafe { cache::load(engine, &name, &entry) } {
+            Some(loaded) => Ok((loaded.map_err(|error| Fault::Invalid(format!("{error:#}")))?, Some(cost))),
+            None => Err(Fault::System(std::io::Error::other(format!(
+                "what the compiler {} wrote is not whole, or of another version than this host: install one version",
+                program.display()
+            )))),
+        }
     }
 
     /// What the guests of a plugin have of the memory for guests.
@@ -283,7 +338,7 @@ fn tls(settings: &Settings) -> Result<Option<Tls>, Error> {
 
 /// The engine, and whether it has a pool of instances.
 fn engine(settings: &Settings) -> Result<(Engine, bool), Error> {
-    let mut config = config(&settings.limits);
+    let mut config = engine::config(&settings.limits);
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(settings)));
     match Engine::new(&config) {
         Ok(engine) => Ok((engine, true)),
@@ -293,18 +348,6 @@ fn engine(settings: &Settings) -> Result<(Engine, bool), Error> {
             Engine::new(&config).map(|engine| (engine, false)).map_err(|error| Error::engine(&error))
         }
     }
-}
-
-fn config(limits: &Limits) -> Config {
-    let mut config = Config::new();
-    config
-        .epoch_interruption(true)
-        // No guest grows beyond it, so less address space is reserved for each slot, and a memory never moves.
-        .memory_reservation(limits.memory_bytes as u64)
-        .max_wasm_stack(limits.stack_bytes)
-        // The guest's stack, and the size that wasmtime recommends for the host functions that it calls.
-        .async_stack_size(limits.stack_bytes + (1 << 20));
-    config
 }
 
 /// Bytes of an instance's memory that stay resident between instances. Most of the cost of a fresh instance is returning

@@ -52,9 +52,7 @@ impl Cache {
     fn open_on(disk: Arc<dyn Disk>, dir: &Path, engine: &Engine) -> io::Result<Self> {
         create_dir_durably(dir, 0o700)?;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-        let mut hasher = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        let cache = Self { dir: dir.to_owned(), compatibility: hasher.finish(), disk };
+        let cache = Self { dir: dir.to_owned(), compatibility: compatibility(engine), disk };
         cache.check_owner()?;
         Ok(cache)
     }
@@ -74,16 +72,18 @@ impl Cache {
     pub fn load(&self, engine: &Engine, digest: Digest) -> Option<Component> {
         let name = self.name(digest);
         let entry = fs::read(self.dir.join(&name)).ok()?;
-        let Some(code) = code(&name, &entry) else {
+        // SAFETY: only this user can write to the directory (checked when it was opened), and only `save` writes there
+        // under such a name.
+        let Some(loaded) = (unsafe { load(engine, &name, &entry) }) else {
             tracing::warn!(entry = name, dir = %self.dir.display(), "damaged cache entry: compiling again");
             return None;
         };
-        // SAFETY: these bytes must be the unmodified output of `Component::serialize`. They are: only this user can write
-        // to the directory (checked when it was opened), only `save` writes there under such a name, and the digest,
-        // checked above on the same bytes in memory, is the one that `save` wrote. Code of another engine version or
-        // configuration has another name, and `deserialize` itself refuses it too.
-        let loaded = unsafe { Component::deserialize(engine, code) };
         loaded.inspect_err(|error| tracing::warn!(entry = name, "cache entry refused: {error:#}: compiling again")).ok()
+    }
+
+    /// The directory, in which only the host's own user can write.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Writes the compiled form of a component. Readers see all of it or nothing, and it is on disk when this returns.
@@ -133,8 +133,32 @@ impl Cache {
     }
 
     fn name(&self, digest: Digest) -> String {
-        format!("{digest}-{:016x}.cwasm", self.compatibility)
+        entry_name(digest, self.compatibility)
     }
+}
+
+/// A hash of everything in an engine that compiled code depends on.
+pub fn compatibility(engine: &Engine) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The name of the compiled form of a component for engines with this [`compatibility`].
+pub fn entry_name(digest: Digest, compatibility: u64) -> String {
+    format!("{digest}-{compatibility:016x}.cwasm")
+}
+
+/// The component of an entry; `None` if the entry is not whole, or not the one of this name.
+///
+/// # Safety
+/// The entry must have been written by this host or by its compiler, to a place where no other user could change it.
+pub unsafe fn load(engine: &Engine, name: &str, entry: &[u8]) -> Option<wasmtime::Result<Component>> {
+    let code = code(name, entry)?;
+    // SAFETY: these bytes must be the unmodified output of `Component::serialize`. They are: the caller says where they come
+    // from, and the digest, checked above on the same bytes in memory, is the one that was written with them. Code of another
+    // engine version or configuration has another name, and `deserialize` itself refuses it too.
+    Some(unsafe { Component::deserialize(engine, code) })
 }
 
 /// The digest of the component and the hash of the engine in the name of an entry.
@@ -156,7 +180,8 @@ fn code<'a>(name: &str, entry: &'a [u8]) -> Option<&'a [u8]> {
     (expected == entry_digest(name, code).as_slice()).then_some(code)
 }
 
-fn entry_digest(name: &str, code: &[u8]) -> [u8; DIGEST_BYTES] {
+/// The digest that an entry of this name and with this code begins with.
+pub fn entry_digest(name: &str, code: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(name).chain_update(code).finalize().into()
 }
 

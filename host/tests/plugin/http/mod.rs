@@ -1,6 +1,7 @@
 //! Plugins ask for what they are granted, after they were let out, and for nothing else.
 
 mod busy;
+mod failures;
 mod limits;
 mod pieces;
 mod refusals;

@@ -8,7 +8,7 @@ use tokio_rustls::{TlsAcceptor, rustls};
 use super::*;
 
 /// A server whose certificate for `localhost` is trusted through its PEM only. Returns its port and that PEM.
-async fn self_signed() -> (u16, String) {
+pub async fn self_signed() -> (u16, String) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

@@ -16,6 +16,7 @@ use tokio::{
 };
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use super::failure::Failures;
 use crate::{branch::EgressRequest, plugin::imports::output_gate::OutputGate};
 
 /// Counts the bytes of a body.
@@ -45,7 +46,7 @@ pub struct Outbound {
     inner: WasiBody,
     meter: ByteMeter,
     gate: OutputGate,
-    what: String,
+    failures: Failures,
     waiting: Option<Waiting>,
 }
 
@@ -59,9 +60,9 @@ struct Waiting {
 type Piece = Option<Frame<Bytes>>;
 
 impl Outbound {
-    /// A body of at most `bytes_max` bytes; `what` names the request.
-    pub fn new(inner: WasiBody, bytes_max: u64, gate: OutputGate, what: String) -> Self {
-        Self { inner, meter: ByteMeter::new(bytes_max), gate, what, waiting: None }
+    /// A body of at most `bytes_max` bytes; `failures` is of its request.
+    pub fn new(inner: WasiBody, bytes_max: u64, gate: OutputGate, failures: Failures) -> Self {
+        Self { inner, meter: ByteMeter::new(bytes_max), gate, failures, waiting: None }
     }
 
     /// The next piece, and whether it may leave.
@@ -74,7 +75,7 @@ impl Outbound {
         if self.gate.is_open() || self.gate.is_over() {
             return Poll::Ready(Ok((piece, !self.gate.is_over())));
         }
-        let egress_request = EgressRequest { what: format!("the body of {}", self.what) };
+        let egress_request = EgressRequest { what: format!("the body of {}", self.failures.what()) };
         self.waiting = Some(Waiting { piece, is_let_out: Box::pin(self.gate.clone().follow(egress_request)) });
         self.next(cx)
     }
@@ -95,7 +96,7 @@ impl Body for Outbound {
         Poll::Ready(match piece {
             Some(frame) if !self.meter.admits(&frame) => {
                 let limit = self.meter.bytes_max;
-                self.gate.refused(format!("the body of a request of more than {limit} bytes (http_request_bytes)"));
+                self.failures.refused(&format!("its body has more than {limit} bytes (http_request_bytes)"));
                 Some(Err(Error::HttpRequestBodySize(Some(limit))))
             }
             piece => piece.map(Ok),
@@ -120,7 +121,7 @@ pub struct Inbound<B = Incoming> {
     timer: Option<Pin<Box<Sleep>>>,
     between_bytes: Duration,
     permits: Option<[OwnedSemaphorePermit; 2]>,
-    gate: OutputGate,
+    failures: Failures,
 }
 
 impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
@@ -130,17 +131,16 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
         bytes_max: u64,
         between_bytes: Duration,
         permits: [OwnedSemaphorePermit; 2],
-        gate: OutputGate,
+        failures: Failures,
     ) -> Self {
-        Self { inner, meter: ByteMeter::new(bytes_max), timer: None, between_bytes, permits: Some(permits), gate }
+        Self { inner, meter: ByteMeter::new(bytes_max), timer: None, between_bytes, permits: Some(permits), failures }
     }
 
     fn piece(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
             let limit = self.between_bytes;
             ready!(self.timer.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
-            self.gate
-                .refused(format!("to wait longer than {limit:?} for more of an answer (http_between_bytes_timeout)"));
+            self.failures.failed(&format!("no more of its answer within {limit:?} (http_between_bytes_timeout)"));
             return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
         };
         self.timer = None;
@@ -148,11 +148,13 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Inbound<B> {
             Some(Ok(frame)) if self.meter.admits(&frame) => Some(Ok(frame)),
             Some(Ok(_)) => {
                 let limit = self.meter.bytes_max;
-                self.gate.refused(format!("an answer of more than {limit} bytes (http_response_bytes)"));
+                self.failures.refused(&format!("the answer has more than {limit} bytes (http_response_bytes)"));
                 Some(Err(Error::HttpResponseBodySize(Some(limit))))
             }
-            Some(Err(error)) if error.is_timeout() => Some(Err(Error::HttpResponseTimeout)),
-            Some(Err(_)) => Some(Err(Error::HttpResponseIncomplete)),
+            Some(Err(_)) => {
+                self.failures.failed("the connection was closed before its answer was complete");
+                Some(Err(Error::HttpResponseIncomplete))
+            }
             None => None,
         })
     }
@@ -193,7 +195,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        plugin::imports::output_gate::{Reads, Refusal},
+        plugin::{
+            imports::{
+                output_gate::{Reads, Refusal},
+                stdio::{Origin, Stdio},
+            },
+            limits::Limits,
+        },
+        saga::{BranchOp, Definition, Gid, Op, Options, Order, Timestamp},
         store,
     };
 
@@ -209,6 +218,21 @@ mod tests {
         }
     }
 
+    fn failures() -> Failures {
+        let cancelled = CancellationToken::new();
+        let gate = OutputGate::new(None, Arc::new(NoReads), Refusal::default(), cancelled.clone());
+        let gid = Gid::new("gid").unwrap();
+        let saga = Definition::new(gid, Vec::new(), Order::default(), Options::default(), Timestamp(0)).unwrap();
+        let origin = Origin {
+            plugin: "p".into(),
+            grants: Arc::default(),
+            saga: Arc::new(saga),
+            branch_op: BranchOp { step: 0, op: Op::Action },
+            is_dry_run: true,
+        };
+        Failures::new("GET http://a.example/", Arc::default(), gate, Stdio::new(origin, &Limits::default(), cancelled))
+    }
+
     const LIMIT: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
@@ -217,8 +241,7 @@ mod tests {
         let frames =
             stream::poll_fn(move |cx| pieces.poll_recv(cx).map(|piece| piece.map(|text| Ok(Frame::data(text.into())))));
         let permit = async || Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let gate = OutputGate::new(None, Arc::new(NoReads), Refusal::default(), CancellationToken::new());
-        let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, [permit().await, permit().await], gate);
+        let mut body = Inbound::new(StreamBody::new(frames), 100, LIMIT, [permit().await, permit().await], failures());
         // Longer than the limit after the head, and after each piece, before the guest reads on.
         for text in ["one", "two"] {
             advance(LIMIT * 2).await;

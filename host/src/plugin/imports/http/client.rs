@@ -29,18 +29,17 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
-use super::body::Outbound;
+use super::{
+    body::Outbound,
+    failure::{HEADERS_MAX, READ_BYTES_MAX},
+};
 use crate::{
-    branch::http::ANSWER_HEADERS_MAX,
     causes,
     egress::{public_address::is_public, tls::Tls},
 };
 
 /// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
-
-/// Bytes of the head of an answer, and of the part of its body that is read ahead.
-const READ_BYTES_MAX: usize = 64 << 10;
 
 /// The client that sends a request.
 pub type Client = legacy::Client<HttpsConnector<HttpConnector<Resolver>>, Outbound>;
@@ -87,7 +86,7 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
-        .http1_max_headers(ANSWER_HEADERS_MAX)
+        .http1_max_headers(HEADERS_MAX)
         .build(connector)
 }
 

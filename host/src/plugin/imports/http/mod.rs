@@ -3,8 +3,9 @@
 //! A request passes, in this order: the allow-list of the plugin's grants ([`rule`](crate::plugin::grants::rule)), the
 //! limits of an attempt and the headers that identify it ([`outgoing`], [`identity`]), the output gate, which records
 //! durably that the attempt may have had an effect outside, and a connection to a checked address ([`client`],
-//! [`public_address`](crate::egress::public_address)). A request that is refused before the gate has had no effect. The body of a request passes the gate
-//! again if the guest has read something since ([`body`]).
+//! [`public_address`](crate::egress::public_address)). A request that is refused before the gate has had no effect. The body of a
+//! request passes the gate again if the guest has read something since ([`body`]). What is refused or fails leaves a line that
+//! says why ([`failure`]).
 //!
 //! A repeated attempt repeats its requests, with the same idempotency keys.
 //!
@@ -13,6 +14,8 @@
 
 mod body;
 pub(crate) mod client;
+mod failure;
+mod fields;
 pub(crate) mod identity;
 pub(crate) mod outgoing;
 
@@ -29,6 +32,8 @@ use wasmtime_wasi_http::{
     },
 };
 
+use crate::plugin::limits::Metered;
+
 /// Bytes of the headers of one message in the host's memory.
 const FIELDS_BYTES_MAX: usize = 32 << 10;
 
@@ -37,6 +42,9 @@ const NAME_BYTES_MAX: usize = 512;
 
 /// Bytes of a path with its query: what most servers accept.
 const PATH_BYTES_MAX: usize = 8 << 10;
+
+/// The interface as wasmtime implements it.
+const TYPES: &str = "wasi:http/types@0.2.12";
 
 /// The state of wasmtime's HTTP implementation for one guest.
 pub fn context() -> WasiHttpCtx {
@@ -47,10 +55,11 @@ pub fn context() -> WasiHttpCtx {
 
 /// Adds the interfaces to the linker, with limits on texts where wasmtime's implementation has none: otherwise each request
 /// handle could hold a text as large as the guest's memory.
-pub fn add_to_linker<T: WasiHttpView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+pub fn add_to_linker<T: WasiHttpView + Metered + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
     add_only_http_to_linker_async(linker)?;
     linker.allow_shadowing(true);
-    let mut types = linker.instance("wasi:http/types@0.2.12")?;
+    fields::add_to_linker(linker, TYPES)?;
+    let mut types = linker.instance(TYPES)?;
     types.func_wrap(
         "[method]outgoing-request.set-method",
         |mut store: StoreContextMut<T>, (request, method): (Resource<HostOutgoingRequest>, Method)| match method {

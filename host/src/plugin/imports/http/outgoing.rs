@@ -17,6 +17,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 use super::{
     body::{Inbound, Outbound},
     client::{self, Client, Clients},
+    failure::{self, Failures, NOT_PUBLIC},
     identity::Identity,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     egress::public_address::is_public,
     plugin::{
         grants::{
-            entry::Grants,
+            entry::{Grants, header},
             rule::{self, Permission},
         },
         imports::{guest_log::GuestLog, output_gate::OutputGate, stdio::Stdio},
@@ -104,31 +105,36 @@ impl Outgoing {
     /// Makes all checks that are possible before output leaves.
     fn prepare(&mut self, request: Request<WasiBody>, options: RequestOptions) -> Result<Exchange, Error> {
         let limits = self.policy.limits.clone();
-        let what = self.name(&request);
+        let failures = self.failures(&request);
+        let refuse = |why: &str, error| {
+            failures.refused(why);
+            Err(error)
+        };
         self.requests = self.requests.saturating_add(1);
         if self.requests > limits.http_requests {
             let why = format!("an attempt may make {} requests (http_requests)", limits.http_requests);
             // Logged once: a guest that ignores the limit must not flood the log.
-            let error = Error::InternalError(Some(why.clone()));
-            return Err(if self.requests == limits.http_requests + 1 {
-                self.refuse(&what, &why, error)
-            } else {
-                error
-            });
+            if self.requests == limits.http_requests + 1 {
+                failures.refused(&why);
+            }
+            return Err(Error::InternalError(Some(why)));
         }
         let rules = self.policy.grants.http_rules();
-        let Permission { uri, private } = rule::permit(rules, request.method(), request.uri()).map_err(|denied| {
-            let why = format!("{denied}; see [plugins.grants.{}]", self.policy.plugin);
-            self.refuse(&what, &why, Error::HttpRequestDenied)
-        })?;
+        let Permission { uri, private } = match rule::permit(rules, request.method(), request.uri()) {
+            Ok(permission) => permission,
+            Err(denied) => {
+                let why = format!("{denied}; see {}", header(&self.policy.plugin));
+                return refuse(&why, Error::HttpRequestDenied);
+            }
+        };
         // Addresses of a name are checked by the resolver.
         if !private && uri.host().and_then(rule::literal).is_some_and(|address| !is_public(address)) {
-            return Err(self.refuse(&what, NOT_PUBLIC, Error::DestinationIpProhibited));
+            return refuse(NOT_PUBLIC, Error::DestinationIpProhibited);
         }
         let limit = limits.http_request_bytes;
         if request.body().size_hint().lower() > limit || declared_length(request.headers()) > limit {
             let why = format!("its body has more than {limit} bytes (http_request_bytes)");
-            return Err(self.refuse(&what, &why, Error::HttpRequestBodySize(Some(limit))));
+            return refuse(&why, Error::HttpRequestBodySize(Some(limit)));
         }
         let clients = self.policy.clients.as_ref().ok_or(Error::ConfigurationError)?;
         let (client, connections) = (clients.get(private).clone(), clients.requests().clone());
@@ -136,11 +142,11 @@ impl Outgoing {
         parts.uri = uri;
         parts.headers.remove(HOST);
         self.identity.sign(self.requests, &mut parts.headers);
-        let request = Request::from_parts(parts, Outbound::new(body, limit, self.gate.clone(), what.clone()));
+        let request = Request::from_parts(parts, Outbound::new(body, limit, self.gate.clone(), failures.clone()));
         let permits = || Arc::new(Semaphore::new(limits.http_at_once.max(1) as usize));
         let permits = self.permits.get_or_insert_with(permits).clone();
         let timeouts = Timeouts::new(&limits, options);
-        Ok(Exchange { request, what, client, permits, connections, timeouts, limits, gate: self.gate.clone() })
+        Ok(Exchange { request, failures, client, permits, connections, timeouts, limits, gate: self.gate.clone() })
     }
 
     /// The request for people, as in `POST https://host/path`. Query and user are left out: they may be secrets that the
@@ -158,22 +164,14 @@ impl Outgoing {
         escape(&self.policy.grants.shown_with_host(text, bytes_max)).into_owned()
     }
 
-    /// Names the reason in the log and in the attempt's error, since the error codes of `wasi:http` cannot.
-    fn refuse(&self, what: &str, why: &str, error: Error) -> Error {
-        let why = self.shown(why, WHY_BYTES_MAX);
-        self.stdio.warn(&format!("{what} is refused: {why}"));
-        self.gate.refused(format!("{what}: {why}"));
-        error
+    /// Says why the request is refused or has failed, since the error codes of `wasi:http` cannot.
+    fn failures(&self, request: &Request<WasiBody>) -> Failures {
+        Failures::new(&self.name(request), self.policy.grants.clone(), self.gate.clone(), self.stdio.clone())
     }
 }
 
 /// Bytes of a request's name, of which the guest chooses the length.
 const NAME_BYTES_MAX: usize = 512;
-
-/// Bytes of the reason for a refusal: enough for the rule that would allow the request.
-const WHY_BYTES_MAX: usize = 1024;
-
-const NOT_PUBLIC: &str = "its address is not public, and the entry of http does not say private = true";
 
 /// The length that the guest's headers declare; 0 if they declare none.
 fn declared_length(headers: &HeaderMap) -> u64 {
@@ -202,7 +200,7 @@ impl Timeouts {
 /// A request that was checked, with everything to send it.
 struct Exchange {
     request: Request<Outbound>,
-    what: String,
+    failures: Failures,
     client: Client,
     permits: Arc<Semaphore>,
     /// Permits of the host, for all its plugins.
@@ -215,19 +213,19 @@ struct Exchange {
 impl Exchange {
     /// Waits for a permit, passes the gate, sends, and reads the head of the answer. Dropping it closes the connection.
     async fn run(self) -> Result<Response<WasiBody>, Error> {
-        let Self { request, what, client, permits, connections, timeouts, limits, gate } = self;
+        let Self { request, failures, client, permits, connections, timeouts, limits, gate } = self;
         // The semaphore is never closed, so this does not fail.
         let permit = permits.acquire_owned().await.map_err(|_| Error::ConnectionLimitReached)?;
         let connection = timeout(timeouts.connect, connections.acquire_owned()).await;
         let Ok(Ok(connection)) = connection else {
             let waited = timeouts.connect;
-            gate.refused(format!(
-                "{what}: plugins use all connections that the host has for them, and none was free within {waited:?} \
+            failures.failed(&format!(
+                "plugins use all connections that the host has for them, and none was free within {waited:?} \
                  (http_connect_timeout); raise the limit of open files"
             ));
             return Err(Error::ConnectionLimitReached);
         };
-        gate.request(EgressRequest { what: what.clone() }).await;
+        gate.request(EgressRequest { what: failures.what().to_owned() }).await;
         if let Some(reply) = gate.reply() {
             return replied(request, reply).await;
         }
@@ -235,28 +233,17 @@ impl Exchange {
         let sent = tokio::select! {
             biased;
             () = gate.finished() => return Err(Error::ConnectionTerminated),
-            sent = send(&client, request, &timeouts) => sent,
+            sent = send(&client, request, &timeouts, &failures) => sent,
         };
-        let response = sent.inspect_err(|error| {
-            let why = match error {
-                Error::DestinationIpProhibited => NOT_PUBLIC.to_owned(),
-                Error::ConnectionTimeout => {
-                    format!("no connection within {:?} (http_connect_timeout)", timeouts.connect)
-                }
-                Error::HttpResponseTimeout => {
-                    format!("no answer within {:?} (http_first_byte_timeout)", timeouts.first_byte)
-                }
-                _ => return,
-            };
-            gate.refused(format!("{what}: {why}"));
-        })?;
+        let response = sent?;
         let limit = limits.http_response_bytes;
         if response.body().size_hint().lower() > limit {
-            gate.refused(format!("{what}: the answer has more than {limit} bytes (http_response_bytes)"));
+            failures.refused(&format!("the answer has more than {limit} bytes (http_response_bytes)"));
             return Err(Error::HttpResponseBodySize(Some(limit)));
         }
-        Ok(response
-            .map(|body| Inbound::new(body, limit, timeouts.between_bytes, [permit, connection], gate).boxed_unsync()))
+        Ok(response.map(|body| {
+            Inbound::new(body, limit, timeouts.between_bytes, [permit, connection], failures).boxed_unsync()
+        }))
     }
 }
 
@@ -270,11 +257,12 @@ async fn replied(request: Request<Outbound>, Reply { status, body }: Reply) -> R
     Ok(response)
 }
 
-/// Sends a request. The connection, TLS included, and the answer have a time limit each.
+/// Sends a request. The connection, TLS included, and the answer have a time limit each. A failure is told.
 async fn send(
     client: &Client,
     mut request: Request<Outbound>,
     timeouts: &Timeouts,
+    failures: &Failures,
 ) -> Result<Response<hyper::body::Incoming>, Error> {
     let mut connection = capture_connection(&mut request);
     let mut exchange = pin!(client.request(request));
@@ -282,9 +270,24 @@ async fn send(
         let _ = connection.wait_for_connection_metadata().await;
     });
     let answer = match timeout(timeouts.connect, future::select(exchange.as_mut(), connected)).await {
-        Err(_) => return Err(Error::ConnectionTimeout),
+        Err(_) => {
+            failures.failed(&format!("no connection within {:?} (http_connect_timeout)", timeouts.connect));
+            return Err(Error::ConnectionTimeout);
+        }
         Ok(Either::Left((answer, _))) => answer,
-        Ok(Either::Right(_)) => timeout(timeouts.first_byte, exchange).await.map_err(|_| Error::HttpResponseTimeout)?,
+        Ok(Either::Right(_)) => {
+            let Ok(answer) = timeout(timeouts.first_byte, exchange).await else {
+                failures.failed(&format!("no answer within {:?} (http_first_byte_timeout)", timeouts.first_byte));
+                return Err(Error::HttpResponseTimeout);
+            };
+            answer
+        }
     };
-    answer.map_err(|error| client::code(&error))
+    answer.map_err(|error| {
+        let code = client::code(&error);
+        if let Some(why) = failure::why(&error, &code) {
+            failures.failed(&why);
+        }
+        code
+    })
 }
