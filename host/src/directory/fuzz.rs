@@ -65,7 +65,7 @@ fn fuzz_addresses() {
             if let (Some(location), Some((scheme, _))) = (&named, target.split_once("://"))
                 && scheme.starts_with("http")
             {
-                assert!(is_name(location.plugin) && location.version.is_none());
+                assert!(is_name(&location.plugin) && location.version.is_none());
                 if let Ok(branch) = http.branch(target) {
                     let host = place(&branch);
                     let (host, _) = host.rsplit_once(':').unwrap();

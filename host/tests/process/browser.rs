@@ -61,15 +61,15 @@ impl Pages {
         let router = Router::new()
             .route("/page", get(page))
             .route("/sandboxed", get(sandboxed))
-            .route("/result", post(Self::take_result))
+            .route("/result", post(async |State(pages): State<Self>, found: String| pages.take_result(&found)))
             .fallback(Self::pass_on)
             .with_state(pages.clone());
         tokio::spawn(async move { axum::serve(listener, router).await });
         pages
     }
 
-    async fn take_result(State(pages): State<Self>, found: String) {
-        *pages.found.lock().unwrap() = Some(serde_json::from_str(&found).unwrap());
+    fn take_result(&self, found: &str) {
+        *self.found.lock().unwrap() = Some(serde_json::from_str(found).unwrap());
     }
 
     async fn pass_on(State(pages): State<Self>, request: Request) -> Response {

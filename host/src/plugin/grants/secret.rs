@@ -80,6 +80,12 @@ impl Secret {
         }
     }
 
+    /// A secret of a test.
+    #[cfg(test)]
+    pub(super) fn new(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+
     /// The text itself, for the plugin.
     pub fn reveal(&self) -> &str {
         &self.0

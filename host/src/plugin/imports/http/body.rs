@@ -226,6 +226,7 @@ mod tests {
         let origin = Origin {
             plugin: "p".into(),
             grants: Arc::default(),
+            guest_log: Arc::default(),
             saga: Arc::new(saga),
             branch_op: BranchOp { step: 0, op: Op::Action },
             is_dry_run: true,

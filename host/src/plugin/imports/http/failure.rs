@@ -10,11 +10,9 @@ use crate::{
     causes,
     plugin::{
         grants::entry::Grants,
-        imports::{
-            output_gate::OutputGate,
-            stdio::{self, Stdio},
-        },
+        imports::{output_gate::OutputGate, stdio::Stdio},
     },
+    saga::text::escape,
 };
 
 /// Bytes of the head of an answer, and of the part of its body that is read ahead.
@@ -65,7 +63,7 @@ impl Failures {
     }
 
     fn shown(&self, why: &str) -> String {
-        stdio::escape(&self.grants.shown_with_host(why, WHY_BYTES_MAX)).into_owned()
+        escape(&self.grants.shown_with_host(why, WHY_BYTES_MAX)).into_owned()
     }
 }
 
