@@ -76,7 +76,8 @@ fn fuzz_addresses() {
                 }
             }
             if let Some(location) = Location::of(target, &routes, |_| false) {
-                assert!(target.starts_with("wasm://") || location.plugin == "pay");
+                let is_wasm = target.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("wasm://"));
+                assert!(is_wasm || location.plugin == "pay");
                 if let Ok(Some(digest)) = location.digest(target) {
                     assert!(target.contains(&crate::plugin::version(digest)));
                 }

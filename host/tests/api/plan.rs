@@ -164,7 +164,7 @@ async fn requests_are_announced_as_they_would_be_sent() {
     let log = seen.clone();
     let service = Router::new().fallback(move |method: Method, uri: Uri| async move {
         log.lock().unwrap().push(format!("{method} {uri}"));
-        r#"{"dtm_result":"SUCCESS"}"#
+        r#"{"dtm_result":"SUCCESS","result":1}"#
     });
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -101,8 +101,8 @@ async fn a_page_of_another_origin_or_under_another_name_reads_and_submits_nothin
     let navigation = with("Sec-Fetch-Site: cross-site\r\nSec-Fetch-Mode: navigate");
     assert_ne!(client.ask("GET /ui/ HTTP/1.1", &navigation, "").0, 403);
 
-    host.wait_for_log(&["WARN", "\"evil.example\" is not a known name", "host_names = [\"evil.example\"]"]).await;
-    let told = host.log().into_iter().filter(|line| line.contains("\"evil.example\" is not a known name")).count();
+    host.wait_for_log(&["WARN", r#"\"evil.example\" is not a known name"#, r#"host_names = [\"evil.example\"]"#]).await;
+    let told = host.log().into_iter().filter(|line| line.contains(r#"\"evil.example\" is not a known name"#)).count();
     assert_eq!(told, 1, "{}", host.log().join("\n"));
 }
 

@@ -67,7 +67,7 @@ async fn connections_and_answers_that_fail() {
         let header = format!("x: {}\r\n", "y".repeat(bytes));
         format!("HTTP/1.1 200 OK\r\n{}Content-Length: 0\r\n\r\n", header.repeat(count))
     };
-    let too_much = "the head of its answer has more than 65536 bytes or 1000 headers";
+    let too_much = "the head of its answer has more than 65536 bytes or 1024 headers";
     assert_said("http", &answering(headers(1_100, 1)).await, too_much).await;
     assert_said("http", &answering(headers(1, 1_000_000)).await, too_much).await;
     let plugins =
