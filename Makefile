@@ -65,7 +65,7 @@ test-readme: ## Run the commands of the README
 FUZZ_SECONDS := 300
 FUZZ := fuzz_
 fuzz: ## Run the fuzz targets for longer (options: FUZZ_SECONDS=300 FUZZ=fuzz_rules)
-	WASAGA_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release -p wasaga-store -p wasaga --lib -- --test-threads 1 $(FUZZ)
+	WASAGA_FUZZ_SECONDS=$(FUZZ_SECONDS) cargo test --release -p wasaga-store -p wasaga --lib -- --test-threads 2 $(FUZZ)
 
 bench: plugins fixtures ## Measure speed (needs wrk; options: BENCH="--quick --only c,d")
 	@cargo build --release -p wasaga --bin wasaga --example bench_peer

@@ -10,6 +10,8 @@
 //! Requests of plugins have rules of their own, by plugin; they share the last two.
 
 pub mod connector;
+#[cfg(test)]
+mod fuzz;
 pub mod public_address;
 pub mod rules;
 pub mod tls;

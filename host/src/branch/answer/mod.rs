@@ -6,6 +6,8 @@
 
 mod charset;
 mod coding;
+#[cfg(test)]
+mod fuzz;
 mod json;
 
 use std::borrow::Cow;

@@ -19,6 +19,8 @@
 //! - [`sections`]: the sections of a component
 
 mod counts;
+#[cfg(test)]
+mod fuzz;
 mod module;
 mod reader;
 mod refused;
