@@ -32,7 +32,7 @@ const CUT: &str = "…";
 
 /// Most texts that reveal the secrets of one step. With more, its branch's texts are hidden as a whole: the work of showing
 /// a saga grows with each.
-const TRACES_MAX: usize = 32;
+const TRACES_MAX: usize = 128;
 
 /// A setting: names of headers whose values are hidden, besides `Authorization`, `Cookie` and `Proxy-Authorization`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -133,15 +133,9 @@ impl<'a> Secrets<'a> {
         Self { definition, traces }
     }
 
-    /// A text as people may see it that comes from the branch of this step, or from any if there is no step.
+    /// A text as people may see it that comes from the branch of this step, or is none of a branch's.
     pub fn text<'t>(&self, step: Option<usize>, text: &'t str) -> Cow<'t, str> {
-        let mut traces: Vec<Cow<'_, str>> = self.traces.iter().map(Into::into).collect();
-        for op in [Op::Action, Op::Compensate] {
-            let target = step.map_or("", |step| self.definition.target(BranchOp { step, op }));
-            if let Some(userinfo) = userinfo(target).and_then(|place| target.get(place)) {
-                userinfo_traces(userinfo, &mut traces);
-            }
-        }
+        let traces = self.traces(step);
         if traces.len() > TRACES_MAX && !text.is_empty() {
             return HIDDEN.into();
         }
@@ -149,6 +143,35 @@ impl<'a> Secrets<'a> {
             Cow::Borrowed(text) => addresses(text),
             Cow::Owned(text) => addresses(&text).into_owned().into(),
         }
+    }
+
+    /// The output of the branch of this step as people may see it. An output is data, of which as little as may be is changed:
+    /// neither short secrets nor addresses of others are hidden.
+    pub fn output<'t>(&self, step: usize, output: &'t str) -> Cow<'t, str> {
+        let mut traces = self.traces(Some(step));
+        traces.retain(|trace| trace.len() >= PART_BYTES_MIN);
+        if traces.is_empty() {
+            return output.into();
+        }
+        // With something behind it, its end is not taken for a secret that was cut off.
+        let whole = format!("{output}\n");
+        match hide(&traces, &whole) {
+            Cow::Borrowed(_) => output.into(),
+            Cow::Owned(shown) if shown == whole => output.into(),
+            Cow::Owned(shown) => shown.strip_suffix('\n').unwrap_or(&shown).to_owned().into(),
+        }
+    }
+
+    /// What reveals a secret that the branch of this step has been sent.
+    fn traces(&self, step: Option<usize>) -> Vec<Cow<'_, str>> {
+        let mut traces: Vec<Cow<'_, str>> = self.traces.iter().map(Into::into).collect();
+        for op in [Op::Action, Op::Compensate] {
+            let target = step.map_or("", |step| self.definition.target(BranchOp { step, op }));
+            if let Some(userinfo) = userinfo(target).and_then(|place| target.get(place)) {
+                userinfo_traces(userinfo, &mut traces);
+            }
+        }
+        traces
     }
 }
 
@@ -194,7 +217,7 @@ fn userinfo(address: &str) -> Option<Range<usize>> {
     let authority = rest.split(['/', '\\', '?', '#']).next().unwrap_or_default();
     let (userinfo, _) = authority.rsplit_once('@')?;
     let start = address.len() - rest.len();
-    (!is_empty(userinfo) && scheme != "wasm").then(|| start..start + userinfo.len())
+    (!is_empty(userinfo) && !scheme.eq_ignore_ascii_case("wasm")).then(|| start..start + userinfo.len())
 }
 
 /// Whether a userinfo names nobody.

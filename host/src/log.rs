@@ -6,7 +6,10 @@
 mod line;
 mod queue;
 
-use std::io::{self, IsTerminal};
+use std::{
+    io::{self, IsTerminal},
+    panic::{self, PanicHookInfo},
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -39,5 +42,12 @@ pub fn start(settings: &Log) -> Result<Guard, Error> {
         .with_writer(queue)
         .try_init()
         .map_err(Error::Started)?;
+    panic::set_hook(Box::new(log_panic));
     Ok(guard)
+}
+
+/// Panics are lines as all others: by default they are written past the queue, raw.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let (message, place) = (panic.payload_as_str().unwrap_or_default(), panic.location().map(ToString::to_string));
+    tracing::error!(message_of_panic = message, place, "a task of the host has panicked: this is a fault of Wasaga");
 }

@@ -30,7 +30,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use self::holders::Holders;
-pub use self::share::{Holder, Reserved, Share};
+pub use self::{
+    machine::memory as of_machine,
+    share::{Holder, Reserved, Share},
+};
 
 /// The settings of memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

@@ -4,7 +4,7 @@
 //! outcomes its `GrpcError2DtmError` (`client/dtmgrpc/type.go`). The payload is the encoded message of the request, so the
 //! definition of the service is not needed. A message is read to its end, gzip and deflate decoded, before its status counts.
 
-use std::{error, sync::Arc, time::Duration};
+use std::{error, sync::Arc};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use bytes::{Buf, BufMut, Bytes};
@@ -28,24 +28,17 @@ use tonic::{
 use super::{
     Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, answer,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
-    transport::ANSWER_HEADER_LIST_BYTES_MAX,
+    transport::{ANSWER_HEADER_LIST_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT},
 };
 use crate::{
     causes,
     egress::{
         connector::{Connector, refusal},
-        rules::{Refused, Rules},
+        rules::{self, Refused, Rules},
     },
     hidden,
     saga::Gid,
 };
-
-/// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
-/// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
-const PING_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Time that the response to a ping may take before the connection is closed.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The host's gRPC client: one connection for each service, which all its calls share. Clones share them.
 #[derive(Clone)]
@@ -87,6 +80,10 @@ impl Client {
         // The parser also takes a user, and brackets within a name, which it cuts off.
         let port = server.port_u16().filter(|port| server.as_str() == format!("{}:{port}", server.host()));
         let Some(port) = port else { return Err(malformed()) };
+        // Only addresses have brackets.
+        if server.host().starts_with('[') && rules::literal(server.host()).is_none() {
+            return Err(malformed());
+        }
         if service.is_empty() || name.is_empty() || name.contains(['/', '?', '#']) {
             return Err(malformed());
         }

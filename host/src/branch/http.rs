@@ -8,9 +8,11 @@ use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method,
-    header::{CONTENT_LENGTH, HOST, InvalidHeaderValue, TRAILER, TRANSFER_ENCODING},
+    HeaderMap, HeaderName, HeaderValue, Method, Response, Version,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, InvalidHeaderValue, TRAILER, TRANSFER_ENCODING},
 };
+use http_body_util::BodyExt as _;
+use hyper::body::{Body as _, Incoming};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -258,10 +260,15 @@ impl HttpBranch {
         };
         let headers = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let response = self.client.transport.send(Outgoing { method, url, headers, body }).await?;
-        let answer = read(response, self.client.response_bytes_max)
-            .await
-            .map_err(|error| causes::in_one_line(&error.without_url()))?;
-        Ok(answer::verdict(&answer, self.client.rules(call, json_rpc_method.is_some())).into())
+        let answer = read(response, self.client.response_bytes_max).await?;
+        let rules = self.client.rules(call, json_rpc_method.is_some());
+        let is_coded = [CONTENT_ENCODING, TRANSFER_ENCODING].iter().any(|header| answer.headers.contains_key(header));
+        if !is_coded {
+            return Ok(answer::verdict(&answer, rules).into());
+        }
+        // Little in a coding can be much work, which must not keep others waiting.
+        let verdict = tokio::task::spawn_blocking(move || answer::verdict(&answer, rules)).await;
+        verdict.map(Into::into).map_err(|_| "the answer could not be decoded: see the log".to_owned())
     }
 
     /// The method, if the call is JSON-RPC: the saga's protocol is `json-rpc` and the address has a parameter `method`.
@@ -292,16 +299,21 @@ pub(super) async fn within_timeout(call: &Call, exchange: impl Future<Output = R
 }
 
 /// Reads at most `bytes_max` of the body, which bounds the memory for a body without end.
-async fn read(mut response: reqwest::Response, bytes_max: usize) -> Result<Answer, reqwest::Error> {
-    let headers = std::mem::take(response.headers_mut());
-    let mut answer = Answer { status: response.status(), headers, body: Vec::new(), is_cut: false };
-    while let Some(chunk) = response.chunk().await? {
+async fn read(response: Response<Incoming>, bytes_max: usize) -> Result<Answer, String> {
+    let (head, mut body) = response.into_parts();
+    let mut answer = Answer { status: head.status, headers: head.headers, body: Vec::new(), is_cut: false };
+    while let Some(frame) = body.frame().await {
+        let Ok(chunk) = frame.map_err(|error| causes::in_one_line(&error))?.into_data() else { continue };
         answer.body.extend_from_slice(&chunk);
         if answer.body.len() > bytes_max {
             answer.body.truncate(bytes_max);
             answer.is_cut = true;
-            break;
+            return Ok(answer);
         }
+    }
+    // A stream that the service resets without an error ends here too, and not by its own end.
+    if head.version == Version::HTTP_2 && !body.is_end_stream() {
+        return Err("the answer was cut off: the service has reset the stream before its end".to_owned());
     }
     Ok(answer)
 }

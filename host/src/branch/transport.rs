@@ -34,6 +34,13 @@ pub const ANSWER_HEADERS_MAX: usize = 1024;
 /// bytes each. Over HTTP/1 `hyper` takes about 400 KiB.
 pub(super) const ANSWER_HEADER_LIST_BYTES_MAX: u32 = 256 << 10;
 
+/// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
+/// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time that the response to a ping may take before the connection is closed.
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A pool of connections that all HTTP branches share. Clones share it.
 #[derive(Clone)]
 pub(super) struct Transport {
@@ -75,6 +82,8 @@ impl Transport {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(settings.pool_idle_timeout)
             .pool_max_idle_per_host(settings.pool_idle_per_host_max)
+            .http2_keep_alive_interval(PING_INTERVAL)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
             .http1_max_headers(ANSWER_HEADERS_MAX)
             .http2_max_header_list_size(ANSWER_HEADER_LIST_BYTES_MAX)
             .build(Timed::new(connector, settings.connect_timeout));
@@ -87,12 +96,12 @@ impl Transport {
     ///
     /// A target on another host, port or scheme gets neither the saga's headers nor its credentials, nor does any target
     /// after it.
-    pub async fn send(&self, outgoing: Outgoing) -> Result<reqwest::Response, String> {
+    pub async fn send(&self, outgoing: Outgoing) -> Result<Response<Incoming>, String> {
         let Outgoing { mut method, mut url, headers, mut body } = outgoing;
         let mut headers = self.headers(&url, headers);
         for _ in 0..=self.redirects_max {
             let response = self.exchange(&method, &url, headers.clone(), body.clone()).await?;
-            let Some(next) = target(&url, &response) else { return Ok(response.map(reqwest::Body::wrap).into()) };
+            let Some(next) = target(&url, &response) else { return Ok(response) };
             if !matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT) {
                 if method != Method::HEAD {
                     method = Method::GET;

@@ -281,6 +281,7 @@ impl Rules {
     ///
     /// `host` is that of an address; IPv6 addresses are in brackets.
     pub fn check(&self, host: &str, port: u16) -> Result<(), Refused> {
+        let host = unbracketed(host);
         if let Some(address) = literal(host) {
             return self.check_address(host, port, address);
         }
@@ -305,6 +306,7 @@ impl Rules {
 
     /// Checks an address that is about to be connected to: that of a host of this name, or the host itself.
     pub fn check_address(&self, host: &str, port: u16, address: IpAddr) -> Result<(), Refused> {
+        let host = unbracketed(host);
         let address = address.to_canonical();
         let other = other_meaning(address);
         let socket = || SocketAddr::new(address, port).to_string();
@@ -352,6 +354,12 @@ pub fn is_localhost(name: &str) -> bool {
     last.eq_ignore_ascii_case("localhost")
 }
 
+/// A name without brackets, which connectors take off before they look a name up. Addresses keep theirs.
+fn unbracketed(host: &str) -> &str {
+    let name = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    name.filter(|name| name.parse::<Ipv6Addr>().is_err()).unwrap_or(host)
+}
+
 /// Whether a name is read as an IPv4 address by those who parse addresses (WHATWG's URL standard): `127.1`, `0x7f000001`.
 pub fn is_ipv4_address(name: &str) -> bool {
     matches!(Host::parse(name), Ok(Host::Ipv4(_)))
@@ -368,10 +376,12 @@ fn is_reserved(address: IpAddr) -> bool {
             address.is_link_local() || METADATA.contains(&address)
         }
         IpAddr::V6(address) => match address.segments() {
-            // AWS, Google Cloud, Oracle Cloud.
-            [0xfd00, 0xec2, ..] | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254] | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => {
-                true
-            }
+            // AWS, Google Cloud, Oracle Cloud, Scaleway; networks that translate to IPv4 addresses in several ways (RFC 8215).
+            [0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42]
+            | [0x64, 0xff9b, 1, ..]
+            | [0xfd00, 0xec2, ..]
+            | [0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254]
+            | [0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => true,
             _ => address.is_unicast_link_local(),
         },
     }

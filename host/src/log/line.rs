@@ -224,6 +224,14 @@ impl<W: Write> Visit for Fields<'_, W> {
         self.put(name(field), Value::Plain(&value));
     }
 
+    fn record_i128(&mut self, field: &Field, value: i128) {
+        self.put(name(field), Value::Plain(&value));
+    }
+
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.put(name(field), Value::Plain(&value));
+    }
+
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.put(name(field), Value::Plain(&value));
     }

@@ -73,7 +73,14 @@ impl Queue {
     pub fn start(to: impl Write + Send + 'static, format: Format) -> io::Result<(Self, Guard)> {
         let (messages, waiting) = mpsc::sync_channel(LINES_MAX);
         let counts = Arc::new(Counts::default());
-        let writer = Writer { to, format, counts: counts.clone(), batch: Vec::new(), last_note: Instant::now() };
+        let writer = Writer {
+            to,
+            format,
+            counts: counts.clone(),
+            batch: Vec::new(),
+            is_within_line: false,
+            last_note: Instant::now(),
+        };
         thread::Builder::new().name("log".to_owned()).spawn(move || writer.run(&waiting))?;
         Ok((Self { messages: messages.clone(), counts }, Guard(messages)))
     }
@@ -121,16 +128,42 @@ impl Write for Line<'_> {
     }
 }
 
+/// Pause after which a write is tried again that would have blocked.
+const WRITE_PAUSE: Duration = Duration::from_millis(10);
+
 /// The thread's side.
 struct Writer<W> {
     to: W,
     format: Format,
     counts: Arc<Counts>,
     batch: Vec<u8>,
+    /// The last write ended before its end.
+    is_within_line: bool,
     last_note: Instant,
 }
 
 impl<W: Write> Writer<W> {
+    /// Writes the batch. If not all could be written, returns how many lines are lost.
+    fn write_batch(&mut self) -> Option<u64> {
+        if self.is_within_line && !self.batch.is_empty() {
+            self.batch.insert(0, b'\n');
+        }
+        let mut rest = &*self.batch;
+        while !rest.is_empty() {
+            match self.to.write(rest) {
+                Ok(0) => break,
+                Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A program that shares the other end has set it so.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(WRITE_PAUSE),
+                // If standard error is closed, nobody is left to tell.
+                Err(_) => break,
+            }
+        }
+        let _ = self.to.flush();
+        (!rest.is_empty()).then(|| rest.split(|byte| *byte == b'\n').count() as u64 - 1)
+    }
+
     fn run(mut self, waiting: &Receiver<Message>) {
         loop {
             let message = match waiting.try_recv() {
@@ -176,8 +209,9 @@ impl<W: Write> Writer<W> {
     }
 
     fn write(&mut self) {
-        // If standard error is closed, nobody is left to tell.
-        let _ = self.to.write_all(&self.batch).and_then(|()| self.to.flush());
+        let lost = self.write_batch();
+        self.is_within_line = lost.is_some();
+        self.counts.host_dropped.fetch_add(lost.unwrap_or_default(), Relaxed);
         self.batch.clear();
         self.batch.shrink_to(BATCH_BYTES * 2);
     }
@@ -227,6 +261,48 @@ mod tests {
         let dropped = LINES_MAX * 2 - count("guest");
         let notes: Vec<_> = text.lines().filter(|line| line.contains("were dropped")).collect();
         assert!(notes.len() == 1 && notes[0].contains(&format!("of_the_host=0 of_guests={dropped} ")), "{notes:?}");
+    }
+
+    /// Writes at most ten bytes at a time, and fails as it is told.
+    struct Failing {
+        errors: Vec<Option<io::ErrorKind>>,
+        written: mpsc::Sender<Vec<u8>>,
+    }
+
+    impl Write for Failing {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if let Some(Some(error)) = self.errors.pop() {
+                return Err(error.into());
+            }
+            let bytes = &bytes[..bytes.len().min(10)];
+            let _ = self.written.send(bytes.to_vec());
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_write_that_fails_counts_its_lines_and_one_that_would_block_goes_on() {
+        let (written, lines) = mpsc::channel();
+        // From the end: two parts are written, one would block, one fails for good.
+        let errors = vec![Some(io::ErrorKind::StorageFull), Some(io::ErrorKind::WouldBlock), None, None];
+        let mut writer = Writer {
+            to: Failing { errors, written },
+            format: Format::Json,
+            counts: Arc::default(),
+            batch: b"first line\nsecond line\nthird line\n".to_vec(),
+            is_within_line: false,
+            last_note: Instant::now(),
+        };
+        writer.write();
+        assert_eq!(writer.counts.host_dropped.load(Relaxed), 2);
+        writer.batch.extend_from_slice(b"fourth\n");
+        writer.write();
+        let text = String::from_utf8(lines.try_iter().flatten().collect()).unwrap();
+        assert_eq!(text, "first line\nsecond li\nfourth\n");
     }
 
     #[test]

@@ -12,7 +12,10 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 use wasmtime::ResourceLimiter;
 
-use crate::{memory::Reserved, store::sync::lock};
+use crate::{
+    memory::{self, Reserved},
+    store::sync::lock,
+};
 
 /// Limits of everything that a guest could otherwise use without bound. CPU time has no limit but is shared: see
 /// [`scheduler`](super::sandbox::scheduler).
@@ -134,6 +137,14 @@ pub struct CompileLimits {
     /// Time of a clock, which is longer on a busy machine.
     #[serde(with = "duration")]
     pub time: Duration,
+}
+
+impl CompileLimits {
+    /// Bytes of memory, but no more than three quarters of what the machine or the control group has: beyond that the system
+    /// might end the host instead.
+    pub fn memory_bytes_here(&self) -> u64 {
+        memory::of_machine().map_or(self.memory_bytes, |bytes| self.memory_bytes.min(bytes / 4 * 3))
+    }
 }
 
 impl Default for CompileLimits {

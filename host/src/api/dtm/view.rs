@@ -341,7 +341,7 @@ impl<'a> Branch<'a> {
             finish_time: state.updated_at.filter(|_| !state.is_pending()).map(Time),
             attempts: state.attempts.into(),
             error: error.map(text),
-            output: output.map(text),
+            output: output.map(|output| secrets.output(branch_op.step, output)),
         }
     }
 }

@@ -181,7 +181,8 @@ impl<'a> Act<'a> {
             |outcome, key, text: &'a str| Self { outcome, text: [(key, shown(text))].into(), ..Self::default() };
         let Self { outcome, output, retry_after_ms, text, .. } = match &act.ending {
             plan::Ending::Verdict(Verdict::Succeeded { output }) => {
-                Self { outcome: "succeeded", output: output.as_deref().map(shown).map(Output), ..Self::default() }
+                let shown = |output: &'a str| Output(secrets.output(act.branch_op.step, output));
+                Self { outcome: "succeeded", output: output.as_deref().map(shown), ..Self::default() }
             }
             plan::Ending::Verdict(Verdict::Ongoing { retry_after }) => {
                 let retry_after_ms = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));

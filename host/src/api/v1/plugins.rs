@@ -15,7 +15,11 @@ use crate::{
     api::{body::Body, context::Context, error::Error, json},
     branch::{Containment, Destination},
     plugin::{ComponentError, InvalidName, Known, Plugin, Published, Refused},
+    saga::text,
 };
+
+/// Longest reason of a refused component in a list, in bytes: some name all that a component exports.
+const REASON_BYTES_MAX: usize = 1024;
 
 /// The body of `GET /api/v1/plugins`:
 ///
@@ -35,7 +39,7 @@ pub async fn list(State(context): State<Context>) -> Response {
     let plugins = context.plugins();
     let refused = |refused: &Arc<Refused>| RefusedView {
         file: refused.file.file_name().unwrap_or(refused.file.as_os_str()).to_string_lossy().into_owned(),
-        error: refused.error.to_string(),
+        error: text::cut(&refused.error.to_string(), REASON_BYTES_MAX).into_owned(),
     };
     let refused = plugins.refused().iter().map(refused).collect();
     json::response(StatusCode::OK, json::encode(&ListView { plugins: views(&context), refused }))

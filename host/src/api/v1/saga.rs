@@ -103,7 +103,7 @@ impl<'a> Operation<'a> {
             attempts: state.attempts,
             updated_at: state.updated_at.map(Time),
             retry_at: state.retry_at.filter(|_| state.is_pending() && !saga.status().is_finished()).map(Time),
-            state: State::new(state, |text| secrets.text(Some(branch_op.step), text)),
+            state: State::new(state, secrets, branch_op.step),
         }
     }
 }
@@ -126,10 +126,14 @@ enum State<'a> {
 }
 
 impl<'a> State<'a> {
-    fn new(state: &'a OpState, shown: impl Fn(&'a str) -> Cow<'a, str>) -> Self {
+    fn new(state: &'a OpState, secrets: &Secrets<'_>, step: usize) -> Self {
+        let shown = |text: &'a str| secrets.text(Some(step), text);
         match &state.progress {
             Progress::Pending => Self::Pending { error: state.last_error.as_deref().map(shown) },
-            Progress::Succeeded { output } => Self::Succeeded { output: output.as_deref().map(shown).map(Output) },
+            Progress::Succeeded { output } => {
+                let shown = |output: &'a str| Output(secrets.output(step, output));
+                Self::Succeeded { output: output.as_deref().map(shown) }
+            }
             Progress::Rejected { reason } => Self::Rejected { reason: shown(reason) },
             Progress::Skipped => Self::NotNeeded,
         }

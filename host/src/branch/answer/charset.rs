@@ -35,7 +35,8 @@ fn declared(headers: &HeaderMap) -> Result<Option<String>, String> {
     let mut declared: Option<String> = None;
     for value in headers.get_all(CONTENT_TYPE) {
         let value = String::from_utf8_lossy(value.as_bytes());
-        for parameter in value.split(';').skip(1) {
+        // A proxy that folds several headers into one separates them by commas.
+        for parameter in value.split([';', ',']).skip(1) {
             let (name, charset) = parameter.split_once('=').unwrap_or_default();
             let charset = charset.trim().trim_matches(['"', '\'']).trim().to_ascii_lowercase();
             if !name.trim().eq_ignore_ascii_case("charset") || charset.is_empty() {

@@ -15,7 +15,7 @@ use http::{
 };
 
 /// Most codings of one answer, one upon the other: as many as curl decodes.
-const CODINGS_MAX: usize = 5;
+const CODINGS_MAX: usize = 2;
 
 /// Longest name of a coding in an error, in characters.
 const NAME_CHARS_MAX: usize = 64;
@@ -63,16 +63,24 @@ impl Coding {
 /// The codings of an answer, in the order in which they were applied. The error names one that cannot be decoded.
 pub fn codings(headers: &HeaderMap) -> Result<Vec<Coding>, String> {
     let mut codings = Vec::new();
+    let mut is_chunked = false;
     for header in [CONTENT_ENCODING, TRANSFER_ENCODING] {
         for value in headers.get_all(&header) {
             let value = String::from_utf8_lossy(value.as_bytes());
             // A transfer coding may have parameters.
             let names = value.split(',').map(|element| element.split(';').next().unwrap_or_default().trim());
             for name in names {
+                if is_chunked && !name.is_empty() {
+                    // What stands behind it has not been taken off with the framing.
+                    return Err("the answer cannot be read: chunked is not the last of its transfer codings".to_owned());
+                }
                 codings.push(match name.to_ascii_lowercase().as_str() {
                     "" | "identity" => continue,
                     // Taken off with the rest of the framing.
-                    "chunked" if header == TRANSFER_ENCODING => continue,
+                    "chunked" if header == TRANSFER_ENCODING => {
+                        is_chunked = true;
+                        continue;
+                    }
                     "gzip" | "x-gzip" => Coding::Gzip,
                     "deflate" => Coding::Deflate,
                     "br" => Coding::Brotli,

@@ -27,6 +27,12 @@ pub enum DtmResult {
 pub fn dtm_result(body: &str) -> Result<Option<DtmResult>, String> {
     let is_blank = |c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}';
     if !body.trim_start_matches(is_blank).starts_with('{') {
+        if body.contains("dtm_result") {
+            return Err(
+                "the answer cannot be read: something stands before its JSON object, or it is in an array or a text"
+                    .into(),
+            );
+        }
         return Ok(None);
     }
     let unreadable = |error| format!("the answer cannot be read: its JSON is damaged: {error}");

@@ -178,7 +178,7 @@ impl Stdio {
         lines.collect::<Vec<_>>().join(" | ")
     }
 
-    /// Logs a warning of the host about the guest, from the guest's budget. The caller has redacted the text.
+    /// Logs a warning of the host about the guest, from the guest's budget.
     pub fn warn(&self, text: &str) {
         if let Some(mut streams) = self.open() {
             streams.warn(text);
@@ -292,7 +292,7 @@ impl Streams {
 
     fn warn(&mut self, text: &str) {
         if self.takes(text.len() + LINE_OVERHEAD_BYTES, text) {
-            self.origin.log(Level::Warn, None, text);
+            self.origin.log(Level::Warn, None, &self.origin.shown(text, usize::MAX));
         }
     }
 

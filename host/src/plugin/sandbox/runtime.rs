@@ -7,7 +7,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, mpsc},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -43,6 +43,9 @@ use crate::{
     saga::Digest,
     store::sync::lock,
 };
+
+/// An invalid component whose compilation took longer is remembered, so that it costs that time once.
+const CHEAP: Duration = Duration::from_secs(2);
 
 /// How guests are run.
 #[derive(Clone, Debug)]
@@ -274,17 +277,22 @@ impl Runtime {
             let compiled = self.0.compilers.run(|| Component::from_binary(engine, bytes));
             return Ok((compiled.map_err(|error| Fault::Invalid(format!("{error:#}")))?, None));
         };
+        let refused = || match refusals.find(digest, limits) {
+            Some(reason) => Err(Fault::Refused(compile::Refusal { reason, is_lasting: true })),
+            None => Ok(()),
+        };
+        // Not behind what is being compiled; and once more, as that may have been the same component.
+        refused()?;
         let _one_at_a_time = lock(&self.0.compiling);
-        if let Some(reason) = refusals.find(digest, limits) {
-            return Err(Fault::Refused(compile::Refusal { reason, is_lasting: true }));
-        }
+        refused()?;
+        let started = Instant::now();
         let scratch = env::temp_dir();
         let dir = self.cache().map_or(&*scratch, Cache::dir);
         let compiled = compile::in_child(program, &self.0.limits, limits, dir, bytes);
-        let (entry, cost) = compiled.inspect_err(|fault| {
-            if let Fault::Refused(refusal) = fault {
-                refusals.remember(digest, *limits, &refusal.reason, refusal.is_lasting);
-            }
+        let (entry, cost) = compiled.inspect_err(|fault| match fault {
+            Fault::Refused(refusal) => refusals.remember(digest, *limits, &refusal.reason, refusal.is_lasting),
+            Fault::Invalid(detail) if started.elapsed() > CHEAP => refusals.remember(digest, *limits, detail, true),
+            _ => {}
         })?;
         debug!(%digest, cpu = ?cost.cpu, memory_bytes = cost.memory_bytes, "component compiled");
         let name = cache::entry_name(digest, cache::compatibility(engine));

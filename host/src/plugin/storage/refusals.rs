@@ -10,7 +10,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
@@ -19,8 +19,12 @@ use wasmtime::Engine;
 use super::cache::compatibility;
 use crate::{files::write_durably, plugin::limits::CompileLimits, saga::Digest, store::sync::lock};
 
-/// Refusals that are remembered; of more, the oldest is forgotten. A forgotten one costs one more compilation.
+/// Refusals that are remembered: of more in the folder the oldest is forgotten, of more in memory all. A forgotten one costs one
+/// more compilation.
 const REFUSALS_MAX: usize = 256;
+
+/// How long a refusal counts whose reason may not lie in the component, as when the system ends the compiler.
+const DOUBTFUL_FOR: Duration = Duration::from_mins(10);
 
 /// The ending of a file's name.
 const SUFFIX: &str = ".refused";
@@ -29,7 +33,8 @@ const SUFFIX: &str = ".refused";
 pub struct Refusals {
     dir: Option<PathBuf>,
     compatibility: u64,
-    recent: Mutex<HashMap<Digest, Refusal>>,
+    /// With the time of those that do not last.
+    recent: Mutex<HashMap<Digest, (Refusal, Option<Instant>)>>,
 }
 
 /// Why a component is not compiled again, and under which limits.
@@ -47,13 +52,15 @@ impl Refusals {
 
     /// Why this component was refused under these limits, if it was.
     pub fn find(&self, digest: Digest, limits: &CompileLimits) -> Option<String> {
-        let known = lock(&self.recent).get(&digest).cloned();
+        let is_valid = |since: &Option<Instant>| since.is_none_or(|since| since.elapsed() < DOUBTFUL_FOR);
+        let known =
+            lock(&self.recent).get(&digest).filter(|(_, since)| is_valid(since)).map(|(refusal, _)| refusal.clone());
         // A file that cannot be read is as good as none: the component is refused again.
         let read = || serde_json::from_slice(&fs::read(self.path(digest)?).ok()?).ok();
         known.or_else(read).filter(|refusal| refusal.limits == *limits).map(|refusal| refusal.reason)
     }
 
-    /// Remembers why a component is refused. `is_lasting`: also for the next host.
+    /// Remembers why a component is refused. `is_lasting`: without end and also for the next host, not for [`DOUBTFUL_FOR`].
     pub fn remember(&self, digest: Digest, limits: CompileLimits, reason: &str, is_lasting: bool) {
         let refusal = Refusal { limits, reason: reason.to_owned() };
         if is_lasting && let Err(error) = self.write(digest, &refusal) {
@@ -63,7 +70,7 @@ impl Refusals {
         if recent.len() >= REFUSALS_MAX {
             recent.clear();
         }
-        recent.insert(digest, refusal);
+        recent.insert(digest, (refusal, (!is_lasting).then(Instant::now)));
     }
 
     fn write(&self, digest: Digest, refusal: &Refusal) -> io::Result<()> {

@@ -27,8 +27,8 @@ pub mod limits {
     pub const DATA_SEGMENTS: u32 = 100_000;
     /// Bytes of the code of one function.
     pub const FUNCTION_BYTES: u32 = 1 << 20;
-    /// Local variables of one function.
-    pub const LOCALS: u64 = 10_000;
+    /// Local variables of one function: as many as engines take, for compilers without optimisation make many.
+    pub const LOCALS: u64 = 50_000;
 }
 
 /// How many things of each kind there are so far.

@@ -110,7 +110,7 @@ fn of_tls(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
     let rustls::Error::InvalidCertificate(error) = error else { return None };
     Some(match error {
         CertificateError::UnknownIssuer => {
-            "its issuer is none that this machine trusts: install the issuer's certificate, or name it with SSL_CERT_FILE"
+            "its issuer is none that this machine trusts: install the issuer's certificate, or name it in ca_file under [http]"
         }
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rayon::ThreadPoolBuilder;
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use wasmtime::{Engine, component::Component};
 
 use super::{
@@ -78,7 +78,9 @@ fn limit(cpu: Duration) -> io::Result<()> {
     }
     let seconds = cpu.as_secs().max(1);
     // At the first limit the process ends with the signal that names it.
-    setrlimit(Resource::Cpu, Rlimit { current: Some(seconds), maximum: Some(seconds.saturating_add(5)) })?;
+    let hard = getrlimit(Resource::Cpu).maximum.unwrap_or(u64::MAX);
+    let maximum = seconds.saturating_add(5).min(hard);
+    setrlimit(Resource::Cpu, Rlimit { current: Some(seconds.min(maximum)), maximum: Some(maximum) })?;
     // A crash is expected, and its image is of no use.
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())

@@ -20,6 +20,12 @@ use crate::{
     plugin::limits::{CompileLimits, Limits},
 };
 
+/// Compiled code is mostly two or three times as long as the component. What is longer than this many times, and
+/// [`CODE_BYTES`] more, is not kept in the host's memory.
+const CODE_FACTOR: u64 = 8;
+/// See [`CODE_FACTOR`], in bytes.
+const CODE_BYTES: u64 = 64 << 20;
+
 /// Where components are compiled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compiler {
@@ -63,7 +69,16 @@ pub fn in_child(
         failed(format!("the compiler {} is no wasaga of this version: it wrote {last:?}", program.display()))
     })?;
     match report.outcome {
-        Outcome::Compiled => Ok((read(&mut files.entry).map_err(Fault::System)?, report.cost)),
+        Outcome::Compiled => {
+            let length = files.entry.metadata().map_err(Fault::System)?.len();
+            let most = (bytes.len() as u64).saturating_mul(CODE_FACTOR).saturating_add(CODE_BYTES);
+            if length > most {
+                let reason =
+                    format!("its compiled code has {length} bytes, the limit for a component of its size is {most}");
+                return Err(Fault::Refused(Refusal { reason, is_lasting: true }));
+            }
+            Ok((read(&mut files.entry).map_err(Fault::System)?, report.cost))
+        }
         Outcome::Invalid(detail) => Err(Fault::Invalid(detail)),
         Outcome::Failed(why) => Err(failed(format!("the compiler failed: {why}"))),
     }
@@ -108,6 +123,9 @@ fn read(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// How the last line of a program begins that the system has refused memory.
+const NO_MEMORY: &str = "memory allocation of";
+
 /// Exit status of a Rust program that has panicked.
 const PANICKED: i32 = 101;
 
@@ -123,7 +141,7 @@ fn fault(status: ExitStatus, last: &str, compile: &CompileLimits) -> Fault {
             Some(Signal::ABORT | Signal::BUS | Signal::FPE | Signal::ILL | Signal::SEGV | Signal::SYS | Signal::TRAP),
             _,
         )
-        | (None, Some(PANICKED)) => crashed(true),
+        | (None, Some(PANICKED)) => crashed(!last.starts_with(NO_MEMORY)),
         // By the system for want of memory, or by a person.
         (Some(Signal::KILL), _) => crashed(false),
         _ => Fault::System(io::Error::other(format!("the compiler ended with {status}: {last}"))),

@@ -26,17 +26,31 @@ impl Exceeded {
     pub fn refusal(self, limits: &CompileLimits) -> Refusal {
         let reason = match self {
             Self::Memory => {
-                format!("takes more than {} bytes of memory ([plugins.compile] memory_bytes)", limits.memory_bytes)
+                format!(
+                    "takes more than {} bytes of memory ([plugins.compile] memory_bytes, at most three quarters of what there is)",
+                    limits.memory_bytes_here()
+                )
             }
             Self::Cpu => format!("takes more than {:?} of processor time ([plugins.compile] cpu)", limits.cpu),
             Self::Time => format!("takes longer than {:?} ([plugins.compile] time)", limits.time),
         };
-        Refusal { reason, is_lasting: true }
+        // Time says little of the component: the machine may have been busy or suspended.
+        Refusal { reason, is_lasting: self != Self::Time }
     }
 }
 
 /// Waits for the end of a process, and ends it when it exceeds its memory or its time; it limits its processor time itself.
 pub fn watch(child: &mut Child, limits: &CompileLimits) -> io::Result<(ExitStatus, Option<Exceeded>)> {
+    let watched = watch_to_end(child, limits);
+    if watched.is_err() {
+        // It must not go on unwatched; if it has ended, this says so.
+        let _ = child.kill();
+    }
+    watched
+}
+
+fn watch_to_end(child: &mut Child, limits: &CompileLimits) -> io::Result<(ExitStatus, Option<Exceeded>)> {
+    let memory_bytes = limits.memory_bytes_here();
     let started = Instant::now();
     // A small component is compiled in a few milliseconds.
     let mut pause = Duration::from_millis(1);
@@ -46,7 +60,7 @@ pub fn watch(child: &mut Child, limits: &CompileLimits) -> io::Result<(ExitStatu
         }
         let exceeded = if started.elapsed() > limits.time {
             Some(Exceeded::Time)
-        } else if memory_peak(&child.id().to_string()).is_some_and(|bytes| bytes > limits.memory_bytes) {
+        } else if memory_peak(&child.id().to_string()).is_some_and(|bytes| bytes > memory_bytes) {
             Some(Exceeded::Memory)
         } else {
             None
