@@ -2,6 +2,7 @@
 
 mod authorities;
 mod destinations;
+mod http2;
 
 use std::{
     convert::Infallible,

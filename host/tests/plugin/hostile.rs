@@ -154,7 +154,7 @@ fn compiling_that_takes_too_long_is_ended() {
     let error = host.load(&component("plugins", "service-a")).err().unwrap().to_string();
     assert!(error.contains("longer than 50ms ([plugins.compile] time)"), "{error}");
     assert!(started.elapsed() < PATIENCE);
-    assert_eq!(host.refusals(), 1);
+    assert_eq!(host.refusals(), 0, "the machine may have been busy: the next start tries again");
 }
 
 /// A crash is of the component; what a person or the system does to the compiler is not.

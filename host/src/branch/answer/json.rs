@@ -27,11 +27,10 @@ pub enum DtmResult {
 pub fn dtm_result(body: &str) -> Result<Option<DtmResult>, String> {
     let is_blank = |c: char| c.is_whitespace() || c.is_control() || c == '\u{feff}';
     if !body.trim_start_matches(is_blank).starts_with('{') {
-        if body.contains("dtm_result") {
-            return Err(
-                "the answer cannot be read: something stands before its JSON object, or it is in an array or a text"
-                    .into(),
-            );
+        if body.contains("dtm_result") && serde_json::from_str::<IgnoredAny>(body).is_err() {
+            let fault =
+                "the answer cannot be read: something stands before its JSON object; let the service send that alone";
+            return Err(fault.to_owned());
         }
         return Ok(None);
     }
@@ -137,6 +136,14 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(dtm_result(body), Ok(word), "{body}");
+        }
+    }
+
+    #[test]
+    fn something_before_the_object_is_damage() {
+        for before in [")]}',\n", "\u{200b}", "\u{fffd}", "<!-- -->", "Warning: x\n"] {
+            let error = dtm_result(&format!(r#"{before}{{"dtm_result":"FAILURE"}}"#)).unwrap_err();
+            assert!(error.contains("before its JSON object"), "{before:?}: {error}");
         }
     }
 

@@ -27,7 +27,7 @@ impl Exceeded {
         let reason = match self {
             Self::Memory => {
                 format!(
-                    "takes more than {} bytes of memory ([plugins.compile] memory_bytes, at most three quarters of what there is)",
+                    "takes more than {} bytes of memory ([plugins.compile] memory_bytes)",
                     limits.memory_bytes_here()
                 )
             }
