@@ -131,7 +131,7 @@ for language in $languages; do
   saga=$(printf '{"gid":"%s","trans_type":"saga","wait_result":true,"steps":[{"action":"wasm://%s/try","compensate":"wasm://%s/cancel"}],"payloads":[{"amount":100,"customer":"Zoë"}]}' "$name" "$name" "$name")
   answer=$(curl -fsS "$server/api/dtmsvr/submit" -d "$saga")
   [ "$answer" = '{"dtm_result":"SUCCESS"}' ] || fail "$language: the saga ended with $answer"
-  grep -q "try amount=100 customer=Zoë plugin=.\?$name" "$work/host.log" || fail "$language: its line is not in the log"
+  grep -q "\"try amount=100 customer=Zoë\" plugin=\"$name\"" "$work/host.log" || fail "$language: its line is not in the log"
   wasaga plugin check "$name.wasm" >"$work/out" || { cat "$work/out"; fail "$language: it is not a plugin"; }
   wasaga plugin test "$name.wasm" --payload '{"amount":100,"customer":"Zoë"}' >"$work/out" || {
     cat "$work/out" >&2
