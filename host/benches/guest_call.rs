@@ -4,36 +4,23 @@
 
 #![allow(missing_docs)]
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use tokio::runtime;
 use wasaga::{
-    branch::{Call, Host},
+    branch::Host,
     plugin::{Code, Registry, Runtime, Settings},
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
+    saga::{Op, Options},
     store::{self, LocalStore, Read},
 };
+use wasaga_testkit::{branch_call, branch_host};
 
 fn load(runtime: &Runtime, folder: &str) -> Registry {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target").join(folder);
     let registry = Registry::load(runtime, &dir, Vec::new());
     assert!(!registry.plugins().is_empty(), "run `make plugins fixtures`");
     registry
-}
-
-fn call(payload: &str) -> Call {
-    let step = Step { action: String::new(), compensation: String::new(), payload: payload.to_owned().into() };
-    let gid = Gid::new("bench").unwrap();
-    let saga = Definition::new(gid, vec![step], Order::default(), Options::default(), Timestamp(0)).unwrap();
-    Call {
-        saga: Arc::new(saga),
-        branch_op: BranchOp { step: 0, op: Op::Action },
-        attempt: 1,
-        results: Arc::default(),
-        tried: None,
-        timeout: Duration::from_secs(10),
-    }
 }
 
 fn calls(criterion: &mut Criterion) {
@@ -48,8 +35,8 @@ fn calls(criterion: &mut Criterion) {
         ("service-b/try", "plugins", "wasm://service-b/try", r#"{"amount":100}"#),
     ] {
         let branch = load(&wasm, folder).resolve(target, Op::Action).unwrap().unwrap();
-        let call = call(payload);
-        let host = Host { state: state.clone(), egress: None, is_dry_run: false, place: None };
+        let call = branch_call("bench", &[payload], Options::default());
+        let host = Host { state: state.clone(), ..branch_host() };
         criterion.bench_function(name, |bencher| {
             bencher.to_async(&tokio).iter(async || {
                 let outcome = branch.call(&call, &host).await;

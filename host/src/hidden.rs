@@ -18,8 +18,7 @@ use crate::{
     saga::{BranchOp, Definition, Op},
 };
 
-/// What is shown in place of a secret.
-pub const HIDDEN: &str = "[hidden]";
+pub use crate::redact::HIDDEN;
 
 /// Headers whose values are always hidden.
 const ALWAYS: [&str; 3] = ["authorization", "cookie", "proxy-authorization"];
@@ -60,7 +59,11 @@ pub fn header<'a>(headers: &Headers, name: &str, value: &'a str) -> &'a str {
 /// An address as people may see it: without its userinfo.
 pub fn address(address: &str) -> Cow<'_, str> {
     match userinfo(address) {
-        Some(place) => replaced(address, place).into(),
+        Some(place) => {
+            let mut shown = address.to_owned();
+            shown.replace_range(place, HIDDEN);
+            shown.into()
+        }
         None => address.into(),
     }
 }
@@ -68,6 +71,7 @@ pub fn address(address: &str) -> Cow<'_, str> {
 /// A text as people may see it: no address in it has a userinfo.
 pub fn addresses(text: &str) -> Cow<'_, str> {
     const SCHEME_END: &str = "://";
+    const WASM: &str = "wasm://";
     if !text.contains('@') {
         return text.into();
     }
@@ -77,7 +81,8 @@ pub fn addresses(text: &str) -> Cow<'_, str> {
         let (before, after) = text.split_at(at + SCHEME_END.len());
         let end = |c: char| c.is_whitespace() || matches!(c, '/' | '\\' | '?' | '#' | '"' | '\'' | '<' | '>' | '`');
         let authority = after.split(end).next().unwrap_or_default();
-        let is_version = before.ends_with("wasm://");
+        let is_version =
+            before.get(before.len().saturating_sub(WASM.len())..).is_some_and(|end| end.eq_ignore_ascii_case(WASM));
         if let Some((userinfo, _)) =
             authority.rsplit_once('@').filter(|(userinfo, _)| !is_empty(userinfo) && !is_version)
         {
@@ -97,6 +102,7 @@ pub fn addresses(text: &str) -> Cow<'_, str> {
 /// [`REDACTED_BYTES_MIN`] bytes or more is in the result, unless it is a part of `[hidden]` itself.
 pub fn hide<'t>(traces: &[impl AsRef<str>], text: &'t str) -> Cow<'t, str> {
     let traces = || traces.iter().map(AsRef::as_ref).filter(|trace| trace.len() >= REDACTED_BYTES_MIN);
+    let whole = text;
     // What a cut has left of a secret is found at the end only.
     let (text, end) = match text.strip_suffix(CUT) {
         Some(start) if !start.is_empty() && traces().next().is_some() => (start, CUT),
@@ -106,10 +112,12 @@ pub fn hide<'t>(traces: &[impl AsRef<str>], text: &'t str) -> Cow<'t, str> {
         return text.into();
     }
     let mut shown = redact::redact(traces().map(|trace| (Mark::Hidden, trace)), text, usize::MAX, Case::Matters);
-    // What stands around a mark could be a secret together with it.
-    let is_changed = shown != text;
+    if shown == text {
+        return whole.into();
+    }
     shown.push_str(end);
-    if is_changed && traces().any(|trace| !HIDDEN.contains(trace) && shown.contains(trace)) {
+    // What stands around a mark could be a secret together with it.
+    if traces().any(|trace| !HIDDEN.contains(trace) && shown.contains(trace)) {
         return HIDDEN.into();
     }
     shown.into()
@@ -157,7 +165,6 @@ impl<'a> Secrets<'a> {
         let whole = format!("{output}\n");
         match hide(&traces, &whole) {
             Cow::Borrowed(_) => output.into(),
-            Cow::Owned(shown) if shown == whole => output.into(),
             Cow::Owned(shown) => shown.strip_suffix('\n').unwrap_or(&shown).to_owned().into(),
         }
     }
@@ -223,12 +230,6 @@ fn userinfo(address: &str) -> Option<Range<usize>> {
 /// Whether a userinfo names nobody.
 fn is_empty(userinfo: &str) -> bool {
     ["", ":"].contains(&userinfo)
-}
-
-fn replaced(text: &str, place: Range<usize>) -> String {
-    let mut text = text.to_owned();
-    text.replace_range(place, HIDDEN);
-    text
 }
 
 /// The value, its parts that look like credentials, and the password of basic authorization.

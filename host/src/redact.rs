@@ -9,6 +9,9 @@ use std::{borrow::Cow, cmp::Reverse, fmt, ops::Range};
 /// Shorter secrets are not searched for: they occur in many texts by chance.
 pub const REDACTED_BYTES_MIN: usize = 4;
 
+/// What is shown in place of a secret of a saga.
+pub const HIDDEN: &str = "[hidden]";
+
 /// What stands in place of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark<'a> {
@@ -22,7 +25,7 @@ impl fmt::Display for Mark<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Secret(name) => write!(f, "[secret {name}]"),
-            Self::Hidden => f.write_str("[hidden]"),
+            Self::Hidden => f.write_str(HIDDEN),
         }
     }
 }

@@ -70,6 +70,14 @@ pub fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
     }
 }
 
+/// As [`cut`], of a text that is owned: it is not copied if nothing is cut off.
+pub fn cut_owned(text: String, bytes_max: usize) -> String {
+    match cut(&text, bytes_max) {
+        Cow::Owned(cut) => cut,
+        Cow::Borrowed(_) => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,7 @@ use crate::{
     causes,
     engine::{self, PlanError, ShowError, SubmitError},
     plugin::{ComponentError, PublishError},
-    saga::Status,
+    saga::{Status, text},
 };
 
 /// Longest message, in bytes. Errors quote the request, and a quote can be as long as its body.
@@ -268,10 +268,5 @@ impl IntoResponse for Error {
 
 /// The error and its causes, cut to [`MESSAGE_BYTES_MAX`].
 fn message(error: &dyn error::Error) -> String {
-    let mut text = causes::in_one_line(error);
-    if text.len() > MESSAGE_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(MESSAGE_BYTES_MAX));
-        text.push('…');
-    }
-    text
+    text::cut_owned(causes::in_one_line(error), MESSAGE_BYTES_MAX)
 }

@@ -13,10 +13,7 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Uri,
     uri::{Authority, PathAndQuery},
 };
-use hyper_util::{
-    client::legacy,
-    rt::{TokioExecutor, TokioTimer},
-};
+use hyper_util::client::legacy;
 use tonic::{
     Code, Extensions, Request, Status,
     body::Body,
@@ -28,7 +25,7 @@ use tonic::{
 use super::{
     Branch, Call, Containment, Destination, EgressRequest, Host, Outcome, answer,
     http::{self as http_branch, Settings, URL_BYTES_MAX, within_timeout},
-    transport::{ANSWER_HEADER_LIST_BYTES_MAX, PING_INTERVAL, PING_TIMEOUT},
+    transport,
 };
 use crate::{
     causes,
@@ -54,15 +51,7 @@ impl Client {
     pub fn new(settings: &Settings) -> Self {
         let destinations = Arc::new(settings.destinations());
         let connector = Connector::new(destinations.clone(), settings.connect_timeout);
-        let http = legacy::Client::builder(TokioExecutor::new())
-            .http2_only(true)
-            .http2_max_header_list_size(ANSWER_HEADER_LIST_BYTES_MAX)
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(settings.pool_idle_timeout)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .build(connector);
+        let http = transport::client_builder(settings.pool_idle_timeout).http2_only(true).build(connector);
         let Settings { response_bytes_max, grpc_branches: is_on, .. } = *settings;
         Self { http, destinations, is_on, response_bytes_max }
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Response, Version,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, HOST, InvalidHeaderValue, TRAILER, TRANSFER_ENCODING},
+    header::{CONTENT_LENGTH, HOST, InvalidHeaderValue, TRAILER, TRANSFER_ENCODING},
 };
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -119,7 +119,6 @@ impl Settings {
 #[derive(Clone)]
 pub struct Client {
     transport: Transport,
-    destinations: Arc<rules::Rules>,
     is_on: bool,
     response_bytes_max: usize,
     any_2xx_succeeds: bool,
@@ -132,7 +131,6 @@ impl Client {
     /// Servers are checked as [`Tls::new`] says.
     pub fn new(settings: &Settings) -> Result<Self, Error> {
         let tls = Tls::new(&settings.ca_file).map_err(Error::Tls)?;
-        let destinations = Arc::new(settings.destinations());
         let connections = transport::Settings {
             connect_timeout: settings.connect_timeout,
             pool_idle_timeout: settings.pool_idle_timeout,
@@ -140,9 +138,10 @@ impl Client {
             redirects_max: settings.redirects_max,
             user_agent: &settings.user_agent,
         };
-        let transport = Transport::new(&connections, destinations.clone(), &tls).map_err(Error::UserAgent)?;
+        let transport =
+            Transport::new(&connections, Arc::new(settings.destinations()), &tls).map_err(Error::UserAgent)?;
         let Settings { response_bytes_max, any_2xx_succeeds, rejects_5xx_after, http_branches: is_on, .. } = *settings;
-        Ok(Self { transport, destinations, is_on, response_bytes_max, any_2xx_succeeds, rejects_5xx_after })
+        Ok(Self { transport, is_on, response_bytes_max, any_2xx_succeeds, rejects_5xx_after })
     }
 
     /// The branch at an address, which is checked but not yet resolved.
@@ -167,7 +166,7 @@ impl Client {
         if !self.is_on {
             return Err(Error::Off);
         }
-        transport::check(&self.destinations, &url).map_err(Error::Destination)?;
+        self.transport.check(&url).map_err(Error::Destination)?;
         Ok(HttpBranch { client: self.clone(), url })
     }
 
@@ -237,13 +236,9 @@ impl Branch for HttpBranch {
     }
 
     fn egress_request(&self, call: &Call) -> Option<EgressRequest> {
-        let (method, mut url) = match self.json_rpc_method(call) {
-            Some(_) => ("POST", self.url.clone()),
-            None if call.payload().is_empty() => ("GET", self.url_of(call)),
-            None => ("POST", self.url_of(call)),
-        };
-        // Cannot fail for an address with a host, and all have one.
-        let _ = url.set_username("").and_then(|()| url.set_password(None));
+        let (method, url) = self.method_and_url(call, self.json_rpc_method(call).is_some());
+        // All have a host.
+        let url = transport::without_credentials(url)?;
         Some(EgressRequest { what: format!("{method} {url}") })
     }
 }
@@ -251,19 +246,17 @@ impl Branch for HttpBranch {
 impl HttpBranch {
     /// Sends the request and reads the response. The error is one line of text without the address and its credentials.
     async fn exchange(&self, call: &Call) -> Result<Outcome, String> {
-        let payload = call.payload();
         let json_rpc_method = self.json_rpc_method(call);
-        let (method, url, body) = match &json_rpc_method {
-            Some(method) => (Method::POST, self.url.clone(), Bytes::from(json_rpc::request(call, method)?)),
-            None if payload.is_empty() => (Method::GET, self.url_of(call), Bytes::new()),
-            None => (Method::POST, self.url_of(call), payload),
+        let (method, url) = self.method_and_url(call, json_rpc_method.is_some());
+        let body = match &json_rpc_method {
+            Some(method) => Bytes::from(json_rpc::request(call, method)?),
+            None => call.payload(),
         };
         let headers = headers(&call.saga.options().branch_headers).map_err(|error| error.to_string())?;
         let response = self.client.transport.send(Outgoing { method, url, headers, body }).await?;
         let answer = read(response, self.client.response_bytes_max).await?;
         let rules = self.client.rules(call, json_rpc_method.is_some());
-        let is_coded = [CONTENT_ENCODING, TRANSFER_ENCODING].iter().any(|header| answer.headers.contains_key(header));
-        if !is_coded {
+        if !answer.is_coded() {
             return Ok(answer::verdict(&answer, rules).into());
         }
         // Little in a coding can be much work, which must not keep others waiting.
@@ -277,6 +270,15 @@ impl HttpBranch {
             return None;
         }
         self.url.query_pairs().find(|(name, _)| name == "method").map(|(_, method)| method.into_owned())
+    }
+
+    /// As in DTM, a call without a payload is a GET, and one of JSON-RPC has no parameters of DTM.
+    fn method_and_url(&self, call: &Call, is_json_rpc: bool) -> (Method, Url) {
+        if is_json_rpc {
+            return (Method::POST, self.url.clone());
+        }
+        let method = if call.payload().is_empty() { Method::GET } else { Method::POST };
+        (method, self.url_of(call))
     }
 
     /// The address with DTM's parameters added to its query.

@@ -32,14 +32,14 @@ pub const ANSWER_HEADERS_MAX: usize = 1024;
 
 /// Longest headers of an answer over HTTP/2, in bytes as RFC 9113 counts them: enough for [`ANSWER_HEADERS_MAX`] of 256
 /// bytes each. Over HTTP/1 `hyper` takes about 400 KiB.
-pub(super) const ANSWER_HEADER_LIST_BYTES_MAX: u32 = 256 << 10;
+const ANSWER_HEADER_LIST_BYTES_MAX: u32 = 256 << 10;
 
 /// Silence after which a connection in use is sent a ping. All calls to a service share one connection: without pings,
 /// every call to a machine that has vanished would fail until TCP closes the connection, about 15 minutes later.
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(10);
+const PING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time that the response to a ping may take before the connection is closed.
-pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pool of connections that all HTTP branches share. Clones share it.
 #[derive(Clone)]
@@ -69,6 +69,19 @@ pub(super) struct Outgoing {
     pub body: Bytes,
 }
 
+/// What the clients of services over HTTP and over gRPC have in common.
+pub(super) fn client_builder(pool_idle_timeout: Duration) -> legacy::Builder {
+    let mut builder = legacy::Client::builder(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(pool_idle_timeout)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_max_header_list_size(ANSWER_HEADER_LIST_BYTES_MAX);
+    builder
+}
+
 impl Transport {
     /// Opens no connection. An error: the user agent cannot be sent.
     pub fn new(settings: &Settings<'_>, rules: Arc<Rules>, tls: &Tls) -> Result<Self, InvalidHeaderValue> {
@@ -77,15 +90,9 @@ impl Transport {
             .https_or_http()
             .enable_all_versions()
             .wrap_connector(Connector::new(rules.clone(), settings.connect_timeout));
-        let client = legacy::Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(settings.pool_idle_timeout)
+        let client = client_builder(settings.pool_idle_timeout)
             .pool_max_idle_per_host(settings.pool_idle_per_host_max)
-            .http2_keep_alive_interval(PING_INTERVAL)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
             .http1_max_headers(ANSWER_HEADERS_MAX)
-            .http2_max_header_list_size(ANSWER_HEADER_LIST_BYTES_MAX)
             .build(Timed::new(connector, settings.connect_timeout));
         let user_agent = HeaderValue::from_str(settings.user_agent)?;
         Ok(Self { client, rules, user_agent, redirects_max: settings.redirects_max })
@@ -112,9 +119,19 @@ impl Transport {
                 headers = self.headers(&next, HeaderMap::new());
             }
             url = next;
-            check(&self.rules, &url).map_err(|why| format!("the redirect cannot be followed: {why}"))?;
+            self.check(&url).map_err(|why| format!("the redirect cannot be followed: {why}"))?;
         }
         Err(format!("too many redirects, the limit is {} (redirects_max)", self.redirects_max))
+    }
+
+    /// Whether an address that is not resolved yet may be called; see [`Rules::check`]. The error says why not.
+    pub fn check(&self, url: &Url) -> Result<(), String> {
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(format!("{}: addresses are not called", url.scheme()));
+        }
+        // Both have a host and a port that is known.
+        let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+        self.rules.check(host, port).map_err(|refused| refused.to_string())
     }
 
     /// The host's headers, overridden by those that were given, with the credentials in the address.
@@ -145,16 +162,6 @@ impl Transport {
     }
 }
 
-/// Whether an address that is not resolved yet may be called; see [`Rules::check`]. The error says why not.
-pub(super) fn check(rules: &Rules, url: &Url) -> Result<(), String> {
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(format!("{}: addresses are not called", url.scheme()));
-    }
-    // Both have a host and a port that is known.
-    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
-    rules.check(host, port).map_err(|refused| refused.to_string())
-}
-
 /// Why there is no answer, in one line.
 fn reason(error: &legacy::Error) -> String {
     if causes::chain(error).any(|cause| cause.downcast_ref().is_some_and(hyper::Error::is_parse_too_large)) {
@@ -176,7 +183,7 @@ fn target(url: &Url, response: &Response<Incoming>) -> Option<Url> {
 }
 
 /// Without `user:password@`. `None`: the address has no host.
-fn without_credentials(mut url: Url) -> Option<Url> {
+pub(super) fn without_credentials(mut url: Url) -> Option<Url> {
     if url.username().is_empty() && url.password().is_none() {
         return Some(url);
     }

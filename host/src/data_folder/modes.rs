@@ -76,7 +76,7 @@ fn mend_below(top: PathBuf, mended: &mut usize) {
     }
 }
 
-/// Whether a folder has nothing but what is the host's, so that nobody else needs to enter it.
+/// Whether a folder has nothing but what is the host's, so that no other user needs to enter it.
 fn is_only_ours(dir: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
@@ -92,7 +92,9 @@ fn mend_one(path: &Path, metadata: io::Result<Metadata>, mended: &mut usize) {
         Ok(metadata) => metadata,
         // A file that is gone meanwhile.
         Err(error) if error.kind() == ErrorKind::NotFound => return,
-        Err(error) => return warn!(file = %path.display(), %error, "it is not known who may read this"),
+        Err(error) => {
+            return warn!(file = %path.display(), %error, "the mode of this cannot be read: others may be able to read it");
+        }
     };
     if metadata.is_symlink() || metadata.mode() & OTHERS == 0 {
         return;

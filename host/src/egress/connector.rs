@@ -5,7 +5,6 @@
 
 use std::{
     error::Error,
-    io,
     net::SocketAddr,
     sync::Arc,
     task::{Context, Poll},
@@ -22,14 +21,14 @@ use hyper_util::{
 use tokio::{net::TcpStream, time::timeout};
 use tower_service::Service;
 
-use super::rules::{Refused, Rules};
+use super::{
+    lookup::{self, Lookup},
+    rules::{Refused, Rules},
+};
 use crate::causes;
 
 /// The error of a connection. [`refusal`] finds the refusal in it.
 pub type BoxError = Box<dyn Error + Send + Sync>;
-
-/// Looks up the addresses of a name.
-type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 /// Opens TCP connections.
 #[derive(Clone)]
@@ -47,8 +46,7 @@ const PROBES: u32 = 3;
 impl Connector {
     /// Names are looked up by the system's resolver. `connect_timeout` is for all addresses of a host together.
     pub fn new(rules: Arc<Rules>, connect_timeout: Duration) -> Self {
-        let ask = async |name: String| Ok(tokio::net::lookup_host((name, 0)).await?.collect());
-        Self { rules, connect_timeout, lookup: Arc::new(move |name| Box::pin(ask(name))) }
+        Self { rules, connect_timeout, lookup: lookup::system() }
     }
 }
 
@@ -170,15 +168,8 @@ mod tests {
 
     /// A connector whose lookups give these answers one after another, and then none; and how many were asked for.
     fn connector(rules: Rules, answers: &'static [&'static [&'static str]]) -> (Connector, Arc<AtomicUsize>) {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = asked.clone();
-        let lookup = move |_| {
-            let answer = answers.get(count.fetch_add(1, Relaxed)).copied().unwrap_or_default();
-            let addresses = answer.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
-            Box::pin(std::future::ready(Ok(addresses))) as BoxFuture<'static, _>
-        };
-        let connect_timeout = Duration::from_mins(1);
-        (Connector { rules: Arc::new(rules), connect_timeout, lookup: Arc::new(lookup) }, asked)
+        let (lookup, asked) = lookup::fickle(answers);
+        (Connector { rules: Arc::new(rules), connect_timeout: Duration::from_mins(1), lookup }, asked)
     }
 
     fn rules(deny: &[String], unlisted: Unlisted) -> Rules {

@@ -3,7 +3,7 @@
 //! A client of the API chooses the addresses that the host calls, so the host could be made to reach what the client cannot:
 //! the metadata service of a cloud, a private network, the loopback interface. [`rules`] has the operator's `allow` and
 //! `deny` and the defaults. They are checked where an address is given ([`rules::Rules::check`]), and once more where a
-//! connection is opened, on the very address that is connected to ([`connector`]): what the name means at another time or
+//! connection is opened, on the very address that is connected to ([`connector`], [`lookup`]): what the name means at another time or
 //! to another resolver has no effect. [`public_address`] says which addresses are public, [`tls`] which authorities are
 //! trusted.
 //!
@@ -12,6 +12,7 @@
 pub mod connector;
 #[cfg(test)]
 mod fuzz;
+pub mod lookup;
 pub mod public_address;
 pub mod rules;
 pub mod tls;

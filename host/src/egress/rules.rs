@@ -360,7 +360,7 @@ fn unbracketed(host: &str) -> &str {
     name.filter(|name| name.parse::<Ipv6Addr>().is_err()).unwrap_or(host)
 }
 
-/// Whether a name is read as an IPv4 address by those who parse addresses (WHATWG's URL standard): `127.1`, `0x7f000001`.
+/// Whether parsers of addresses read a name as an IPv4 address (WHATWG's URL standard): `127.1`, `0x7f000001`.
 pub fn is_ipv4_address(name: &str) -> bool {
     matches!(Host::parse(name), Ok(Host::Ipv4(_)))
 }

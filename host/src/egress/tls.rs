@@ -87,7 +87,7 @@ fn check(certificates: &[CertificateDer<'static>]) -> Result<(), rustls::Error> 
 
 /// Why a server was not trusted, and the mend, if an error of a connection is about that.
 pub fn distrust(error: &(dyn StdError + 'static)) -> Option<String> {
-    let rustls::Error::InvalidCertificate(fault) = causes::chain(error).find_map(of_tls)? else { return None };
+    let rustls::Error::InvalidCertificate(fault) = causes::chain(error).find_map(tls_error)? else { return None };
     Some(match fault {
         CertificateError::UnknownIssuer => "the server's certificate is of no authority that is trusted: name the authority's \
              certificate in ca_file under [http], or in SSL_CERT_FILE"
@@ -102,9 +102,9 @@ pub fn distrust(error: &(dyn StdError + 'static)) -> Option<String> {
 }
 
 /// The error of TLS that an error is, or that an `io::Error` holds, which skips it as its source.
-fn of_tls<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+pub fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     match error.downcast_ref::<io::Error>() {
-        Some(of_io) => of_io.get_ref().and_then(|inner| of_tls(inner)),
+        Some(of_io) => of_io.get_ref().and_then(|inner| tls_error(inner)),
         None => error.downcast_ref(),
     }
 }

@@ -211,6 +211,7 @@ impl<W: Write> Writer<W> {
     fn write(&mut self) {
         let lost = self.write_batch();
         self.is_within_line = lost.is_some();
+        // Whose they were is not known any more.
         self.counts.host_dropped.fetch_add(lost.unwrap_or_default(), Relaxed);
         self.batch.clear();
         self.batch.shrink_to(BATCH_BYTES * 2);

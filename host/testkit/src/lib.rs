@@ -4,6 +4,7 @@
 //! - [`process`]: the real program as a process.
 //! - [`server`]: an HTTP server that reports what reaches it.
 //! - [`component`], [`component_file`], [`no_plugins`]: the plugins of a host.
+//! - [`branch_call`], [`branch_host`]: a call of a branch without a saga.
 //! - [`table`]: tables of a README that name tests.
 //! - [`seed`], [`seeds`], [`rng`]: seeds of randomised tests.
 
@@ -14,10 +15,12 @@ pub mod process;
 pub mod server;
 pub mod table;
 
+mod branch_call;
 mod components;
 mod no_plugins;
 
 pub use self::{
+    branch_call::{branch_call, branch_host},
     components::{component, component_dir, component_file},
     no_plugins::no_plugins,
 };

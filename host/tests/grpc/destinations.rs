@@ -1,17 +1,15 @@
 //! Where gRPC branches may go. The rules are those of HTTP branches.
 
-use std::{sync::Arc, time::Duration};
-
 use wasaga::{
     branch::{
-        Branch, Call, Host, Outcome,
+        Branch, Outcome,
         grpc::{Client, Error},
         http::Settings,
     },
     egress::rules::Unlisted,
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
-    store::Memory,
+    saga::{Options, Verdict},
 };
+use wasaga_testkit::{branch_call, branch_host};
 
 use crate::participant::Participant;
 
@@ -38,27 +36,13 @@ fn a_destination_that_may_not_be_called_is_refused_where_it_is_given() {
     assert!(matches!(off, Err(error @ Error::Off) if error.to_string().contains("grpc_branches = true under [http]")));
 }
 
-fn call() -> Call {
-    let steps = vec![Step { action: String::new(), compensation: String::new(), payload: "1".into() }];
-    let gid = Gid::new("g").unwrap();
-    let saga = Definition::new(gid, steps, Order::default(), Options::default(), Timestamp(0)).unwrap();
-    Call {
-        saga: Arc::new(saga),
-        branch_op: BranchOp { step: 0, op: Op::Action },
-        attempt: 1,
-        results: Arc::default(),
-        tried: None,
-        timeout: Duration::from_mins(1),
-    }
-}
-
 /// `127.1` is a name to all but the system's resolver: what it means is known when the connection is opened.
 #[tokio::test]
 async fn what_a_name_means_is_checked_when_it_is_called() {
     let participant = Participant::start().await;
     let address = participant.url("TransIn").replace("127.0.0.1", "127.1");
-    let host = Host { state: Arc::new(Memory::default()), egress: None, is_dry_run: false, place: None };
-    let outcome = Client::new(&Settings::default()).branch(&address).unwrap().call(&call(), &host).await;
+    let (call, host) = (branch_call("g", &["1"], Options::default()), branch_host());
+    let outcome = Client::new(&Settings::default()).branch(&address).unwrap().call(&call, &host).await;
     assert!(outcome.has_succeeded(), "{outcome:?}");
     for (settings, words) in [
         (
@@ -67,7 +51,7 @@ async fn what_a_name_means_is_checked_when_it_is_called() {
         ),
         (settings(&[], Unlisted::Public), r#"add "127.1:"#),
     ] {
-        let outcome = Client::new(&settings).branch(&address).unwrap().call(&call(), &host).await;
+        let outcome = Client::new(&settings).branch(&address).unwrap().call(&call, &host).await;
         let Outcome::Ended { verdict: Verdict::Unknown { error }, .. } = outcome else { panic!("{outcome:?}") };
         assert!(error.contains(words), "{error}");
     }

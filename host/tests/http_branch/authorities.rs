@@ -1,7 +1,6 @@
 //! Which authorities are trusted: those of `ca_file`, beside the system's.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa};
 
 use super::*;
 
@@ -12,31 +11,16 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
-/// A service with this certificate; its address.
-async fn service(certificate: CertificateDer<'static>, key: &KeyPair) -> String {
-    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .unwrap();
-    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = tcp.local_addr().unwrap().port();
-    serve(TlsListener(tcp, TlsAcceptor::from(Arc::new(config))), |_| success());
-    format!("https://localhost:{port}")
-}
-
 async fn ask(url: &str, ca_file: &Path) -> Outcome {
     let client = Client::new(&Settings { ca_file: ca_file.to_owned(), ..Settings::default() }).unwrap();
-    client.branch(url).unwrap().call(&call("1"), &host()).await
+    client.branch(url).unwrap().call(&call("1"), &branch_host()).await
 }
 
 #[tokio::test]
 async fn a_service_is_trusted_whose_authority_is_in_ca_file() {
     let (ours, other, key) = (authority("ours"), authority("other"), KeyPair::generate().unwrap());
     let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap().signed_by(&key, &ours).unwrap();
-    let url = service(leaf.der().clone(), &key).await;
+    let url = tls_service(leaf.der().clone(), &key).await;
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: String| {
         let path = folder.path().join(name);
@@ -57,7 +41,7 @@ async fn a_service_is_trusted_whose_authority_is_in_ca_file() {
 #[tokio::test]
 async fn an_authority_that_is_a_server_too_is_refused_with_the_mend() {
     let ours = authority("ours");
-    let url = service(ours.der().clone(), ours.key()).await;
+    let url = tls_service(ours.der().clone(), ours.key()).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ours.pem");
     std::fs::write(&file, ours.pem()).unwrap();

@@ -105,7 +105,7 @@ async fn each_redirect_is_checked() {
             let service = redirecting(code, to_target.url.clone()).await;
             let client =
                 Client::new(&settings(&[&format!("127.0.0.0/8:{port}"), &format!("[::1]:{port}")], &[], Unlisted::All));
-            let outcome = client.unwrap().branch(&service.url).unwrap().call(&call("1"), &host()).await;
+            let outcome = client.unwrap().branch(&service.url).unwrap().call(&call("1"), &branch_host()).await;
             let error = error_of(outcome);
             assert!(error.contains("redirect") && error.contains("in deny under [http]"), "{name} {code}: {error}");
             assert!(!error.contains("secret"), "{error}");

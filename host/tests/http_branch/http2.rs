@@ -1,8 +1,7 @@
 //! Services that speak HTTP/2, as behind most proxies with TLS.
 
 use h2::{Reason, server};
-use rcgen::{CertificateParams, KeyPair};
-use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use rcgen::CertificateParams;
 
 use super::*;
 
@@ -19,12 +18,7 @@ enum End {
 async fn answered(body: &'static str, end: End) -> Outcome {
     let key = KeyPair::generate().unwrap();
     let certificate = CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
-    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-        .unwrap();
+    let mut config = tls_config(certificate.der().clone(), &key);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://localhost:{}/try", tcp.local_addr().unwrap().port());
@@ -54,7 +48,7 @@ async fn answered(body: &'static str, end: End) -> Outcome {
     let ca_file = folder.path().join("ca.pem");
     std::fs::write(&ca_file, certificate.pem()).unwrap();
     let client = Client::new(&Settings { ca_file, ..Settings::default() }).unwrap();
-    client.branch(&url).unwrap().call(&call("1"), &host()).await
+    client.branch(&url).unwrap().call(&call("1"), &branch_host()).await
 }
 
 #[tokio::test]

@@ -27,22 +27,27 @@ use axum::{
 };
 use futures_util::{StreamExt, stream};
 use http::{HeaderMap, StatusCode, header::AUTHORIZATION};
+use rcgen::KeyPair;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        self,
+        pki_types::{CertificateDer, PrivateKeyDer},
+    },
+    server::TlsStream,
+};
 use wasaga::{
     branch::{
-        Branch, Call, Host, Outcome,
+        Branch, Call, Outcome,
         http::{self as http_branch, Client, Error, Settings},
     },
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp, Verdict},
-    store::Memory,
+    saga::{Definition, Op, Options, Verdict},
 };
-
-/// Far longer than any exchange on the loopback interface takes: reached by a broken test only.
-const AMPLE: Duration = Duration::from_mins(1);
+use wasaga_testkit::{branch_call, branch_host};
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
@@ -118,30 +123,12 @@ fn call(payload: &str) -> Call {
 }
 
 fn call_of(gid: &str, payload: &str, headers: &[(&str, &str)]) -> Call {
-    let step = |payload: &str| {
-        let payload = payload.to_owned().into();
-        Step { action: String::new(), compensation: String::new(), payload }
-    };
     let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
-    let options = Options { branch_headers: headers, ..Options::default() };
-    let steps = vec![step("first"), step(payload)];
-    let saga = Definition::new(Gid::new(gid).unwrap(), steps, Order::default(), options, Timestamp(0)).unwrap();
-    Call {
-        saga: Arc::new(saga),
-        branch_op: BranchOp { step: 1, op: Op::Action },
-        attempt: 1,
-        results: Arc::default(),
-        tried: None,
-        timeout: AMPLE,
-    }
-}
-
-fn host() -> Host {
-    Host { state: Arc::new(Memory::default()), egress: None, is_dry_run: false, place: None }
+    branch_call(gid, &["first", payload], Options { branch_headers: headers, ..Options::default() })
 }
 
 async fn run(url: &str, call: &Call) -> Outcome {
-    client().branch(url).unwrap().call(call, &host()).await
+    client().branch(url).unwrap().call(call, &branch_host()).await
 }
 
 fn error_of(outcome: Outcome) -> String {
@@ -306,7 +293,7 @@ async fn answers_are_understood_as_dtm_understands_them() {
     let branch = client().branch(&service.url).unwrap();
     for (code, text, expected) in rows {
         *body.lock().unwrap() = (*code, (*text).into());
-        let found = match branch.call(&call("1"), &host()).await {
+        let found = match branch.call(&call("1"), &branch_host()).await {
             Outcome::Ended { verdict: Verdict::Succeeded { output }, .. } => {
                 assert_eq!(output, None);
                 "succeeded".to_owned()
@@ -366,9 +353,10 @@ async fn an_endless_body_is_cut_and_no_success() {
     .await;
     let client = Client::new(&Settings { response_bytes_max: 100_000, ..Settings::default() }).unwrap();
     let branch = client.branch(&service.url).unwrap();
-    let error = error_of(branch.call(&call("1"), &host()).await);
+    let error = error_of(branch.call(&call("1"), &branch_host()).await);
     assert_eq!(error, "the answer is longer than the limit of 100000 bytes (response_bytes_max)");
-    let Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } = branch.call(&call("words"), &host()).await
+    let Outcome::Ended { verdict: Verdict::Rejected { reason }, .. } =
+        branch.call(&call("words"), &branch_host()).await
     else {
         panic!("not rejected")
     };
@@ -380,9 +368,9 @@ async fn a_body_of_just_the_limit_is_whole() {
     let service = Participant::start(|seen| "x".repeat(seen.body.len()).into_response()).await;
     let client = Client::new(&Settings { response_bytes_max: 10, ..Settings::default() }).unwrap();
     let branch = client.branch(&service.url).unwrap();
-    assert!(branch.call(&call("0123456789"), &host()).await.has_succeeded());
+    assert!(branch.call(&call("0123456789"), &branch_host()).await.has_succeeded());
     assert!(matches!(
-        branch.call(&call("0123456789x"), &host()).await,
+        branch.call(&call("0123456789x"), &branch_host()).await,
         Outcome::Ended { verdict: Verdict::Unknown { .. }, .. }
     ));
 }
@@ -469,7 +457,7 @@ async fn connections_are_reused() {
     let service = Participant::start(|_| success()).await;
     let client = client();
     for _ in 0..20 {
-        client.branch(&service.url).unwrap().call(&call("1"), &host()).await;
+        client.branch(&service.url).unwrap().call(&call("1"), &branch_host()).await;
     }
     assert_eq!(service.seen().len(), 20);
     assert_eq!(service.connections.load(Ordering::Relaxed), 1);
@@ -507,20 +495,28 @@ impl Listener for TlsListener {
     }
 }
 
-/// A server whose certificate for `localhost` is trusted through its PEM only. Returns its address and that PEM.
-async fn self_signed() -> (String, String) {
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+/// A server with this certificate.
+fn tls_config(certificate: CertificateDer<'static>, key: &KeyPair) -> rustls::ServerConfig {
+    rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
-        .unwrap();
+        .with_single_cert(vec![certificate], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        .unwrap()
+}
+
+/// A service with this certificate; its address.
+async fn tls_service(certificate: CertificateDer<'static>, key: &KeyPair) -> String {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = tcp.local_addr().unwrap().port();
-    serve(TlsListener(tcp, TlsAcceptor::from(Arc::new(config))), |_| success());
-    (format!("https://localhost:{port}"), made.cert.pem())
+    serve(TlsListener(tcp, TlsAcceptor::from(Arc::new(tls_config(certificate, key)))), |_| success());
+    format!("https://localhost:{port}")
+}
+
+/// A server whose certificate for `localhost` is trusted through its PEM only. Returns its address and that PEM.
+async fn self_signed() -> (String, String) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    (tls_service(made.cert.der().clone(), &made.signing_key).await, made.cert.pem())
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use crate::child::settings;
 
 const PAGE: &str = include_str!("page.html");
 
-/// Gids that the page submits, by the way in which it does, for which a browser asks nobody first.
+/// Gids that the page submits, by the way in which it does, for which a browser sends no preflight request.
 const SIMPLE: [&str; 3] = ["fetch", "form", "beacon"];
 
 /// A server of pages. What it has no page for, it passes on to a host, with the name by which it was called: as a proxy

@@ -1,4 +1,4 @@
-//! What the program writes to standard error, and who may read what it writes to disk.
+//! What the program writes to standard error, and which users may read what it writes to disk.
 
 use std::{
     collections::BTreeMap,

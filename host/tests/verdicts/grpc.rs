@@ -1,10 +1,9 @@
 //! Answers over gRPC, against what DTM makes of them (`GrpcError2DtmError` in `client/dtmgrpc/type.go`, behind `grpc-go`).
 
-use std::{convert::Infallible, future::pending, io::Write};
+use std::{convert::Infallible, future::pending};
 
 use axum::{Router, body::Body, response::Response};
 use bytes::Bytes;
-use flate2::{Compression, write::GzEncoder};
 use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::Frame;
@@ -14,10 +13,12 @@ use wasaga::{
     api::{self, Connections, serve},
     branch::{Branch, answer::TEXT_BYTES_MAX, grpc::Client, http::Settings},
 };
+use wasaga_testkit::branch_host;
 
 use crate::{
     Is::{self, Ongoing, Rejected, Succeeded, Unknown},
-    service::{call, host},
+    http::gzip,
+    service::call,
     verdict_of,
 };
 
@@ -41,12 +42,6 @@ fn message(is_compressed: u8, message: &[u8]) -> Vec<u8> {
     framed
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
 fn rows() -> Vec<Row> {
     let row = |headers: &[(&'static str, &'static str)], body: Vec<u8>, trailers: &[(&'static str, &'static str)]| {
         let (headers, trailers) = (headers.to_vec(), trailers.to_vec());
@@ -56,7 +51,7 @@ fn rows() -> Vec<Row> {
     let ok = [("grpc-status", "0")];
     let aborted = [("grpc-status", "10"), ("grpc-message", "no stock FAILURE")];
     let coded = [("grpc-encoding", "gzip")];
-    let bomb = message(1, &gzip(&vec![0; 2 << 20]));
+    let bomb = message(1, &gzip(vec![0; 2 << 20]));
     vec![
         row(&[], plain(), &ok)(Succeeded, Succeeded, ""),
         row(&[], plain(), &aborted)(Rejected, Rejected, "no stock"),
@@ -101,7 +96,7 @@ async fn outcome_of(headers: HeaderMap, body: Vec<u8>, trailers: HeaderMap) -> (
     let connections = Connections::new(serve::Settings::default());
     tokio::spawn(api::serve_http2(listener, router.into(), connections, pending()));
     let branch = Client::new(&Settings::default()).branch(&address).unwrap();
-    verdict_of(branch.call(&call("grpc"), &host()).await)
+    verdict_of(branch.call(&call("grpc"), &branch_host()).await)
 }
 
 #[tokio::test]

@@ -55,7 +55,7 @@ struct Row {
     why: &'static str,
 }
 
-fn gzip(text: impl AsRef<[u8]>) -> Vec<u8> {
+pub fn gzip(text: impl AsRef<[u8]>) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(text.as_ref()).unwrap();
     encoder.finish().unwrap()

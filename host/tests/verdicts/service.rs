@@ -1,16 +1,14 @@
 //! A service that answers every request with the same bytes, and calls of it.
 
-use std::{sync::Arc, time::Duration};
-
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
 use wasaga::{
-    branch::{Branch, Call, Host, Outcome, http::Client},
-    saga::{BranchOp, Definition, Gid, Op, Options, Order, Step, Timestamp},
-    store::Memory,
+    branch::{Branch, Call, Outcome, http::Client},
+    saga::Options,
 };
+use wasaga_testkit::{branch_call, branch_host};
 
 /// Starts it, and returns its address.
 pub async fn start(answer: Vec<u8>) -> String {
@@ -39,27 +37,11 @@ fn is_whole(request: &[u8]) -> bool {
 
 /// The action of a saga of one step.
 pub fn call(protocol: &str) -> Call {
-    let steps = vec![Step { action: String::new(), compensation: String::new(), payload: "{}".into() }];
-    let options = Options { protocol: protocol.into(), ..Options::default() };
-    let saga = Definition::new(Gid::new("g1").unwrap(), steps, Order::default(), options, Timestamp(0)).unwrap();
-    Call {
-        saga: Arc::new(saga),
-        branch_op: BranchOp { step: 0, op: Op::Action },
-        attempt: 1,
-        results: Arc::default(),
-        tried: None,
-        // Far longer than any exchange on the loopback interface takes: reached by a broken test only.
-        timeout: Duration::from_mins(1),
-    }
-}
-
-/// What the host gives to a service.
-pub fn host() -> Host {
-    Host { state: Arc::new(Memory::default()), egress: None, is_dry_run: false, place: None }
+    branch_call("g1", &["{}"], Options { protocol: protocol.into(), ..Options::default() })
 }
 
 /// Calls a service that answers so.
 pub async fn answered(client: &Client, answer: Vec<u8>, protocol: &str) -> Outcome {
     let url = format!("http://{}/pay?method=try", start(answer).await);
-    client.branch(&url).unwrap().call(&call(protocol), &host()).await
+    client.branch(&url).unwrap().call(&call(protocol), &branch_host()).await
 }

@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use http::{HeaderMap, StatusCode};
 
-use crate::saga::Verdict;
+use crate::saga::{Verdict, text};
 use json::{DtmResult, JsonRpc};
 
 /// Longest text of an answer in a reason or an error, in bytes: the width of DTM's column for the rollback reason.
@@ -30,6 +30,13 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// The body is longer, and this is its beginning.
     pub is_cut: bool,
+}
+
+impl Answer {
+    /// Whether the body has to be decoded.
+    pub fn is_coded(&self) -> bool {
+        coding::codings(&self.headers).is_ok_and(|codings| !codings.is_empty())
+    }
 }
 
 /// What counts in an answer.
@@ -63,19 +70,12 @@ pub fn verdict(answer: &Answer, rules: Rules) -> Verdict {
 
 /// The text, or its beginning followed by `…`.
 pub fn excerpt(text: &str) -> Cow<'_, str> {
-    if text.len() <= TEXT_BYTES_MAX {
-        return Cow::Borrowed(text);
-    }
-    let (kept, _) = text.split_at(text.floor_char_boundary(TEXT_BYTES_MAX));
-    Cow::Owned(format!("{kept}…"))
+    text::cut(text, TEXT_BYTES_MAX)
 }
 
 /// As [`excerpt`], of a text that is owned.
 pub fn cut(text: String) -> String {
-    match excerpt(&text) {
-        Cow::Borrowed(_) => text,
-        Cow::Owned(excerpt) => excerpt,
-    }
+    text::cut_owned(text, TEXT_BYTES_MAX)
 }
 
 /// A body that could be decoded.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::{
     branch::{DataKey, Directory},
-    saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict},
+    saga::{BranchId, BranchOp, Definition, Op, Pin, Status, Verdict, text},
     store::{Error, Read},
 };
 
@@ -205,10 +205,6 @@ impl Budget {
 }
 
 /// A text of a branch, not longer than it may be.
-pub(super) fn cut(mut text: String) -> String {
-    if text.len() > TEXT_BYTES_MAX {
-        text.truncate(text.floor_char_boundary(TEXT_BYTES_MAX));
-        text.push('…');
-    }
-    text
+pub(super) fn cut(whole: String) -> String {
+    text::cut_owned(whole, TEXT_BYTES_MAX)
 }

@@ -29,13 +29,15 @@ use tokio::sync::Semaphore;
 use tower_service::Service;
 use wasmtime_wasi_http::Error;
 
-use super::{
-    body::Outbound,
-    failure::{HEADERS_MAX, READ_BYTES_MAX},
-};
+use super::{body::Outbound, failure::READ_BYTES_MAX};
 use crate::{
+    branch::http::ANSWER_HEADERS_MAX,
     causes,
-    egress::{public_address::is_public, tls::Tls},
+    egress::{
+        lookup::{self, Lookup},
+        public_address::is_public,
+        tls::Tls,
+    },
 };
 
 /// How long an unused connection is kept. Shorter than the 5 s after which common servers close one.
@@ -86,7 +88,7 @@ fn client(tls: &Tls, resolver: Resolver, idle_per_host_max: usize) -> Client {
         .pool_idle_timeout(IDLE_TIMEOUT)
         .pool_max_idle_per_host(idle_per_host_max)
         .http1_max_buf_size(READ_BYTES_MAX)
-        .http1_max_headers(HEADERS_MAX)
+        .http1_max_headers(ANSWER_HEADERS_MAX)
         .build(connector)
 }
 
@@ -97,14 +99,10 @@ pub struct Resolver {
     lookup: Lookup,
 }
 
-/// Looks up the addresses of a name.
-type Lookup = Arc<dyn Fn(Name) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
-
 impl Resolver {
     /// Uses the system's resolver. `private`: all addresses are allowed.
     fn new(private: bool) -> Self {
-        let ask = async |name: Name| Ok(tokio::net::lookup_host((name.as_str(), 0)).await?.collect());
-        Self { private, lookup: Arc::new(move |name| Box::pin(ask(name))) }
+        Self { private, lookup: lookup::system() }
     }
 }
 
@@ -123,7 +121,7 @@ impl Service<Name> for Resolver {
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let (private, found) = (self.private, (self.lookup)(name));
+        let (private, found) = (self.private, (self.lookup)(name.as_str().to_owned()));
         Box::pin(async move {
             let found = found.await?;
             let any = !found.is_empty();
@@ -199,14 +197,8 @@ mod tests {
 
     /// A resolver that gives these answers one after another, and then none.
     fn fickle(private: bool, answers: &'static [&'static [&'static str]]) -> (Resolver, Arc<AtomicUsize>) {
-        let asked = Arc::new(AtomicUsize::new(0));
-        let count = asked.clone();
-        let lookup = move |_| {
-            let answer = answers.get(count.fetch_add(1, Relaxed)).copied().unwrap_or_default();
-            let addresses = answer.iter().map(|address| SocketAddr::new(address.parse().unwrap(), 0)).collect();
-            Box::pin(std::future::ready(Ok(addresses))) as BoxFuture<'static, _>
-        };
-        (Resolver { private, lookup: Arc::new(lookup) }, asked)
+        let (lookup, asked) = lookup::fickle(answers);
+        (Resolver { private, lookup }, asked)
     }
 
     /// The checked address is the one that is connected to: there is no second lookup.

@@ -1,13 +1,15 @@
 //! Why a request was refused or has failed, for people: the guest learns an error code, and many languages drop that.
 
-use std::{error::Error as StdError, io, sync::Arc};
+use std::{error::Error as StdError, sync::Arc};
 
 use hyper_util::client::legacy;
 use rustls::CertificateError;
 use wasmtime_wasi_http::Error;
 
 use crate::{
+    branch::http::ANSWER_HEADERS_MAX,
     causes,
+    egress::tls::tls_error,
     plugin::{
         grants::entry::Grants,
         imports::{output_gate::OutputGate, stdio::Stdio},
@@ -17,9 +19,6 @@ use crate::{
 
 /// Bytes of the head of an answer, and of the part of its body that is read ahead.
 pub const READ_BYTES_MAX: usize = 64 << 10;
-
-/// Headers of an answer.
-pub const HEADERS_MAX: usize = crate::branch::http::ANSWER_HEADERS_MAX;
 
 /// Bytes of a reason: enough for the rule that would allow a request.
 const WHY_BYTES_MAX: usize = 1024;
@@ -87,7 +86,7 @@ pub fn why(error: &legacy::Error, code: &Error) -> Option<String> {
             "it does not speak TLS, or not in a version and with ciphers of this host".to_owned()
         }
         Error::HttpProtocolError if of_hyper(hyper::Error::is_parse_too_large) => {
-            format!("the head of its answer has more than {READ_BYTES_MAX} bytes or {HEADERS_MAX} headers")
+            format!("the head of its answer has more than {READ_BYTES_MAX} bytes or {ANSWER_HEADERS_MAX} headers")
         }
         Error::HttpProtocolError if of_hyper(hyper::Error::is_parse) => "its answer is not HTTP/1.1".to_owned(),
         Error::HttpProtocolError => "its body has another length than its headers say".to_owned(),
@@ -102,12 +101,7 @@ const INVALID: &str = "it is not valid";
 
 /// What is wrong with a certificate, with the mend.
 fn of_tls(cause: &(dyn StdError + 'static)) -> Option<&'static str> {
-    let error = cause.downcast_ref::<rustls::Error>().or_else(|| {
-        // The inner error of one of these is skipped by `source`.
-        let inner = cause.downcast_ref::<io::Error>()?.get_ref()?;
-        inner.downcast_ref::<rustls::Error>().or_else(|| inner.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref())
-    })?;
-    let rustls::Error::InvalidCertificate(error) = error else { return None };
+    let rustls::Error::InvalidCertificate(error) = tls_error(cause)? else { return None };
     Some(match error {
         CertificateError::UnknownIssuer => {
             "its issuer is none that this machine trusts: install the issuer's certificate, or name it in ca_file under [http]"

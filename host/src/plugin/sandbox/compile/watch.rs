@@ -44,7 +44,7 @@ pub fn watch(child: &mut Child, limits: &CompileLimits) -> io::Result<(ExitStatu
     let watched = watch_to_end(child, limits);
     if watched.is_err() {
         // It must not go on unwatched; if it has ended, this says so.
-        let _ = child.kill();
+        let _ = child.kill().and_then(|()| child.wait());
     }
     watched
 }
